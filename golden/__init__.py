@@ -1,0 +1,1 @@
+"""Independent references: simulated curves with a known law, made by committed scripts with fixed seeds."""

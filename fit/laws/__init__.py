@@ -1,0 +1,59 @@
+"""The catalogue of laws, a file per family. Adding one is a short file and a line in `CATALOGUE`."""
+
+from collections.abc import Mapping
+
+from fit.errors import InputError
+from fit.laws.dense import DENSE
+from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, FLOOR, FLOOR_INTERACTION
+from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features
+from fit.laws.log_linear import BILINEAR, BOUNDED, SEPARABLE
+from fit.laws.per_size import per_size
+from fit.laws.utilisation import UTILISATION
+
+CATALOGUE: Mapping[str, Law] = {
+    law.name: law
+    for law in (
+        DENSE,
+        SEPARABLE,
+        BILINEAR,
+        BOUNDED,
+        UTILISATION,
+        FLOOR,
+        BOUNDED_FLOOR,
+        FLOOR_INTERACTION,
+        BOUNDED_FLOOR_INTERACTION,
+    )
+}
+"""Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
+
+
+def law_named(name: str) -> Law:
+    """The catalogue's law of this name; raises `InputError` listing the names there are."""
+    if name not in CATALOGUE:
+        raise InputError(f"no law is called {name!r}; there are: {', '.join(CATALOGUE)}, per-size")
+    return CATALOGUE[name]
+
+
+__all__ = [
+    "BILINEAR",
+    "BOUNDED",
+    "BOUNDED_FLOOR",
+    "BOUNDED_FLOOR_INTERACTION",
+    "CATALOGUE",
+    "DENSE",
+    "FLOOR",
+    "FLOOR_INTERACTION",
+    "SEPARABLE",
+    "UTILISATION",
+    "FloorLink",
+    "IdentityLink",
+    "Law",
+    "Link",
+    "Log10Link",
+    "Published",
+    "Roles",
+    "Shape",
+    "law_named",
+    "per_size",
+    "stack_features",
+]

@@ -1,0 +1,202 @@
+"""What a scaling law is: linear in its coefficients once its few shape parameters are fixed.
+
+    link(L; theta) = sum_j beta_j * phi_j(theta; run)
+
+`theta` are the shape parameters (such as E_start and E_max), `beta` the coefficients, `phi` the features. A `Law` is these pieces
+and nothing else: the solver, the intervals and the report work for every law alike, a user's own included.
+
+Axes: `runs` one entry per run; `features` one per coefficient; `shapes` one per shape parameter; `parameters` one per reported
+parameter; leading `...` axes are batches (grid points, bootstrap draws).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+import numpy as np
+from jaxtyping import Bool, Float, Inexact
+
+Data = Mapping[str, Float[np.ndarray, "runs"]]
+"""The columns a law reads, by the release's names."""
+
+Theta = Inexact[np.ndarray, "*batch shapes"]
+"""Shape parameters; complex where the solver differentiates."""
+
+Beta = Float[np.ndarray, "*batch features"]
+"""Coefficients of the features."""
+
+
+class Link(Protocol):
+    """How the linear predictor eta and the loss L (nats per token) belong together, given the shape parameters."""
+
+    def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The eta at which the law predicts `loss`."""
+        ...
+
+    def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+        """log10 of the loss predicted at `eta`. Analytic in both arguments, since the solver differentiates it."""
+        ...
+
+
+@dataclass(frozen=True)
+class Log10Link:
+    """eta = log10 L: the paper's laws."""
+
+    def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """log10 of `loss`."""
+        del theta
+        return np.log10(loss)
+
+    def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+        """`eta` itself."""
+        del theta
+        return eta
+
+
+@dataclass(frozen=True)
+class FloorLink:
+    """eta = ln(L - L_0), with the irreducible floor L_0 as the first shape parameter."""
+
+    def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """ln(loss - L_0); a loss at or below the floor counts as one part in 10^6 above it, so that a search survives it."""
+        return np.log(np.maximum(loss - theta[..., :1], 1e-6 * loss))
+
+    def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+        """log10(L_0 + e^eta)."""
+        return np.log(theta[..., :1] + np.exp(eta)) / np.log(10)
+
+
+@dataclass(frozen=True)
+class IdentityLink:
+    """eta = L: laws that are sums of power laws, such as L = E + A N^-alpha + B D^-beta."""
+
+    def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """`loss` itself."""
+        del theta
+        return loss
+
+    def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+        """log10 of `eta`."""
+        del theta
+        return np.log(eta) / np.log(10)
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A shape parameter: its name, the interval it is searched in, and how many points of the global search lie along it.
+
+    `spacing` is that of the search; `coordinate` the scale on which the polish moves.
+    """
+
+    name: str
+    low: float
+    high: float
+    points: int
+    spacing: Literal["log", "linear"] = "log"
+    coordinate: Literal["log", "linear"] = "log"
+
+
+@dataclass(frozen=True)
+class Published:
+    """Published values of a law's parameters for one router, and where they stand."""
+
+    router: str
+    values: Mapping[str, float]
+    source: str
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which features carry log N, log Ê and their product, and the base of their logarithm.
+
+    With these, slopes and N_cutoff follow from the coefficients alike for every law that has them (Eq. 8).
+    `size` is the column that N stands for (Eq. 2 has FLOPs in its place); an absent role is None.
+    """
+
+    base: float
+    size: int
+    experts: int | None = None
+    interaction: int | None = None
+
+
+Features = Callable[[Theta, Data], Inexact[np.ndarray, "*batch runs features"]]
+Bounds = Callable[[Data, Float[np.ndarray, "runs"]], tuple[tuple[float, float], ...]]
+Report = Callable[[Float[np.ndarray, "*batch shapes"], Beta], Float[np.ndarray, "*batch parameters"]]
+
+
+@dataclass(frozen=True)
+class Law:
+    """A scaling law.
+
+    `features(theta, data)` must be analytic in `theta` and in the columns (no `abs`, `max` or comparison on them): the solver takes exact
+    derivatives by complex steps. `parameters` names the reported values in the order in which `report` gives them; left
+    out, they are the coefficients, then the shape parameters. `signs` says what sign the law's story needs (+1, -1); a
+    fit that violates it is warned about, never forced. `bounds(data, loss)` replaces the static bounds of `shapes` where
+    they depend on the runs.
+    """
+
+    name: str
+    title: str
+    formula: str
+    source: str
+    columns: tuple[str, ...]
+    coefficients: tuple[str, ...]
+    features: Features
+    shapes: tuple[Shape, ...] = ()
+    link: Link = field(default_factory=Log10Link)
+    parameters: tuple[str, ...] = ()
+    report: Report | None = None
+    units: Mapping[str, str] = field(default_factory=dict[str, str])
+    signs: Mapping[str, int] = field(default_factory=dict[str, int])
+    bounds: Bounds | None = None
+    roles: Roles | None = None
+    published: tuple[Published, ...] = ()
+
+    def __post_init__(self) -> None:
+        if bool(self.parameters) != bool(self.report):
+            raise ValueError(f"law {self.name!r}: give `parameters` and `report` together, or neither")
+
+    @property
+    def num_parameters(self) -> int:
+        """Number of fitted parameters: coefficients and shape parameters."""
+        return len(self.coefficients) + len(self.shapes)
+
+    @property
+    def parameter_names(self) -> tuple[str, ...]:
+        """Names of the reported parameters, in the order of `parameter_values`."""
+        return self.parameters or (*self.coefficients, *(shape.name for shape in self.shapes))
+
+    def parameter_values(self, theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
+        """The reported parameters, from shape parameters and coefficients."""
+        if self.report is not None:
+            return self.report(theta, beta)
+        return np.concatenate([beta, theta], axis=-1)
+
+    def limits(self, data: Data, loss: Float[np.ndarray, "runs"]) -> Float[np.ndarray, "shapes 2"]:
+        """Lower and upper bound of each shape parameter for these runs."""
+        pairs = self.bounds(data, loss) if self.bounds else tuple((s.low, s.high) for s in self.shapes)
+        return np.array(pairs, dtype=np.float64).reshape(len(self.shapes), 2)
+
+    def log10_loss(
+        self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data
+    ) -> Inexact[np.ndarray, "*batch runs"]:
+        """log10 of the predicted loss of each run."""
+        eta = np.einsum("...rf,...f->...r", self.features(theta, data), beta)
+        return self.link.log10_loss(eta, theta)
+
+    def published_for(self, router: str) -> Published | None:
+        """The published row for `router`, or None."""
+        return next((row for row in self.published if row.router == router), None)
+
+
+def stack_features(
+    theta: Theta, terms: tuple[Inexact[np.ndarray, "*batch runs"], ...]
+) -> Inexact[np.ndarray, "*batch runs features"]:
+    """Features with their batch axes alike: each term broadcast to the batch of `theta`, stacked along a new last axis."""
+    shape = np.broadcast_shapes(*(term.shape for term in terms), (*theta.shape[:-1], 1))
+    return np.stack([np.broadcast_to(term, shape) for term in terms], axis=-1)
+
+
+def is_constant(column: Float[np.ndarray, "runs"]) -> Bool[np.ndarray, ""]:
+    """Whether a column takes one value only."""
+    return np.all(column == column[0])

@@ -1,0 +1,144 @@
+"""The global half of a fit: a grid over the shape parameters, exact least squares over the coefficients at each point.
+
+With the shapes fixed a law is linear (variable projection, Golub & Pereyra 1973), so the search has as many dimensions as there
+are shape parameters, none to three, and covers them whole. Where the loss is not a square in the link's scale (a floor under
+log loss, Huber) the projection minimises its square to first order, and the polish does the rest on the true objective.
+"""
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fit.problem import Problem
+
+_RIDGE = 1e-13
+"""Keeps a resample that misses a whole direction solvable in the search; the fit's own test finds it unidentified afterwards."""
+
+
+def shape_grid(problem: Problem, refine: float = 1.0) -> tuple[Float[np.ndarray, "points shapes"], tuple[int, ...]]:
+    """Every combination of the shape parameters' grid points, and how many each has. Times `refine` points along each."""
+    axes: list[Float[np.ndarray, "points"]] = []
+    for shape, (low, high) in zip(problem.law.shapes, problem.limits, strict=True):
+        count = max(2, round(shape.points * refine))
+        axes.append(np.geomspace(low, high, count) if shape.spacing == "log" else np.linspace(low, high, count))
+    if not axes:
+        return np.zeros((1, 0)), ()
+    mesh = np.meshgrid(*axes, indexing="ij")
+    return np.stack([axis.ravel() for axis in mesh], axis=-1), tuple(len(axis) for axis in axes)
+
+
+def _weighted_basis(
+    problem: Problem, theta: Float[np.ndarray, "points shapes"]
+) -> tuple[
+    Float[np.ndarray, "points runs features"],
+    Float[np.ndarray, "points features features"],
+    Float[np.ndarray, "points runs"],
+]:
+    """Orthonormal basis and triangle of the weighted features at each point (QR), and the weights."""
+    omega = problem.working_weights(theta)
+    basis, triangle = np.linalg.qr(omega[..., None] * problem.law.features(theta, problem.data))
+    return basis, triangle, omega
+
+
+def project(
+    problem: Problem,
+    theta: Float[np.ndarray, "batch shapes"],
+    weights: Float[np.ndarray, "#batch runs"] | None = None,
+    observed: Float[np.ndarray, "#batch runs"] | None = None,
+) -> Float[np.ndarray, "batch features"]:
+    """Least-squares coefficients at each `theta`, each with its own weights and observations. Rank-deficient: the least-norm ones."""
+    observed = problem.observed[None] if observed is None else observed
+    root = problem.working_weights(theta)
+    if weights is not None:
+        root = root * np.sqrt(weights)
+    features = root[..., None] * problem.law.features(theta, problem.data)
+    target = root * problem.law.link.of_loss(10**observed, theta)
+    basis, triangle = np.linalg.qr(features)
+    return _solve_triangle(triangle, np.einsum("brf,br->bf", basis, target))
+
+
+def _solve_triangle(
+    triangle: Float[np.ndarray, "batch features features"], target: Float[np.ndarray, "batch features"]
+) -> Float[np.ndarray, "batch features"]:
+    """R beta = target, with a rank-deficient R solved in the least-norm sense."""
+    diagonal = np.abs(np.einsum("bii->bi", triangle))
+    regular = diagonal.min(axis=-1) > 1e-12 * diagonal.max(axis=-1)
+    beta = np.empty_like(target)
+    if regular.any():
+        beta[regular] = np.linalg.solve(triangle[regular], target[regular][..., None])[..., 0]
+    if not regular.all():
+        inverse = np.linalg.pinv(triangle[~regular], rcond=1e-12)
+        beta[~regular] = (inverse @ target[~regular][..., None])[..., 0]
+    return beta
+
+
+def search_resampled(
+    problem: Problem,
+    grid: Float[np.ndarray, "points shapes"],
+    weights: Float[np.ndarray, "batch runs"],
+) -> Float[np.ndarray, "batch points"]:
+    """Projected objective at every grid point for every resample of the runs (`weights`: their multiplicities)."""
+    basis, _, omega = _weighted_basis(problem, grid)
+    target = omega * problem.law.link.of_loss(10**problem.observed, grid)
+    # What the whole data's fit leaves is all that a resample can still explain; subtracting it first saves digits.
+    target = target - _within(basis, target)
+    rows, columns = np.triu_indices(basis.shape[-1])
+    products = basis[..., rows] * basis[..., columns]
+    out = np.empty((len(weights), len(grid)))
+    per_chunk = max(1, 2_000_000 // (len(weights) * len(rows)))
+    ridge = _RIDGE * np.eye(basis.shape[-1])
+    for start in range(0, len(grid), per_chunk):
+        part = slice(start, start + per_chunk)
+        gram = np.empty((len(weights), len(grid[part]), basis.shape[-1], basis.shape[-1]))
+        gram[..., rows, columns] = gram[..., columns, rows] = np.einsum("br,grm->bgm", weights, products[part], optimize=True)
+        right = np.einsum("br,grf->bgf", weights, basis[part] * target[part][..., None], optimize=True)
+        left = np.linalg.solve(gram + ridge, right[..., None])[..., 0]
+        out[:, part] = weights @ (target[part] ** 2).T - np.einsum("bgf,bgf->bg", left, right)
+    return out
+
+
+def _within(
+    basis: Float[np.ndarray, "points runs features"], target: Float[np.ndarray, "points runs"]
+) -> Float[np.ndarray, "points runs"]:
+    """The part of each target that its basis explains."""
+    return np.einsum("grf,gf->gr", basis, np.einsum("grf,gr->gf", basis, target))
+
+
+def search_observed(
+    problem: Problem,
+    grid: Float[np.ndarray, "points shapes"],
+    observed: Float[np.ndarray, "batch runs"],
+) -> Float[np.ndarray, "batch points"]:
+    """Projected objective at every grid point for every set of observed log10 losses of the same runs."""
+    basis, _, omega = _weighted_basis(problem, grid)
+    loss = 10**observed
+    out = np.empty((len(observed), len(grid)))
+    # Only a link with a floor depends on the shapes, and only through the first: its targets serve many grid points.
+    for point in range(len(grid)):
+        target = omega[point] * problem.law.link.of_loss(loss, grid[point : point + 1])
+        target = target - (target @ basis[point]) @ basis[point].T
+        out[:, point] = (target**2).sum(axis=-1)
+    return out
+
+
+def local_minima(
+    values: Float[np.ndarray, "batch points"], counts: tuple[int, ...], most: int
+) -> tuple[Int[np.ndarray, "starts"], Int[np.ndarray, "starts"]]:
+    """Starts for the polish: for each row the grid's local minima along its axes, the `most` lowest of them.
+
+    Returns the row and the grid point of each start. A row's lowest point is always among them.
+    """
+    table = values.reshape(len(values), *counts)
+    lowest: Bool[np.ndarray, "..."] = np.ones(table.shape, dtype=bool)
+    for axis in range(1, table.ndim):
+        fall = np.diff(table, axis=axis)
+        pad = [(0, 0)] * table.ndim
+        pad[axis] = (1, 0)
+        lowest &= np.pad(fall < 0, pad, constant_values=True)
+        pad[axis] = (0, 1)
+        lowest &= np.pad(fall >= 0, pad, constant_values=True)
+    masked = np.where(lowest.reshape(values.shape), values, np.inf)
+    masked[np.arange(len(values)), values.argmin(axis=-1)] = values.min(axis=-1)
+    most = min(most, values.shape[-1])
+    order = np.argpartition(masked, most - 1, axis=-1)[:, :most] if most < values.shape[-1] else np.argsort(masked, axis=-1)
+    rows, columns = np.nonzero(np.isfinite(np.take_along_axis(masked, order, axis=-1)))
+    return rows, order[rows, columns]

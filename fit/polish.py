@@ -6,7 +6,7 @@ From the projection's start it converges in a few steps to where float64 ends: t
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from fit.problem import Problem
 
@@ -23,9 +23,16 @@ class Solutions:
     objective: Float[np.ndarray, "batch"]
     remaining: Float[np.ndarray, "batch"]
 
-    def at(self, index: Bool[np.ndarray, "batch"] | slice | list[int]) -> "Solutions":
+    def at(self, index: Int[np.ndarray, "picked"]) -> "Solutions":
         """The fits picked by `index`."""
-        return Solutions(self.theta[index], self.beta[index], self.objective[index], self.remaining[index])
+        return Solutions(*(value[index] for value in vars(self).values()))
+
+    def replaced(self, where: Bool[np.ndarray, "batch"], others: "Solutions") -> "Solutions":
+        """These fits with those at `where` replaced by `others`, in their order."""
+        values = [value.copy() for value in vars(self).values()]
+        for value, other in zip(values, vars(others).values(), strict=True):
+            value[where] = other
+        return Solutions(*values)
 
 
 @dataclass
@@ -110,9 +117,7 @@ def polish(
     observed = problem.observed[None] if observed is None else observed
     limits = problem.to_coordinates(problem.limits.T)
     low, high = limits[0], limits[1]
-    state = _evaluate(
-        problem, problem.to_coordinates(theta), beta.copy(), np.full(len(theta), 1e-4), weights, observed
-    )
+    state = _evaluate(problem, problem.to_coordinates(theta), beta.copy(), np.full(len(theta), 1e-4), weights, observed)
     active = np.isfinite(state.objective)
     for _ in range(max_steps):
         if not active.any():

@@ -16,6 +16,12 @@ _COARSE = 0.75
 _TOLERANCE = 1e-14
 """Relative gain at which a resample's polish ends: its parameters are then within 1e-6 of their own spread of the optimum."""
 
+_FIRST_STEPS = 4
+"""Steps after which a draw's starts are compared: by then those in one basin have met."""
+
+_RIVAL = 1.5
+"""A start that lies elsewhere goes on while its objective is below this multiple of the best one's."""
+
 _CELLS = 150_000
 """Residuals held at once: bounds memory whatever the number of draws and runs."""
 
@@ -87,29 +93,52 @@ def _refit_part(
         row, point = local_minima(values, counts, most=2)
         row = np.concatenate([row, np.arange(draws)])
         theta = np.concatenate([grid[point], np.repeat(fit.theta[None], draws, axis=0)])
+    found = _polish_starts(problem, row, theta, draws, weights, observed)
+    return Refits(found.theta, found.beta, found.objective, _identified(problem, found, weights))
+
+
+def _polish_starts(
+    problem: Problem,
+    row: Int[np.ndarray, "starts"],
+    theta: Float[np.ndarray, "starts shapes"],
+    draws: int,
+    weights: Float[np.ndarray, "draws runs"] | None,
+    observed: Float[np.ndarray, "draws runs"] | None,
+) -> Solutions:
+    """The best optimum of every draw. A few steps show which starts fall together; the distinct ones go on to the end."""
     own_weights = None if weights is None else weights[row]
     own_observed = None if observed is None else observed[row]
     found = polish(
         problem, theta, project(problem, theta, own_weights, own_observed), own_weights, own_observed,
-        tolerance=_TOLERANCE, max_steps=60,
+        tolerance=_TOLERANCE, max_steps=_FIRST_STEPS,
     )  # fmt: skip
     best = _best_of_each(row, found.objective, draws)
-    found = found.at(best)
-    return Refits(found.theta, found.beta, found.objective, _identified(problem, found, weights))
+    lead = found.at(best[row])
+    apart = (np.abs(found.theta - lead.theta) > 0.01 * np.abs(lead.theta)).any(axis=-1)
+    rival = apart & (found.objective < _RIVAL * lead.objective)
+    going = np.union1d(best, np.flatnonzero(rival))
+    found, row = found.at(going), row[going]
+    unfinished = found.remaining > _TOLERANCE
+    found = found.replaced(
+        unfinished,
+        polish(
+            problem, found.theta[unfinished], found.beta[unfinished],
+            None if weights is None else weights[row[unfinished]],
+            None if observed is None else observed[row[unfinished]],
+            tolerance=_TOLERANCE, max_steps=60,
+        ),
+    )  # fmt: skip
+    return found.at(_best_of_each(row, found.objective, draws))
 
 
-def _best_of_each(
-    row: Int[np.ndarray, "starts"], objective: Float[np.ndarray, "starts"], draws: int
-) -> Int[np.ndarray, "draws"]:
+def _best_of_each(row: Int[np.ndarray, "starts"], objective: Float[np.ndarray, "starts"], draws: int) -> Int[np.ndarray, "draws"]:
     """Index of the start with the least objective, for every draw."""
     order = np.lexsort((objective, row))
     first = np.searchsorted(row[order], np.arange(draws))
     return order[first]
 
 
-def _identified(
-    problem: Problem, found: Solutions, weights: Float[np.ndarray, "draws runs"] | None
-) -> Bool[np.ndarray, "draws"]:
+def _identified(problem: Problem, found: Solutions, weights: Float[np.ndarray, "draws runs"] | None) -> Bool[np.ndarray, "draws"]:
     """Which fits ended, at a point where every direction not held by a bound changes some prediction."""
     _, jacobian = problem.linearise(found.theta, found.beta, problem.observed[None])
     if weights is not None:

@@ -125,8 +125,7 @@ def fit_law(
     found = polish(problem, grid[points], beta[points], max_steps=25)
     best = int(np.argmin(found.objective))
     winner = polish(problem, found.theta[[best]], found.beta[[best]])
-    for name, value in vars(winner).items():
-        getattr(found, name)[best] = value[0]
+    found = found.replaced(np.arange(len(points)) == best, winner)
     return _certified(problem, found, best, float(met.min()), len(grid))
 
 

@@ -64,9 +64,7 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
 
 
 FLOOR = _floor_law("floor", "Floor", "L = L_0 + C N^-a E^-b", saturating=False, interaction=False)
-BOUNDED_FLOOR = _floor_law(
-    "bounded-floor", "Floor, saturating", "L = L_0 + C N^-a Ê^-b", saturating=True, interaction=False
-)
+BOUNDED_FLOOR = _floor_law("bounded-floor", "Floor, saturating", "L = L_0 + C N^-a Ê^-b", saturating=True, interaction=False)
 FLOOR_INTERACTION = _floor_law(
     "floor-interaction", "Floor, interaction", "L = L_0 + C N^-a E^-b N^(c ln E)", saturating=False, interaction=True
 )

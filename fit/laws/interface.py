@@ -194,7 +194,10 @@ def stack_features(
 ) -> Inexact[np.ndarray, "*batch runs features"]:
     """Features with their batch axes alike: each term broadcast to the batch of `theta`, stacked along a new last axis."""
     shape = np.broadcast_shapes(*(term.shape for term in terms), (*theta.shape[:-1], 1))
-    return np.stack([np.broadcast_to(term, shape) for term in terms], axis=-1)
+    features = np.empty((*shape, len(terms)), dtype=np.result_type(theta, *terms))
+    for column, term in enumerate(terms):
+        features[..., column] = term
+    return features
 
 
 def is_constant(column: Float[np.ndarray, "runs"]) -> Bool[np.ndarray, ""]:

@@ -10,3 +10,10 @@ class InputError(ValueError):
 
 class NotIdentifiedError(InputError):
     """The runs cannot identify the law: one line saying which law, why, and what would be needed."""
+
+
+class WorkError(RuntimeError):
+    """The request was right but the work failed (a download, a disk): one line saying what failed and what is left.
+
+    The command line prints the line and exits with code 1.
+    """

@@ -5,6 +5,7 @@ A derived quantity is a function of shape parameters and coefficients; its inter
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ from jaxtyping import Float, Int
 from fit.errors import InputError
 from fit.refit import Refits, refit
 from fit.solve import Fit
+from fit.student import t_quantile
 
 Scheme = Literal["residuals", "pairs", "clusters"]
 Method = Literal["percentile", "bca"]
@@ -40,8 +42,8 @@ class Interval:
 class Draws:
     """The refits of a fit to resamples.
 
-    `refits` are the identified draws; `failed` the number of those that were not. `left_out` are the refits without each
-    unit (run or cluster) in turn, from which BCa takes its acceleration.
+    `refits` are the identified draws; `failed` the number of those that were not. `unit_of` gives each run's resampling unit,
+    the run itself or its cluster; `noise` the residuals of log10 loss that new runs are drawn with.
     """
 
     fit: Fit
@@ -49,11 +51,21 @@ class Draws:
     seed: int
     refits: Refits
     failed: int
-    left_out: Refits
+    unit_of: Int[np.ndarray, "runs"]
     noise: Float[np.ndarray, "runs"]
 
     def __len__(self) -> int:
         return len(self.refits)
+
+    @property
+    def units(self) -> int:
+        """Number of resampling units: runs, or clusters."""
+        return int(self.unit_of.max()) + 1
+
+    @cached_property
+    def left_out(self) -> Refits:
+        """Identified refits without each unit in turn, from which BCa takes its acceleration."""
+        return _identified(refit(self.fit, weights=(self.unit_of != np.arange(self.units)[:, None]).astype(np.float64)))
 
 
 def leverage(fit: Fit) -> Float[np.ndarray, "runs"]:
@@ -107,8 +119,7 @@ def resample(
         refits = refit(fit, observed=fit.log10_loss(fit.problem.data) + noise[picks])
     else:
         refits = refit(fit, weights=_multiplicities(picks, units))
-    left_out = refit(fit, weights=(units != np.arange(count)[:, None]).astype(np.float64))
-    return Draws(fit, scheme, seed, _identified(refits), int(np.sum(~refits.identified)), _identified(left_out), noise)
+    return Draws(fit, scheme, seed, _identified(refits), int(np.sum(~refits.identified)), units, noise)
 
 
 def _identified(refits: Refits) -> Refits:
@@ -123,28 +134,45 @@ def evaluate(fit: Fit, quantity: Quantity) -> Float[np.ndarray, "quantities"]:
 def interval(draws: Draws, quantity: Quantity, level: float = 0.95, method: Method = "percentile") -> Interval:
     """The interval of a quantity at this confidence level.
 
-    `percentile`: the draws' own quantiles. `bca`: the same, corrected for bias and skew (Efron 1987); where the correction has no
-    value (every draw on one side of the figure) the percentiles stand.
+    `percentile`: the draws' own quantiles, at expanded levels. `bca`: the same, corrected for bias and skew (Efron 1987); where
+    the correction has no value (every draw on one side of the figure) the percentiles stand.
     """
     value = evaluate(draws.fit, quantity)
     if len(draws) < _LEAST_DRAWS:
         nothing = np.full_like(value, np.nan)
         return Interval(value, nothing, nothing)
     sample = quantity(draws.refits.theta, draws.refits.beta)
-    ends = np.array([(1 - level) / 2, (1 + level) / 2])
-    levels = np.repeat(ends[:, None], len(value), axis=1)
+    levels = np.repeat(_expanded_ends(draws, level)[:, None], len(value), axis=1)
     if method == "bca":
         levels = _bca_levels(value, sample, quantity(draws.left_out.theta, draws.left_out.beta), levels)
     low, high = (_quantiles(sample, row) for row in levels)
     return Interval(value, low, high)
 
 
+def _expanded_ends(draws: Draws, level: float) -> Float[np.ndarray, "2"]:
+    """The draws' quantiles at which an interval of this level ends, for a small sample (Hesterberg 2015, section 4.3.2).
+
+    Draws scatter like a normal with the sample's own variance, where the truth asks for Student's t: the ends move out to the
+    normal level of the t quantile, with the degrees of freedom the residuals have left, or the clusters. Resampling runs or clusters
+    also makes the variance too small by (n - p)/n or (G - 1)/G; resampled residuals were already raised for it.
+    """
+    units, fitted = draws.units, draws.fit.law.num_parameters
+    lost = 1 if draws.scheme == "clusters" else fitted
+    freedom = max(units - lost, 1)
+    widening = 1.0 if draws.scheme == "residuals" else np.sqrt(units / freedom)
+    low = NormalDist().cdf(-widening * t_quantile((1 + level) / 2, freedom))
+    return np.array([low, 1 - low])
+
+
 def _quantiles(
     sample: Float[np.ndarray, "draws quantities"], levels: Float[np.ndarray, "quantities"]
 ) -> Float[np.ndarray, "quantities"]:
-    """Linear quantiles, one level per quantity. Unlike numpy's, an infinite draw does not turn its neighbours into NaN."""
+    """Quantiles, one level per quantity: the draw of rank level x (draws + 1), unbiased for interval ends.
+
+    Unlike numpy's, an infinite draw does not turn its neighbours into NaN.
+    """
     ordered = np.sort(sample, axis=0)
-    place = levels * (len(ordered) - 1)
+    place = np.clip(levels * (len(ordered) + 1) - 1, 0, len(ordered) - 1)
     below = np.floor(place).astype(np.int64)
     above = np.minimum(below + 1, len(ordered) - 1)
     columns = np.arange(ordered.shape[1])

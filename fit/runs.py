@@ -67,7 +67,7 @@ class Runs:
     @classmethod
     def from_columns(
         cls,
-        columns: Mapping[str, Sequence[float] | Sequence[str] | Shaped[np.ndarray, "runs"]],
+        columns: Mapping[str, Sequence[int | float] | Sequence[str] | Shaped[np.ndarray, "runs"]],
         target: str = LOSSES[0],
     ) -> "Runs":
         """Runs made in memory, one entry per run in every column; short names (`N`, `E`, `loss`, ...) are accepted.
@@ -145,7 +145,7 @@ class Runs:
         Raises `InputError` for what is not such an expression, and if no run is left.
         """
         found = where.evaluate(expression, self.columns, self.target, self.__getitem__, len(self))
-        rule = f"--where {expression.strip()}"
+        rule = f"--where {expression.strip() if expression.strip().isprintable() else repr(expression)}"
         if not found.mask.any():
             notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
             raise InputError(f"{quoted(rule)} leaves none of {len(self)} runs{notes}")

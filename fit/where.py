@@ -192,7 +192,7 @@ class _Walker:
             case _:
                 raise self._refused(node, "is not allowed")
 
-    def _literal(self, node: ast.Constant, value: float) -> Float[np.ndarray, "runs"]:
+    def _literal(self, node: ast.Constant, value: int | float) -> Float[np.ndarray, "runs"]:
         if abs(value) > _LARGEST:  # before it becomes a float, which a whole number of 400 digits cannot
             raise self._refused(node, "is too large")
         return np.full(self._runs, float(value))

@@ -79,7 +79,7 @@ class _Rows:
             raise InputError(f"{source.name}: the file has only empty lines; it should begin with a header line")
         self.header = tuple(name.strip() for name in first[1][0])
         if repeated := sorted({name for name in self.header if self.header.count(name) > 1}):
-            raise InputError(f"{source.name}, row {first[0][0]}: column {listed(map(quoted, repeated))} occurs twice")
+            raise InputError(f"{source.name}, row {first[0][0]}: column {listed(map(quoted, repeated))} occurs more than once")
 
     def blocks(self) -> Iterator[tuple[list[int], list[list[str]]]]:
         """Lines and cells of the rows below the header; raises `InputError` at the first row of another width."""
@@ -136,9 +136,7 @@ def _plain_rows(text: io.TextIOWrapper) -> Iterator[tuple[int, list[str]]]:
         yield line_after, row.split(",") if row else []
 
 
-def _our_names(
-    header: tuple[str, ...], target: str, columns: Mapping[str, str], source: Source
-) -> tuple[tuple[str, ...], tuple[str, ...]]:
+def _our_names(header: tuple[str, ...], target: str, columns: Mapping[str, str], source: Source) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Our name of each header, and those headers that a mapped column takes the name of: they are set aside."""
     ours: dict[str, str] = {}
     for short, theirs in columns.items():

@@ -228,7 +228,7 @@ def _log(tables: Sequence[Table], selections: Sequence[Selection], target: str, 
 
 
 def _nothing_selected(tables: Sequence[Table], target: str, step: int | None) -> InputError:
-    names = listed(table.source.name for table in tables)
+    names = ", ".join(table.source.name for table in tables)
     if step is None:
         return InputError(f"{names}, column {target}: empty in every row; there is no loss to fit")
     evaluated = [t.numbers[STEP][np.isfinite(t.numbers[target])] for t in tables]

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from fit.errors import InputError
-from fit.schema import quoted
 
 _GZIP_MAGIC = b"\x1f\x8b"
 
@@ -27,7 +26,7 @@ class Source:
     @property
     def name(self) -> str:
         """What messages call it."""
-        return "standard input" if self.path == "-" else self.path if self.path.isprintable() else quoted(self.path)
+        return "standard input" if self.path == "-" else self.path if self.path.isprintable() else repr(self.path)
 
 
 def read_text(path: str | Path) -> tuple[Source, bytes]:

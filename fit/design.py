@@ -71,15 +71,16 @@ def removed_sizes(columns: Columns, kept: Bool[np.ndarray, "runs"], rule: str) -
     found += [(i, str(routers[i])) for i in _first_of_each([pairs], lost)]
     warnings = [_size_removed(columns, i, router, routers, rule) for i, router in found[:_MOST]]
     if len(found) > _MOST:
-        warnings.append(DataWarning("size-removed", f"{len(found) - _MOST} more sizes: all runs removed by {rule}"))
+        warnings.append(DataWarning("size-removed", f"{len(found) - _MOST} more sizes: all runs are removed by {rule}"))
     return tuple(warnings)
 
 
 def _size_removed(columns: Columns, run: int, router: str, routers: Shaped[np.ndarray, "runs"], rule: str) -> DataWarning:
     same = (columns[N] == columns[N][run]) & ((routers == router) if router else True)
-    runs = _count(int(np.count_nonzero(same)), f"{router} run".strip())
+    many, what = int(np.count_nonzero(same)), f"{router} run".strip()
+    runs = f"its only {what} is" if many == 1 else f"all {many} {what}s are"
     label = f" ({columns[SIZE_LABEL][run]})" if SIZE_LABEL in columns else ""
-    return DataWarning("size-removed", f"{N} {number(columns[N][run])}{label}: all {runs} removed by {rule}")
+    return DataWarning("size-removed", f"{N} {number(columns[N][run])}{label}: {runs} removed by {rule}")
 
 
 def _duplicate_settings(columns: Columns, target: str, place: Callable[[int], str]) -> tuple[DataWarning, ...]:
@@ -91,6 +92,7 @@ def _duplicate_settings(columns: Columns, target: str, place: Callable[[int], st
         return ()
 
     def described(run: int) -> str:
+        """One setting: its values, and where the runs that share it are, with their losses."""
         same = np.flatnonzero(codes == codes[run])[:_MOST].tolist()
         values = [f"{name}={number(columns[name][run])}" for name in (E, K, R, M, SEED) if name in columns]
         setting = " ".join([str(routers[run]), _size(columns, run), *values])

@@ -92,9 +92,7 @@ def _notes(finite: Shaped[np.ndarray, "rows"], steps: Float[np.ndarray, "runs"],
     return tuple(notes)
 
 
-def joined_columns(
-    tables: Sequence[Table], selections: Sequence[Selection], target: str
-) -> dict[str, Shaped[np.ndarray, "runs"]]:
+def joined_columns(tables: Sequence[Table], selections: Sequence[Selection], target: str) -> dict[str, Shaped[np.ndarray, "runs"]]:
     """The columns of all files in the selected rows; a column that a file lacks is empty there.
 
     The release's numbers are float64 (NaN where empty), its labels text; an unknown column is numbers if every cell is.

@@ -1,6 +1,5 @@
 """The download of the released runs, against a server on the loopback that misbehaves in every way asked of it."""
 
-import errno
 import hashlib
 import threading
 from collections.abc import Iterator
@@ -10,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-import fit.fetch
 from fit.errors import InputError, WorkError
 from fit.fetch import RELEASE_SHA256, RELEASE_URL, fetch
 
@@ -232,13 +230,15 @@ def test_a_server_that_is_not_there_is_one_line(server: Server, destination: Pat
     assert_nothing_left(destination)
 
 
-def test_a_full_disk_leaves_nothing(server: Server, destination: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(path: Path, target: Path) -> Path:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(fit.fetch.Path, "replace", full)
-    with pytest.raises(WorkError, match="cannot be written: No space left on device; nothing was kept"):
-        fetch(destination, server.url, SHA256)
+def test_a_disk_that_takes_no_more_leaves_nothing(server: Server, destination: Path) -> None:
+    resource = pytest.importorskip("resource", reason="only Unix can limit the size of a file")
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        with pytest.raises(WorkError, match="cannot be written: File too large; nothing was kept"):
+            fetch(destination, server.url, SHA256)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert_nothing_left(destination)
 
 

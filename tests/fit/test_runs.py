@@ -93,7 +93,7 @@ def test_the_seed_filter_of_the_notebook_is_caught_dropping_the_dense_130m_runs(
     runs = load_runs(release).where("seed == 42")
     assert len(runs) == 220
     assert runs.log[-1].reasons == ("3 runs: seed != 42",)
-    message = "dense_parameter_count 132163584 (130M): all 3 Dense runs removed by --where seed == 42"
+    message = "dense_parameter_count 132163584 (130M): all 3 Dense runs are removed by --where seed == 42"
     assert only(runs, "size-removed") == message
     # What a filter did is still known after the next one.
     assert only(runs.where("k == 1"), "size-removed") == message
@@ -510,7 +510,7 @@ def test_keep_logs_what_it_drops_and_leaves_the_runs_it_was_given_alone() -> Non
     assert kept.loss.tolist() == [3, 2.5]
     step = kept.log[-1]
     assert (step.rule, step.kept, step.dropped, step.reasons) == ("small ones", 2, 1, ("1 run: too large",))
-    assert only(kept, "size-removed") == "dense_parameter_count 1000000000: all 1 run removed by small ones"
+    assert only(kept, "size-removed") == "dense_parameter_count 1000000000: its only run is removed by small ones"
     assert len(runs.keep(np.array([False] * 3), "none")) == 0
 
 

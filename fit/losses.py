@@ -4,14 +4,17 @@ Every loss sees log10 of the predicted and of the measured loss (nats per token)
 """
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Inexact
 
+from fit.complex_step import exp
+
 LN10 = float(np.log(10))
 
 
+@runtime_checkable
 class Loss(Protocol):
     """A residual and what it costs. `residual` must be analytic in `predicted`: the solver differentiates it."""
 
@@ -80,7 +83,7 @@ class Squared(SquaredLog):
         self, predicted: Inexact[np.ndarray, "*batch runs"], observed: Float[np.ndarray, "*#batch runs"]
     ) -> Inexact[np.ndarray, "*batch runs"]:
         """Predicted minus observed loss."""
-        return np.exp(predicted * LN10) - 10**observed
+        return exp(predicted * LN10) - 10**observed
 
 
 @dataclass(frozen=True)

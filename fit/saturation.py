@@ -9,6 +9,8 @@ region where the formula makes sense, and no saturation at all (E_max -> infinit
 import numpy as np
 from jaxtyping import Float, Inexact
 
+from fit.complex_step import log
+
 RHO_LOW, RHO_HIGH = 1e-6, 0.95
 """Range of E_start/E_max that is searched: at the lower end Ê is E - 1 + E_start to one part in 10^3 up to E = 10^3 E_start."""
 
@@ -20,6 +22,16 @@ def saturate(
     return 1 / (1 / (e - 1 + e_start / (1 - rho)) + rho / e_start)
 
 
+def log_saturate(
+    e: Inexact[np.ndarray, " runs"], e_start: Inexact[np.ndarray, "*batch 1"], rho: Inexact[np.ndarray, "*batch 1"]
+) -> Inexact[np.ndarray, "*batch runs"]:
+    """ln Ê of every run, worked out once for each number of experts where few are met."""
+    distinct, place = np.unique(e, return_inverse=True)
+    if 2 * len(distinct) > len(e):
+        return log(saturate(e, e_start, rho))
+    return np.take(log(saturate(distinct, e_start, rho)), place, axis=-1)
+
+
 def unsaturate(
     e_hat: Float[np.ndarray, "*#batch runs"], e_start: Float[np.ndarray, "*#batch 1"], rho: Float[np.ndarray, "*#batch 1"]
 ) -> Float[np.ndarray, "*batch runs"]:
@@ -27,6 +39,6 @@ def unsaturate(
     return 1 / (1 / e_hat - rho / e_start) + 1 - e_start / (1 - rho)
 
 
-def e_max(theta: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch"]:
+def e_max(theta: Float[np.ndarray, "*batch 2"]) -> Float[np.ndarray, "*batch 1"]:
     """E_max of (E_start, rho)."""
-    return theta[..., 0] / theta[..., 1]
+    return theta[..., :1] / theta[..., 1:]

@@ -31,6 +31,6 @@ DENSE = Law(
     report=_report,
     units={"N_c": "parameters"},
     signs={"alpha_N": 1},
-    roles=Roles(base=10, size=0),
+    roles=Roles(base=10.0, size=0),
     published=(Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline"),),
 )

@@ -10,16 +10,16 @@ from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Beta, Data, FloorLink, Law, Roles, Shape, Theta, stack_features
 from fit.laws.log_linear import E_START, RHO
-from fit.saturation import e_max, saturate
+from fit.saturation import e_max, log_saturate
 
 _FLOOR = Shape("L_0", low=0.0, high=np.inf, points=14, spacing="linear", coordinate="linear")
 _HIGHEST_FLOOR = 0.99
 """The floor may reach this fraction of the smallest loss among the runs: at the loss itself the law has no power law left."""
 
 
-def _log_experts(theta: Theta, data: Data, saturating: bool) -> Inexact[np.ndarray, "*batch runs"]:
+def _log_experts(theta: Theta, data: Data, saturating: bool) -> Inexact[np.ndarray, "*#batch runs"]:
     e = data["num_experts"]
-    return np.log(saturate(e, theta[..., 1:2], theta[..., 2:3]) if saturating else e)
+    return log_saturate(e, theta[..., 1:2], theta[..., 2:3]) if saturating else np.log(e)
 
 
 def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interaction: bool) -> Law:
@@ -35,7 +35,7 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         exponents = beta[..., :-1] * np.array([-1.0, -1.0, 1.0][: beta.shape[-1] - 1])
         values = [theta[..., :1], np.exp(beta[..., -1:]), exponents]
         if saturating:
-            values += [theta[..., 1:2], e_max(theta[..., 1:])[..., None]]
+            values += [theta[..., 1:2], e_max(theta[..., 1:])]
         return np.concatenate(values, axis=-1)
 
     def bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
@@ -59,7 +59,8 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         units={"L_0": "nats per token", "C": "nats per token", "E_start": "experts", "E_max": "experts"},
         signs={"a": 1, "b": 1, "c": 1},
         bounds=bounds,
-        roles=Roles(base=np.e, size=0, experts=1, interaction=2 if interaction else None),
+        ratios={"E_max": ("E_start", "rho")} if saturating else {},
+        roles=Roles(base=float(np.e), size=0, experts=1, interaction=2 if interaction else None),
     )
 
 

@@ -4,13 +4,15 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Beta, Data, Law, Published, Roles, Shape, Theta, stack_features
-from fit.saturation import RHO_HIGH, RHO_LOW, e_max, saturate
+from fit.saturation import RHO_HIGH, RHO_LOW, e_max, log_saturate
 
 E_START = Shape("E_start", low=1.0, high=64.0, points=14)
 """E_start from 1 (our choice: fewer than one effective expert has no meaning) to 64, 13 times the largest published value."""
 
 RHO = Shape("rho", low=RHO_LOW, high=RHO_HIGH, points=16, coordinate="linear")
 """E_start/E_max; see `fit.saturation`."""
+
+LN10 = float(np.log(10))
 
 _COLUMNS = ("dense_parameter_count", "num_experts")
 _SIGNS = {"a": -1, "b": -1, "c": 1}
@@ -29,13 +31,13 @@ def _bilinear(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
 
 def _bounded(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
     x = np.log10(data["dense_parameter_count"])
-    e = np.log10(saturate(data["num_experts"], theta[..., 0:1], theta[..., 1:2]))
+    e = log_saturate(data["num_experts"], theta[..., 0:1], theta[..., 1:2]) / LN10
     return stack_features(theta, (x, e, x * e, np.ones_like(x)))
 
 
 def report_e_max(theta: Float[np.ndarray, "*batch 2"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
     """Coefficients, E_start and E_max, from a fit in (E_start, rho)."""
-    return np.concatenate([beta, theta[..., :1], e_max(theta)[..., None]], axis=-1)
+    return np.concatenate([beta, theta[..., :1], e_max(theta)], axis=-1)
 
 
 SEPARABLE = Law(
@@ -47,7 +49,7 @@ SEPARABLE = Law(
     coefficients=("a", "b", "d"),
     features=_separable,
     signs={"a": -1, "b": -1},
-    roles=Roles(base=10, size=0, experts=1),
+    roles=Roles(base=10.0, size=0, experts=1),
 )
 
 BILINEAR = Law(
@@ -59,7 +61,7 @@ BILINEAR = Law(
     coefficients=("a", "b", "c", "d"),
     features=_bilinear,
     signs=_SIGNS,
-    roles=Roles(base=10, size=0, experts=1, interaction=2),
+    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
 )
 
 BOUNDED = Law(
@@ -75,7 +77,8 @@ BOUNDED = Law(
     report=report_e_max,
     units={"E_start": "experts", "E_max": "experts"},
     signs=_SIGNS,
-    roles=Roles(base=10, size=0, experts=1, interaction=2),
+    ratios={"E_max": ("E_start", "rho")},
+    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
     published=tuple(
         Published(router, dict(zip(("a", "b", "c", "d", "E_start", "E_max", "N_cutoff"), row, strict=True)), _TABLE_3)
         for router, row in {

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Data, Law, Roles, Shape, Theta, stack_features
-from fit.laws.log_linear import report_e_max
-from fit.saturation import RHO_HIGH, RHO_LOW, saturate
+from fit.laws.log_linear import LN10, report_e_max
+from fit.saturation import RHO_HIGH, RHO_LOW, log_saturate
 
 B_UNIT = 2.0**20
 """Twice the tokens of the paper's step, 256 x 2048: two FLOPs a multiply-add."""
@@ -28,7 +28,7 @@ def utilisation_of(data: Data) -> Float[np.ndarray, "runs"]:
 
 def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
     x = np.log10(data["flops_per_step"])
-    b = np.log10(saturate(utilisation_of(data), theta[..., 0:1], theta[..., 1:2]))
+    b = log_saturate(utilisation_of(data), theta[..., 0:1], theta[..., 1:2]) / LN10
     return stack_features(theta, (x, b, x * b, np.ones_like(x)))
 
 
@@ -53,5 +53,6 @@ UTILISATION = Law(
     units={"B_start": "parameters per multiply-add", "B_max": "parameters per multiply-add"},
     signs={"a": -1, "b": -1, "c": 1},
     bounds=_bounds,
-    roles=Roles(base=10, size=0, experts=1, interaction=2),
+    ratios={"B_max": ("B_start", "rho")},
+    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
 )

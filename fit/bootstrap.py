@@ -158,8 +158,8 @@ def _expanded_ends(draws: Draws, level: float) -> Float[np.ndarray, "2"]:
     """
     units, fitted = draws.units, draws.fit.law.num_parameters
     lost = 1 if draws.scheme == "clusters" else fitted
-    freedom = max(units - lost, 1)
-    widening = 1.0 if draws.scheme == "residuals" else np.sqrt(units / freedom)
+    freedom = float(max(units - lost, 1))
+    widening = 1.0 if draws.scheme == "residuals" else float(np.sqrt(units / freedom))
     low = NormalDist().cdf(-widening * t_quantile((1 + level) / 2, freedom))
     return np.array([low, 1 - low])
 

@@ -3,8 +3,9 @@
 `fit`, `compare` and `reproduce` each make one `Document`; `fit.render` shows it on a terminal, as Markdown, HTML or LaTeX.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -35,6 +36,10 @@ class Table:
         for row in self.rows:
             if len(row) != len(self.columns):
                 raise ValueError(f"table {self.title!r}: a row has {len(row)} cells and there are {len(self.columns)} columns")
+
+    def with_note(self, note: str) -> "Table":
+        """The same table with another note."""
+        return replace(self, note=note)
 
 
 @dataclass(frozen=True)
@@ -72,3 +77,13 @@ class Document:
     def figures(self) -> tuple[Figure, ...]:
         """Every figure, in order."""
         return tuple(block for section in self.sections for block in section.blocks if isinstance(block, Figure))
+
+
+_FIGURE = re.compile(r"[-+]?(?:\d[\d.,/]*(?:e[-+]?\d+)?\s?[kMBT%]?|inf|none)(?:\s\[[^\]]*\])?(?:\s†)?")
+"""A cell that is a number: with its unit letter, its interval and the mark of an extrapolation, if any."""
+
+
+def right_aligned(rows: Sequence[Sequence[str]], columns: int) -> tuple[bool, ...]:
+    """Which of so many columns hold numbers only (empty cells aside), and so are set flush right; never the first, which names rows."""
+    filled = [[cell for row in rows if (cell := row[k].replace("\n", " "))] for k in range(columns)]
+    return tuple(k > 0 and bool(cells) and all(map(_FIGURE.fullmatch, cells)) for k, cells in enumerate(filled))

@@ -1,0 +1,111 @@
+"""An analysis as a document, as JSON, as CSV and LaTeX, and as a folder with all of them."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+from fit.analysis import Analysis
+from fit.display import many
+from fit.document import Block, Document, Paragraph, Section
+from fit.render import drawings, json_text, write_all
+from fit.render.html import to_html
+from fit.render.latex import booktabs
+from fit.render.markdown import to_markdown
+from fit.report import tables
+from fit.report.findings import findings, headline, title
+from fit.report.record import SCHEMA, coefficients_csv, draws_csv, fit_json
+
+__all__ = ["SCHEMA", "coefficients_csv", "draws_csv", "fit_document", "fit_json", "full_document", "latex_table", "write_report"]
+
+
+def fit_document(analysis: Analysis) -> Document:
+    """What a fit found: findings, then coefficients, derived figures, certificates, selection, warnings and provenance."""
+    return Document(title(analysis), findings(analysis), _sections(analysis))
+
+
+def _sections(analysis: Analysis) -> tuple[Section, ...]:
+    sections = (
+        Section("Coefficients", (Paragraph(_method(analysis)), *tables.coefficients(analysis))),
+        Section("What follows", _kept(_derived(analysis))),
+        Section(
+            "Are these the optima?", _kept([tables.certificates_short(analysis), tables.skipped(analysis), tables.certificates(analysis)])
+        ),
+        Section("Which runs", (tables.selection(analysis), tables.selection_log(analysis))),
+        Section("Warnings", _kept([tables.warnings_short(analysis), tables.warnings_long(analysis)])),
+        Section("Provenance", (tables.origin(analysis),)),
+    )
+    return tuple(section for section in sections if section.blocks)
+
+
+def _kept(blocks: "list[Block | None]") -> tuple[Block, ...]:
+    return tuple(block for block in blocks if block is not None)
+
+
+def _method(analysis: Analysis) -> str:
+    """One paragraph: the data, the loss minimised, the intervals."""
+    runs = analysis.runs
+    files = ", ".join(f"{source.name} (sha256 {source.sha256[:12]}...)" for source in runs.sources) or "memory"
+    step = "the last evaluation of each run" if runs.step is None else f"step {runs.step}"
+    return (
+        f"{many(len(runs), 'run')} from {files}, {runs.target} at {step}. Minimised: {analysis.options.loss.name}. "
+        f"N is the dense size in parameters without embeddings; losses are in nats per token; logarithms are base 10. "
+        f"{tables.interval_note(analysis)}"
+    )
+
+
+def _derived(analysis: Analysis) -> "list[Block | None]":
+    """The headline law's cutoff, EPC and loss for everyone; slopes, new runs and the other laws for the written report."""
+    main = headline(analysis)
+    blocks: list[Block | None] = []
+    epc_note = "EPC: the dense size with the same loss (Eq. 11)."
+    if main:
+        name = main[0].law.name
+        blocks.append(
+            tables.derived(main, ("n_cutoff", "f_cutoff", "epc"), f"Worth of experts under the {name} law (parameters)", epc_note)
+        )
+        blocks.append(tables.derived(main, ("loss",), f"Loss on the mean curve under the {name} law (nats per token)"))
+    for law, results in tables.grouped(analysis).items():
+        is_main = bool(main) and law == main[0].law.name
+        if not is_main:
+            unit = "FLOPs" if law == "utilisation" else "parameters"
+            worth = f"Worth of experts under the {law} law ({unit})"
+            blocks.append(tables.derived(results, ("n_cutoff", "f_cutoff", "epc"), worth, epc_note, on_terminal=False))
+            blocks.append(tables.derived(results, ("loss",), f"Loss on the mean curve, {law} law (nats per token)", on_terminal=False))
+        new = f"Loss of a new run, {law} law (nats per token): curve and one run's noise"
+        blocks.append(tables.derived(results, ("new_run_loss",), new, on_terminal=False))
+        slopes = f"Slopes in log N, a(E), and in log E, b(N), {law} law (Eq. 8)"
+        blocks.append(tables.derived(results, ("a", "b"), slopes, on_terminal=False))
+    return blocks
+
+
+def latex_table(analysis: Analysis) -> str:
+    """The coefficients of every law as LaTeX tables; needs booktabs."""
+    note = tables.interval_note(analysis)
+    parts = ["% Needs \\usepackage{booktabs}."]
+    for table, law in zip(tables.coefficients(analysis), tables.grouped(analysis), strict=True):
+        units = f" {table.note}." if table.note else ""
+        parts.append(booktabs(table.with_note(f"{note}{units}"), f"tab:{law}"))
+    return "\n\n".join(parts) + "\n"
+
+
+def full_document(analysis: Analysis, progress: Callable[[int, int, str], None] | None = None) -> Document:
+    """The document of the written report: figures and held-out scores besides, which cost time."""
+    return fit_document(analysis)
+
+
+def write_report(analysis: Analysis, directory: Path, progress: Callable[[int, int, str], None] | None = None) -> tuple[Path, ...]:
+    """Write the whole report into `directory`: HTML, Markdown, JSON, CSV, LaTeX and figures. Returns the paths.
+
+    `progress(done, all, what)` is called as parts finish. Everything is composed before the first file is written.
+    """
+    document = full_document(analysis, progress)
+    figures = drawings(document)
+    contents = {
+        "report.html": to_html(document, figures),
+        "report.md": to_markdown(document),
+        "fit.json": json_text(fit_json(analysis)),
+        "draws.csv": draws_csv(analysis),
+        "coefficients.csv": coefficients_csv(analysis),
+        "coefficients.tex": latex_table(analysis),
+        **{f"figures/{name}.svg": svg for name, svg in figures.items()},
+    }
+    return write_all(contents, directory)

@@ -210,8 +210,10 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
         clusters = runs.numeric("dense_parameter_count") if runs.has("dense_parameter_count") else None
         draws = resample(fit, options.scheme, options.draws, options.seed, clusters)
     coefficients = _estimates(fit, draws, fit.law.parameter_values, law.parameter_names, options, units=law.units)
-    derived = _derived(fit, draws, runs, options)
-    return Result(router, law, runs, fit, draws, coefficients, derived, warnings_for(fit, draws, coefficients, derived))
+    points = (options.points or default_points(runs)) if has_epc(law) else ()
+    derived = _derived(fit, draws, runs, points, options)
+    warnings = warnings_for(fit, draws, coefficients, derived, points=points, level=options.level)
+    return Result(router, law, runs, fit, draws, coefficients, derived, warnings)
 
 
 def _estimates(
@@ -235,7 +237,7 @@ def default_points(runs: Runs) -> tuple[Point, ...]:
     return (Point(5e6, 128.0), Point(float(n.min()), experts), Point(float(n.max()), experts))
 
 
-def _derived(fit: Fit, draws: Draws | None, runs: Runs, options: Options) -> dict[str, Estimate]:
+def _derived(fit: Fit, draws: Draws | None, runs: Runs, points: Sequence[Point], options: Options) -> dict[str, Estimate]:
     law = fit.law
     found: dict[str, Estimate] = {}
     if has_cutoff(law):
@@ -245,9 +247,8 @@ def _derived(fit: Fit, draws: Draws | None, runs: Runs, options: Options) -> dic
         found |= _estimates(fit, draws, cutoff_quantity(law), [name], options, units={name: unit})
         beyond = found[name].value > float(runs.numeric(column).max())
         found[name] = replace(found[name], extrapolated=beyond)
-    if not has_epc(law):
+    if not points:
         return found
-    points = options.points or default_points(runs)
     n, e = np.array([point.n for point in points]), np.array([point.e for point in points])
     sizes, counts = runs.numeric("dense_parameter_count"), runs.numeric("num_experts")
     outside = (n < sizes.min()) | (n > sizes.max()) | (e < counts.min()) | (e > counts.max())

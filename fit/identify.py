@@ -17,7 +17,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
@@ -29,7 +29,7 @@ from fit.laws.utilisation import utilisation_of
 from fit.solve import Fit
 
 _FEW_DEGREES = 10
-"""With this many residual degrees of freedom the noise is known to 1/sqrt(20), 22 %; with fewer, intervals are guesses at their own width."""
+"""With this many residual degrees of freedom the noise is known to 1/sqrt(20), 22 %; with fewer, an interval's own width is a guess."""
 
 _FEW_CLUSTERS = 20
 """Cluster schemes are known to cover too little with fewer (Cameron, Gelbach & Miller 2008); the release has six sizes."""
@@ -52,6 +52,7 @@ class FitWarning:
     message: str
 
 
+@runtime_checkable
 class Bounded(Protocol):
     """A figure with the ends of its interval, None where there is none."""
 
@@ -71,6 +72,7 @@ class Bounded(Protocol):
         ...
 
 
+@runtime_checkable
 class Place(Protocol):
     """A model asked about: dense size (parameters) and number of experts."""
 

@@ -90,17 +90,13 @@ def make_problem(
 ) -> Problem:
     """The problem of fitting `law` to runs with these columns and losses (nats per token).
 
-    Raises `NotIdentifiedError` where there are fewer runs than parameters, or a column the law varies with takes one value only.
+    Raises `NotIdentifiedError` where there are fewer runs than parameters.
     """
     columns = {name: np.asarray(data[name], dtype=np.float64) for name in law.columns}
     if len(loss) < law.num_parameters:
         raise NotIdentifiedError(
             f"law {law.name!r} has {law.num_parameters} parameters and there are {len(loss)} runs: it takes more runs or a smaller law"
         )
-    constant = [name for name, column in columns.items() if np.all(column == column[0])]
-    if constant:
-        names = " and ".join(f"{name} ({columns[name][0]:g})" for name in constant)
-        raise NotIdentifiedError(f"law {law.name!r} needs at least two values of each column, and there is one only of {names}")
     return Problem(law, columns, np.log10(loss), objective or SquaredLog(), law.limits(columns, loss))
 
 
@@ -136,12 +132,9 @@ def _certified(problem: Problem, found: Solutions, best: int, met: float, grid_p
     near = np.minimum(theta - problem.limits[:, 0], problem.limits[:, 1] - theta) <= 1e-9 * span
     free = np.concatenate([np.ones(len(beta), dtype=bool), ~near])
     scaled = jacobian[0] / np.maximum(np.linalg.norm(jacobian[0], axis=0), 1e-300)
-    singular = np.linalg.svd(scaled[:, free], compute_uv=False)
+    singular = np.linalg.svd(scaled, compute_uv=False)
     if not np.isfinite(objective) or singular[-1] < _RANK * singular[0]:
-        raise NotIdentifiedError(
-            f"law {problem.law.name!r} is not identified by these {len(problem.observed)} runs: some of its {problem.law.num_parameters} parameters "
-            f"can move without changing any prediction; {_distinct(problem)}"
-        )
+        raise NotIdentifiedError(_why_not_identified(problem))
     psi = problem.loss.psi(r[0])
     length = float(np.linalg.norm(psi))
     gradient = float(np.max(np.abs(scaled[:, free].T @ psi))) / length if length > 0 else 0.0
@@ -159,6 +152,14 @@ def _certified(problem: Problem, found: Solutions, best: int, met: float, grid_p
     return Fit(problem, theta, beta, certificate)
 
 
-def _distinct(problem: Problem) -> str:
-    counts = (f"{len(np.unique(column))} of {name}" for name, column in problem.data.items())
-    return "the values met: " + ", ".join(counts)
+def _why_not_identified(problem: Problem) -> str:
+    """One line: which column takes one value only, or how many values each takes."""
+    law, values = problem.law, {name: np.unique(column) for name, column in problem.data.items()}
+    constant = [f"{name} ({distinct[0]:g})" for name, distinct in values.items() if len(distinct) == 1]
+    if constant:
+        return f"law {law.name!r} needs at least two values of each column, and there is one only of {' and '.join(constant)}"
+    met = ", ".join(f"{len(distinct)} of {name}" for name, distinct in values.items())
+    return (
+        f"law {law.name!r} is not identified by these {len(problem.observed)} runs: some of its {law.num_parameters} parameters can move "
+        f"without changing any prediction; distinct values: {met}"
+    )

@@ -137,7 +137,7 @@ def test_the_certificate_names_parameters_at_a_bound() -> None:
     assert certificate.at_bounds
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     a=st.floats(-0.12, -0.04), b=st.floats(-0.2, -0.03), c=st.floats(0.0, 0.015), d=st.floats(0.9, 1.3),
     e_start=st.floats(1.05, 8), e_max=st.floats(60, 2000),

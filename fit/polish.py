@@ -14,6 +14,10 @@ _NEWTON = 1e-9
 """Below this predicted relative gain a step is taken as it is: the objective's own rounding could no longer judge it."""
 
 
+_CELLS = 30_000
+"""Residuals differentiated at once: few enough that their derivatives stay in the processor's cache."""
+
+
 @dataclass(frozen=True)
 class Solutions:
     """Optima of a batch of fits, with the loss's objective and how much a further step would still gain (relative)."""
@@ -64,18 +68,35 @@ def _evaluate(
     weights: Float[np.ndarray, "#batch runs"] | None,
     observed: Float[np.ndarray, "#batch runs"],
 ) -> _State:
-    r, jacobian = problem.linearise(problem.from_coordinates(q), beta, observed)
-    runs = np.ones_like(r) if weights is None else np.broadcast_to(weights, r.shape)
-    objective = problem.objective(r, weights)
-    finite = np.isfinite(objective)[:, None]
-    r, jacobian = np.where(finite, r, 0.0), np.where(finite[..., None], jacobian, 0.0)
-    gradient = np.matmul(np.swapaxes(jacobian, -1, -2), (runs * problem.loss.psi(r))[..., None])[..., 0]
-    hessian = np.matmul(np.swapaxes(jacobian, -1, -2), (runs * problem.loss.curvature(r))[..., None] * jacobian)
-    total = runs.sum(axis=-1)
-    return _State(
-        q, beta, objective, damping, np.full_like(objective, np.inf),
-        gradient / total[:, None], hessian / total[:, None, None],
-    )  # fmt: skip
+    """The state of each fit at these coordinates and coefficients, a cacheful of rows after the other."""
+    unknowns = q.shape[-1] + beta.shape[-1]
+    objective = np.empty(len(q))
+    gradient, hessian = np.empty((len(q), unknowns)), np.empty((len(q), unknowns, unknowns))
+    size = max(1, _CELLS // len(problem.observed))
+    for start in range(0, len(q), size):
+        rows = slice(start, start + size)
+        own_weights = weights if weights is None or len(weights) == 1 else weights[rows]
+        own_observed = observed if len(observed) == 1 else observed[rows]
+        r, jacobian = problem.linearise(problem.from_coordinates(q[rows]), beta[rows], own_observed)
+        objective[rows] = problem.objective(r, own_weights)
+        gradient[rows], hessian[rows] = _normal_equations(problem, r, jacobian, own_weights)
+    return _State(q, beta, objective, damping, np.full(len(q), np.inf), gradient, hessian)
+
+
+def _normal_equations(
+    problem: Problem,
+    r: Float[np.ndarray, "batch runs"],
+    jacobian: Float[np.ndarray, "batch runs unknowns"],
+    weights: Float[np.ndarray, "#batch runs"] | None,
+) -> tuple[Float[np.ndarray, "batch unknowns"], Float[np.ndarray, "batch unknowns unknowns"]]:
+    """Half the objective's gradient, and the matrix of a Gauss-Newton step. Nought where a residual is not finite."""
+    share = np.full((1, r.shape[-1]), 1 / r.shape[-1]) if weights is None else weights / weights.sum(axis=-1, keepdims=True)
+    transposed = np.swapaxes(jacobian, -1, -2)
+    gradient = np.matmul(transposed, (share * problem.loss.psi(r))[..., None])[..., 0]
+    hessian = np.matmul(transposed * (share * problem.loss.curvature(r))[:, None], jacobian)
+    lost = ~np.isfinite(hessian).all(axis=(1, 2)) | ~np.isfinite(gradient).all(axis=1)
+    gradient[lost], hessian[lost] = 0.0, 0.0
+    return gradient, hessian
 
 
 def _steps(

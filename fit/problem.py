@@ -7,13 +7,18 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Complex, Float
 
+from fit.complex_step import STEP
 from fit.laws.interface import Law
 from fit.losses import Loss
 
-_STEP = 1e-100
-"""Complex step: far below rounding, so that derivatives are exact, and far above underflow."""
+
+def _combine(
+    features: Float[np.ndarray, "batch runs features"], beta: Float[np.ndarray, "batch features"]
+) -> Float[np.ndarray, "batch runs"]:
+    """sum_j beta_j phi_j."""
+    return np.einsum("brf,bf->br", features, beta)
 
 
 @dataclass(frozen=True)
@@ -48,7 +53,7 @@ class Problem:
         observed: Float[np.ndarray, "#batch runs"],
     ) -> Float[np.ndarray, "batch runs"]:
         """The loss's residual of every run."""
-        eta = (self.law.features(theta, self.data) @ beta[..., None])[..., 0]
+        eta = _combine(self.law.features(theta, self.data), beta)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return self.loss.residual(self.law.link.log10_loss(eta, theta), observed)
 
@@ -59,30 +64,44 @@ class Problem:
         observed: Float[np.ndarray, "#batch runs"],
     ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs unknowns"]]:
         """Residuals, and their exact derivatives by the coefficients and by the shape parameters' coordinates."""
-        law, features = self.law, self.law.features(theta, self.data)
-        eta = (features @ beta[..., None])[..., 0]
+        link, shapes = self.law.link, theta.shape[-1]
+        derivatives = np.empty((len(theta), beta.shape[-1] + shapes, len(self.observed)))
+        features, moved = self._moved_features(theta)
+        eta = _combine(features, beta)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            along_eta = self.loss.residual(law.link.log10_loss(eta + 1j * _STEP, theta), observed)
-            columns = [along_eta.imag[..., None] / _STEP * features]
-            scale = np.where(self.logarithmic, theta, 1.0)
-            for k in range(theta.shape[-1]):
-                moved = theta.astype(np.complex128)
-                moved[..., k] += 1j * _STEP
-                eta_moved = (law.features(moved, self.data) @ beta[..., None])[..., 0]
-                along_theta = self.loss.residual(law.link.log10_loss(eta_moved, moved), observed)
-                columns.append((along_theta.imag / _STEP * scale[..., k : k + 1])[..., None])
-        return along_eta.real, np.concatenate(columns, axis=-1)
+            along_eta = self.loss.residual(link.log10_loss(eta + 1j * STEP, theta), observed)
+            slope = along_eta.imag / STEP
+            np.multiply(slope[:, None], features.swapaxes(-1, -2), out=derivatives[:, : beta.shape[-1]])
+            for k, (theta_moved, features_moved) in enumerate(moved):
+                along = slope * _combine(features_moved.imag, beta)
+                if k < link.num_shapes:
+                    along += self.loss.residual(link.log10_loss(eta + 0j, theta_moved), observed).imag
+                scale = theta[:, k : k + 1] if self.logarithmic[k] else 1.0
+                derivatives[:, beta.shape[-1] + k] = along * (scale / STEP)
+        return along_eta.real, derivatives.swapaxes(-1, -2)
+
+    def _moved_features(
+        self, theta: Float[np.ndarray, "batch shapes"]
+    ) -> tuple[
+        Float[np.ndarray, "batch runs features"],
+        list[tuple[Complex[np.ndarray, "batch shapes"], Complex[np.ndarray, "batch runs features"]]],
+    ]:
+        """The features, and for each shape parameter `theta` with a complex step along it and the features there."""
+        moved: list[tuple[Complex[np.ndarray, "batch shapes"], Complex[np.ndarray, "batch runs features"]]] = []
+        for k in range(theta.shape[-1]):
+            theta_moved = theta.astype(np.complex128)
+            theta_moved[:, k] += 1j * STEP
+            moved.append((theta_moved, self.law.features(theta_moved, self.data)))
+        return moved[0][1].real if moved else self.law.features(theta, self.data), moved
 
     def working_weights(self, theta: Float[np.ndarray, "batch shapes"]) -> Float[np.ndarray, "batch runs"]:
         """dr/deta at the observed losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""
         eta = self.law.link.of_loss(10**self.observed, theta)
         eta = np.broadcast_to(eta, (len(theta), len(self.observed)))
-        along = self.loss.residual(self.law.link.log10_loss(eta + 1j * _STEP, theta), self.observed)
-        return along.imag / _STEP
+        along = self.loss.residual(self.law.link.log10_loss(eta + 1j * STEP, theta), self.observed)
+        return along.imag / STEP
 
-    def objective(
-        self, r: Float[np.ndarray, "batch runs"], weights: Float[np.ndarray, "#batch runs"] | None
-    ) -> Float[np.ndarray, "batch"]:
+    def objective(self, r: Float[np.ndarray, "batch runs"], weights: Float[np.ndarray, "#batch runs"] | None) -> Float[np.ndarray, "batch"]:
         """Weighted mean of rho over the runs; infinite where the law predicts no loss."""
         rho = self.loss.rho(r)
         total = rho.mean(axis=-1) if weights is None else (weights * rho).sum(axis=-1) / weights.sum(axis=-1)

@@ -16,11 +16,14 @@ _COARSE = 0.75
 _TOLERANCE = 1e-14
 """Relative gain at which a resample's polish ends: its parameters are then within 1e-6 of their own spread of the optimum."""
 
-_FIRST_STEPS = 4
-"""Steps after which a draw's starts are compared: by then those in one basin have met."""
+_STAGES = (4, 6, 60)
+"""Steps after which a draw's starts are compared."""
 
-_RIVAL = 1.5
-"""A start that lies elsewhere goes on while its objective is below this multiple of the best one's."""
+_TOGETHER = 0.01
+"""Starts closer than this (relative, in every shape) after a stage are on their way to one optimum."""
+
+_HOPE = 30
+"""A start goes on while this many gains like its next would bring it below the best one: not if it creeps along a plateau above."""
 
 _CELLS = 150_000
 """Residuals held at once: bounds memory whatever the number of draws and runs."""
@@ -64,13 +67,9 @@ def refit(
     for start in range(0, len(rows), size):
         part = slice(start, start + size)
         parts.append(
-            _refit_part(
-                fit, grid, counts, None if weights is None else weights[part], None if observed is None else observed[part]
-            )
+            _refit_part(fit, grid, counts, None if weights is None else weights[part], None if observed is None else observed[part])
         )
-    return Refits(
-        *(np.concatenate([getattr(part, name) for part in parts]) for name in ("theta", "beta", "objective", "identified"))
-    )
+    return Refits(*(np.concatenate([getattr(part, name) for part in parts]) for name in ("theta", "beta", "objective", "identified")))
 
 
 def _refit_part(
@@ -85,16 +84,29 @@ def _refit_part(
     if not counts:
         row, theta = np.arange(draws), np.zeros((draws, 0))
     else:
+        # The point fit's optimum is one more point of the search.
+        points = np.concatenate([grid, fit.theta[None]])
         if weights is not None:
-            values = search_resampled(problem, grid, weights)
+            values = search_resampled(problem, points, weights)
         else:
             assert observed is not None
-            values = search_observed(problem, grid, observed)
-        row, point = local_minima(values, counts, most=2)
-        row = np.concatenate([row, np.arange(draws)])
-        theta = np.concatenate([grid[point], np.repeat(fit.theta[None], draws, axis=0)])
+            values = search_observed(problem, points, observed)
+        row, point = local_minima(values[:, :-1], counts, most=2)
+        covered = (values[row, point] >= values[row, -1]) & _beside(grid, fit.theta)[point]
+        row = np.concatenate([row[~covered], np.arange(draws)])
+        theta = np.concatenate([grid[point[~covered]], np.repeat(fit.theta[None], draws, axis=0)])
     found = _polish_starts(problem, row, theta, draws, weights, observed)
     return Refits(found.theta, found.beta, found.objective, _identified(problem, found, weights))
+
+
+def _beside(grid: Float[np.ndarray, "points shapes"], theta: Float[np.ndarray, "shapes"]) -> Bool[np.ndarray, "points"]:
+    """Which grid points are corners of the cell that `theta` lies in, or of one next to it."""
+    near = np.ones(len(grid), dtype=bool)
+    for axis, value in zip(grid.T, theta, strict=True):
+        ticks = np.unique(axis)
+        place = np.interp(value, ticks, np.arange(len(ticks)))
+        near &= np.abs(np.searchsorted(ticks, axis) - place) < 1.5
+    return near
 
 
 def _polish_starts(
@@ -105,30 +117,31 @@ def _polish_starts(
     weights: Float[np.ndarray, "draws runs"] | None,
     observed: Float[np.ndarray, "draws runs"] | None,
 ) -> Solutions:
-    """The best optimum of every draw. A few steps show which starts fall together; the distinct ones go on to the end."""
+    """The best optimum of every draw: all starts go some steps, then those that lead nowhere else are left out, and again."""
     own_weights = None if weights is None else weights[row]
     own_observed = None if observed is None else observed[row]
-    found = polish(
-        problem, theta, project(problem, theta, own_weights, own_observed), own_weights, own_observed,
-        tolerance=_TOLERANCE, max_steps=_FIRST_STEPS,
-    )  # fmt: skip
+    beta = project(problem, theta, own_weights, own_observed)
+    found = Solutions(theta, beta, np.full(len(row), np.inf), np.full(len(row), np.inf))
+    for steps in _STAGES:
+        going = found.remaining > _TOLERANCE
+        further = polish(
+            problem, found.theta[going], found.beta[going],
+            None if weights is None else weights[row[going]], None if observed is None else observed[row[going]],
+            tolerance=_TOLERANCE, max_steps=steps,
+        )  # fmt: skip
+        found = found.replaced(going, further)
+        kept = _worth_going_on(row, found, draws)
+        found, row = found.at(kept), row[kept]
+    return found.at(_best_of_each(row, found.objective, draws))
+
+
+def _worth_going_on(row: Int[np.ndarray, "starts"], found: Solutions, draws: int) -> Int[np.ndarray, "kept"]:
+    """The best start of every draw so far, and those that are neither on their way to the same optimum nor beyond hope."""
     best = _best_of_each(row, found.objective, draws)
     lead = found.at(best[row])
-    apart = (np.abs(found.theta - lead.theta) > 0.01 * np.abs(lead.theta)).any(axis=-1)
-    rival = apart & (found.objective < _RIVAL * lead.objective)
-    going = np.union1d(best, np.flatnonzero(rival))
-    found, row = found.at(going), row[going]
-    unfinished = found.remaining > _TOLERANCE
-    found = found.replaced(
-        unfinished,
-        polish(
-            problem, found.theta[unfinished], found.beta[unfinished],
-            None if weights is None else weights[row[unfinished]],
-            None if observed is None else observed[row[unfinished]],
-            tolerance=_TOLERANCE, max_steps=60,
-        ),
-    )  # fmt: skip
-    return found.at(_best_of_each(row, found.objective, draws))
+    apart = (np.abs(found.theta - lead.theta) > _TOGETHER * np.abs(lead.theta)).any(axis=-1)
+    hope = found.objective * (1 - np.minimum(_HOPE * found.remaining, 1)) < lead.objective
+    return np.union1d(best, np.flatnonzero(apart & hope))
 
 
 def _best_of_each(row: Int[np.ndarray, "starts"], objective: Float[np.ndarray, "starts"], draws: int) -> Int[np.ndarray, "draws"]:
@@ -139,17 +152,13 @@ def _best_of_each(row: Int[np.ndarray, "starts"], objective: Float[np.ndarray, "
 
 
 def _identified(problem: Problem, found: Solutions, weights: Float[np.ndarray, "draws runs"] | None) -> Bool[np.ndarray, "draws"]:
-    """Which fits ended, at a point where every direction not held by a bound changes some prediction."""
+    """Which fits ended, at a point where every direction changes some prediction."""
     _, jacobian = problem.linearise(found.theta, found.beta, problem.observed[None])
     if weights is not None:
         jacobian = jacobian * np.sqrt(weights)[..., None]
     gram = np.swapaxes(jacobian, -1, -2) @ jacobian
     scale = np.sqrt(np.maximum(np.einsum("bii->bi", gram), 1e-300))
     gram = gram / (scale[:, :, None] * scale[:, None, :])
-    span = problem.limits[:, 1] - problem.limits[:, 0]
-    held = np.minimum(found.theta - problem.limits[:, 0], problem.limits[:, 1] - found.theta) <= 1e-9 * span
-    free = np.concatenate([np.ones(found.beta.shape, dtype=bool), ~held], axis=-1)
-    gram = np.where(free[:, :, None] & free[:, None, :], gram, np.eye(gram.shape[-1]))
     finite = np.isfinite(gram).all(axis=(1, 2)) & np.isfinite(found.objective)
     least = np.linalg.eigvalsh(np.where(finite[:, None, None], gram, np.eye(gram.shape[-1])))[:, 0]
     return finite & (least > _RANK_SQUARED) & (found.remaining < 1e-6)

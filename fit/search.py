@@ -13,6 +13,9 @@ from fit.problem import Problem
 _RIDGE = 1e-13
 """Keeps a resample that misses a whole direction solvable in the search; the fit's own test finds it unidentified afterwards."""
 
+_CELLS = 50_000
+"""Draws times grid points worked on at once: few enough to stay in the processor's cache."""
+
 
 def shape_grid(problem: Problem, refine: float = 1.0) -> tuple[Float[np.ndarray, "points shapes"], tuple[int, ...]]:
     """Every combination of the shape parameters' grid points, and how many each has. Times `refine` points along each."""
@@ -81,24 +84,31 @@ def search_resampled(
     target = omega * problem.law.link.of_loss(10**problem.observed, grid)
     # What the whole data's fit leaves is all that a resample can still explain; subtracting it first saves digits.
     target = target - _within(basis, target)
-    rows, columns = np.triu_indices(basis.shape[-1])
-    products = basis[..., rows] * basis[..., columns]
+    columns = np.concatenate([basis, target[..., None]], axis=-1)
     out = np.empty((len(weights), len(grid)))
-    per_chunk = max(1, 2_000_000 // (len(weights) * len(rows)))
-    ridge = _RIDGE * np.eye(basis.shape[-1])
-    for start in range(0, len(grid), per_chunk):
-        part = slice(start, start + per_chunk)
-        gram = np.empty((len(weights), len(grid[part]), basis.shape[-1], basis.shape[-1]))
-        gram[..., rows, columns] = gram[..., columns, rows] = np.einsum("br,grm->bgm", weights, products[part], optimize=True)
-        right = np.einsum("br,grf->bgf", weights, basis[part] * target[part][..., None], optimize=True)
-        left = np.linalg.solve(gram + ridge, right[..., None])[..., 0]
-        out[:, part] = weights @ (target[part] ** 2).T - np.einsum("bgf,bgf->bg", left, right)
+    size = max(1, _CELLS // len(weights))
+    for start in range(0, len(grid), size):
+        part = slice(start, start + size)
+        out[:, part] = _unexplained(columns[part], weights)
     return out
 
 
-def _within(
-    basis: Float[np.ndarray, "points runs features"], target: Float[np.ndarray, "points runs"]
-) -> Float[np.ndarray, "points runs"]:
+def _unexplained(
+    columns: Float[np.ndarray, "points runs columns"], weights: Float[np.ndarray, "batch runs"]
+) -> Float[np.ndarray, "batch points"]:
+    """Weighted square of the last column less what the others explain of it: the last pivot when their products are eliminated."""
+    last = columns.shape[-1] - 1
+    product = {(i, j): weights @ (columns[..., i] * columns[..., j]).T for i in range(last + 1) for j in range(i, last + 1)}
+    for k in range(last):
+        pivot = product[k, k] + _RIDGE
+        for i in range(k + 1, last + 1):
+            factor = product[k, i] / pivot
+            for j in range(i, last + 1):
+                product[i, j] -= factor * product[k, j]
+    return product[last, last]
+
+
+def _within(basis: Float[np.ndarray, "points runs features"], target: Float[np.ndarray, "points runs"]) -> Float[np.ndarray, "points runs"]:
     """The part of each target that its basis explains."""
     return np.einsum("grf,gf->gr", basis, np.einsum("grf,gr->gf", basis, target))
 
@@ -112,30 +122,38 @@ def search_observed(
     basis, _, omega = _weighted_basis(problem, grid)
     loss = 10**observed
     out = np.empty((len(observed), len(grid)))
-    # Only a link with a floor depends on the shapes, and only through the first: its targets serve many grid points.
-    for point in range(len(grid)):
-        target = omega[point] * problem.law.link.of_loss(loss, grid[point : point + 1])
-        target = target - (target @ basis[point]) @ basis[point].T
-        out[:, point] = (target**2).sum(axis=-1)
+    for points in _same_link(problem, grid):
+        target = omega[points[0]] * problem.law.link.of_loss(loss, grid[points[:1]])
+        explained = target @ basis[points].transpose(1, 0, 2).reshape(target.shape[-1], -1)
+        explained = (explained**2).reshape(len(observed), len(points), -1).sum(axis=-1)
+        out[:, points] = (target**2).sum(axis=-1, keepdims=True) - explained
     return out
+
+
+def _same_link(problem: Problem, grid: Float[np.ndarray, "points shapes"]) -> list[Int[np.ndarray, "alike"]]:
+    """The grid's points in groups in which the link, and with it the target of the projection, is the same."""
+    _, group = np.unique(grid[:, : problem.law.link.num_shapes], axis=0, return_inverse=True)
+    return [np.flatnonzero(group == which) for which in range(int(group.max()) + 1)]
 
 
 def local_minima(
     values: Float[np.ndarray, "batch points"], counts: tuple[int, ...], most: int
 ) -> tuple[Int[np.ndarray, "starts"], Int[np.ndarray, "starts"]]:
-    """Starts for the polish: for each row the grid's local minima along its axes, the `most` lowest of them.
+    """Starts for the polish: for each row the grid's local minima, diagonal neighbours compared too, the `most` lowest of them.
 
     Returns the row and the grid point of each start. A row's lowest point is always among them.
     """
     table = values.reshape(len(values), *counts)
-    lowest: Bool[np.ndarray, "..."] = np.ones(table.shape, dtype=bool)
+    around = table
     for axis in range(1, table.ndim):
-        fall = np.diff(table, axis=axis)
-        pad = [(0, 0)] * table.ndim
-        pad[axis] = (1, 0)
-        lowest &= np.pad(fall < 0, pad, constant_values=True)
-        pad[axis] = (0, 1)
-        lowest &= np.pad(fall >= 0, pad, constant_values=True)
+        # A valley that runs across the grid is a chain of minima along the axes: the diagonals show that it goes on falling.
+        low, high = [slice(None)] * table.ndim, [slice(None)] * table.ndim
+        low[axis], high[axis] = slice(None, -1), slice(1, None)
+        wider = around.copy()
+        wider[tuple(low)] = np.minimum(wider[tuple(low)], around[tuple(high)])
+        wider[tuple(high)] = np.minimum(wider[tuple(high)], around[tuple(low)])
+        around = wider
+    lowest: Bool[np.ndarray, "..."] = table <= around
     masked = np.where(lowest.reshape(values.shape), values, np.inf)
     masked[np.arange(len(values)), values.argmin(axis=-1)] = values.min(axis=-1)
     most = min(most, values.shape[-1])

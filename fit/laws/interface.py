@@ -196,9 +196,7 @@ class Law:
         pairs = self.bounds(data, loss) if self.bounds else tuple((s.low, s.high) for s in self.shapes)
         return np.array(pairs, dtype=np.float64).reshape(len(self.shapes), 2)
 
-    def log10_loss(
-        self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data
-    ) -> Inexact[np.ndarray, "*batch runs"]:
+    def log10_loss(self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
         """log10 of the predicted loss of each run."""
         eta = np.einsum("...rf,...f->...r", self.features(theta, data), beta)
         return self.link.log10_loss(eta, theta)
@@ -208,9 +206,7 @@ class Law:
         return next((row for row in self.published if row.router == router), None)
 
 
-def stack_features(
-    theta: Theta, terms: tuple[Inexact[np.ndarray, "*#batch runs"], ...]
-) -> Inexact[np.ndarray, "*batch runs features"]:
+def stack_features(theta: Theta, terms: tuple[Inexact[np.ndarray, "*#batch runs"], ...]) -> Inexact[np.ndarray, "*batch runs features"]:
     """Features with their batch axes alike: each term broadcast to the batch of `theta`, stacked along a new last axis."""
     *batch, runs = np.broadcast_shapes(*(term.shape for term in terms), (*theta.shape[:-1], 1))
     # In memory the runs lie together, feature by feature: twice as fast to write and to multiply.

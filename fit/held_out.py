@@ -188,6 +188,7 @@ def _new_runs(draws: Draws, new: Mapping[str, Float[np.ndarray, "held_out"]]) ->
     noise = np.quantile(draws.noise, (np.arange(count) + 0.5) / count, method="hazen")
 
     def losses(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "pairs held_out"]:
+        """A row for every pair of a curve and a residual."""
         curve = draws.fit.law.log10_loss(theta, beta, new)
         return 10 ** (curve[:, None] + noise[:, None]).reshape(-1, curve.shape[-1])
 

@@ -131,7 +131,7 @@ def _ends(figure: Bounded) -> tuple[float, float] | None:
     """The ends of an interval, or None where there is none or it has too few draws."""
     if figure.low is None or figure.high is None or np.isnan(figure.low) or np.isnan(figure.high):
         return None
-    return figure.low, figure.high
+    return float(figure.low), float(figure.high)
 
 
 def _about_solution(fit: Fit) -> Iterator[FitWarning]:
@@ -219,7 +219,9 @@ def _about_cutoff(fit: Fit, draws: Draws | None, derived: Mapping[str, Bounded],
         yield FitWarning("cutoff-beyond-data", message)
     if draws is not None and ends and not np.isfinite(ends[1]):
         share = float(np.mean(~np.isfinite(cutoff(fit.law, draws.refits.beta))))
-        message = f"in {share:.1%} of {len(draws)} draws the gain from experts does not shrink with size: {name} has no upper limit"
+        message = (
+            f"in {share:.1%} of {len(draws)} draws {name} is infinite, the gain from experts not shrinking with size: it has no upper limit"
+        )
         yield FitWarning("cutoff-not-identified", message)
 
 
@@ -239,16 +241,15 @@ def _extrapolated(fit: Fit, points: Sequence[Place]) -> Iterator[FitWarning]:
     sizes, experts = fit.problem.data["dense_parameter_count"], fit.problem.data["num_experts"]
     dense = sizes[experts == 1]
     largest = float((dense if len(dense) else sizes).max())
-    for point in points:
-        n, e = np.array([float(point.n)]), np.array([float(point.e)])
-        worth = float(effective_parameter_count(fit.law, fit.theta, fit.beta, n, e)[0])
+    for n, e in ((float(point.n), float(point.e)) for point in points):
+        worth = float(effective_parameter_count(fit.law, fit.theta, fit.beta, np.array([n]), np.array([e]))[0])
         reasons = [
             f"{name} lies {ratio:.3g} times outside the runs' {what}"
-            for name, what, ratio in (("N", "sizes", beyond(sizes, point.n)), ("E", "expert counts", beyond(experts, point.e)))
+            for name, what, ratio in (("N", "sizes", beyond(sizes, n)), ("E", "expert counts", beyond(experts, e)))
             if ratio > 1
         ]
         if worth > largest:
             reasons.append(f"it is {worth / largest:.3g} times the largest dense size of the runs ({largest:.3g})")
         if reasons:
-            at = f"the effective parameter count at N = {point.n:.3g}, E = {point.e:g} ({worth:.3g}) is extrapolated"
+            at = f"the effective parameter count at N = {n:.3g}, E = {e:g} ({worth:.3g}) is extrapolated"
             yield FitWarning("extrapolated-epc", f"{at}: {'; '.join(reasons)}")

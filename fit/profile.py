@@ -56,9 +56,11 @@ class _HeldLink:
     num_shapes: int
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
+        """The whole law's eta."""
         return self.link.of_loss(loss, self.restore(theta))
 
     def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
+        """The whole law's loss."""
         return self.link.log10_loss(eta, self.restore(theta))
 
 
@@ -105,6 +107,7 @@ def hold(law: Law, name: str, value: float) -> Law:
     left = tuple(k for k in range(len(law.shapes)) if k != place.gone)
 
     def restore(theta: Theta) -> Theta:
+        """All shape parameters, the held one among them."""
         if place.over is None:
             filled = np.full_like(theta, value, shape=(*theta.shape[:-1], 1))
         else:
@@ -113,12 +116,15 @@ def hold(law: Law, name: str, value: float) -> Law:
         return np.concatenate([theta[..., : place.gone], filled, theta[..., place.gone :]], axis=-1)
 
     def features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
+        """The whole law's features."""
         return law.features(restore(theta), data)
 
     def report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
+        """The whole law's parameters."""
         return law.parameter_values(restore(theta), beta)
 
     def bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
+        """Bounds of the shapes that are left."""
         limits = law.limits(data, loss)
         if place.over is not None:
             low, high = limits[place.gone] * value
@@ -161,6 +167,7 @@ def profile_interval(fit: Fit, name: str, level: float = 0.95) -> ProfileInterva
     to, back = (np.log, np.exp) if place.logarithmic else (float, float)
 
     def excess(u: float) -> float:
+        """By how much the fit is too bad there: negative within the interval."""
         return _ratio(fit, name, float(back(u))) - most
 
     ends = [_end(excess, float(to(value)), float(to(bound))) for bound in place.range(fit.problem.limits)]

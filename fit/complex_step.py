@@ -18,8 +18,8 @@ def log(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:
     if not np.iscomplexobj(x):
         return np.log(x)
     out = np.empty_like(x)
-    np.log(x.real, out=out.real)
-    np.divide(x.imag, x.real, out=out.imag)
+    np.log(np.real(x), out=np.real(out))
+    np.divide(np.imag(x), np.real(x), out=np.imag(out))
     return out
 
 
@@ -33,6 +33,6 @@ def exp(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:
     if not np.iscomplexobj(x):
         return np.exp(x)
     out = np.empty_like(x)
-    np.exp(x.real, out=out.real)
-    np.multiply(x.imag, out.real, out=out.imag)
+    np.exp(np.real(x), out=np.real(out))
+    np.multiply(np.imag(x), np.real(out), out=np.imag(out))
     return out

@@ -70,15 +70,15 @@ class Problem:
         eta = _combine(features, beta)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             along_eta = self.loss.residual(link.log10_loss(eta + 1j * STEP, theta), observed)
-            slope = along_eta.imag / STEP
+            slope = np.imag(along_eta) / STEP
             np.multiply(slope[:, None], features.swapaxes(-1, -2), out=derivatives[:, : beta.shape[-1]])
             for k, (theta_moved, features_moved) in enumerate(moved):
-                along = slope * _combine(features_moved.imag, beta)
+                along = slope * _combine(np.imag(features_moved), beta)
                 if k < link.num_shapes:
-                    along += self.loss.residual(link.log10_loss(eta + 0j, theta_moved), observed).imag
+                    along += np.imag(self.loss.residual(link.log10_loss(eta + 0j, theta_moved), observed))
                 scale = theta[:, k : k + 1] if self.logarithmic[k] else 1.0
                 derivatives[:, beta.shape[-1] + k] = along * (scale / STEP)
-        return along_eta.real, derivatives.swapaxes(-1, -2)
+        return np.real(along_eta), derivatives.swapaxes(-1, -2)
 
     def _moved_features(
         self, theta: Float[np.ndarray, "batch shapes"]
@@ -92,14 +92,14 @@ class Problem:
             theta_moved = theta.astype(np.complex128)
             theta_moved[:, k] += 1j * STEP
             moved.append((theta_moved, self.law.features(theta_moved, self.data)))
-        return moved[0][1].real if moved else self.law.features(theta, self.data), moved
+        return np.real(moved[0][1]) if moved else self.law.features(theta, self.data), moved
 
     def working_weights(self, theta: Float[np.ndarray, "batch shapes"]) -> Float[np.ndarray, "batch runs"]:
         """dr/deta at the observed losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""
         eta = self.law.link.of_loss(10**self.observed, theta)
         eta = np.broadcast_to(eta, (len(theta), len(self.observed)))
         along = self.loss.residual(self.law.link.log10_loss(eta + 1j * STEP, theta), self.observed)
-        return along.imag / STEP
+        return np.imag(along) / STEP
 
     def objective(self, r: Float[np.ndarray, "batch runs"], weights: Float[np.ndarray, "#batch runs"] | None) -> Float[np.ndarray, "batch"]:
         """Weighted mean of rho over the runs; infinite where the law predicts no loss."""

@@ -11,10 +11,10 @@ parameter; leading `...` axes are batches (grid points, bootstrap draws).
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float, Inexact
+from jaxtyping import Float, Inexact
 
 from fit.complex_step import exp, log10
 
@@ -53,7 +53,10 @@ class Link(Protocol):
 class Log10Link:
     """eta = log10 L: the paper's laws."""
 
-    num_shapes: ClassVar[int] = 0
+    @property
+    def num_shapes(self) -> int:
+        """None: eta needs no shape parameter."""
+        return 0
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """log10 of `loss`."""
@@ -70,7 +73,10 @@ class Log10Link:
 class FloorLink:
     """eta = ln(L - L_0), with the irreducible floor L_0 as the first shape parameter."""
 
-    num_shapes: ClassVar[int] = 1
+    @property
+    def num_shapes(self) -> int:
+        """One: the floor."""
+        return 1
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """ln(loss - L_0); a loss at or below the floor counts as one part in 10^6 above it, so that a search survives it."""
@@ -85,7 +91,10 @@ class FloorLink:
 class IdentityLink:
     """eta = L: laws that are sums of power laws, such as L = E + A N^-alpha + B D^-beta."""
 
-    num_shapes: ClassVar[int] = 0
+    @property
+    def num_shapes(self) -> int:
+        """None: eta needs no shape parameter."""
+        return 0
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """`loss` itself."""
@@ -214,8 +223,3 @@ def stack_features(theta: Theta, terms: tuple[Inexact[np.ndarray, "*#batch runs"
     for row, term in enumerate(terms):
         features[..., row, :] = term
     return features.swapaxes(-1, -2)
-
-
-def is_constant(column: Float[np.ndarray, "runs"]) -> Bool[np.ndarray, ""]:
-    """Whether a column takes one value only."""
-    return np.all(column == column[0])

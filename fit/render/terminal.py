@@ -23,7 +23,7 @@ def show(document: Document, console: Console | None = None) -> None:
 
     Readable at 80 columns and without colour; characters that the terminal's encoding lacks are replaced by plain ones.
     """
-    console = console or Console(highlight=False)
+    console = console or _Console(highlight=False)
     write = _Writer(console)
     write.text(document.title, style="bold")
     write.line()
@@ -38,6 +38,14 @@ def show(document: Document, console: Console | None = None) -> None:
                     write.table(block)
                 else:
                     write.text(block.text)
+
+
+class _Console(Console):
+    """A console that leaves a closed pipe to the command, which knows that a reader who has seen enough is no failure."""
+
+    def on_broken_pipe(self) -> None:
+        """Raise instead of ending the process."""
+        raise BrokenPipeError
 
 
 def _shown(section: Section) -> list[Paragraph | Table]:

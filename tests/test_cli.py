@@ -1,0 +1,106 @@
+"""Each command end to end, as a user runs it, and what it says to a user who is wrong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from cli import main
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_a_bare_fit_works_and_calls_its_runs_simulated(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--draws", "40"]) == 0
+    printed = capsys.readouterr().out
+    assert "simulated" in printed.splitlines()[0]
+    assert "E_max" in printed
+
+
+def test_json_is_all_that_is_printed_and_is_the_file_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["fit", "--draws", "40", "--law", "separable,bounded", "--router", "Hash", "--out", str(tmp_path / "report"), "--json"]
+    assert main(arguments) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == json.loads((tmp_path / "report" / "fit.json").read_text())
+    assert [(f["router"], f["law"]) for f in printed["fits"]] == [("Hash", "separable"), ("Hash", "bounded")]
+
+
+def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("one", "two"):
+        assert main(["fit", "--draws", "30", "--law", "dense,bounded", "--router", "RL-R", "--out", str(tmp_path / name)]) == 0
+    capsys.readouterr()
+    first, second = (
+        {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()} for name in ("one", "two")
+    )
+    assert len(first) > 5
+    assert first == second
+
+
+def test_runs_come_from_standard_input_as_well(release: Path) -> None:
+    arguments = [sys.executable, "cli.py", "fit", "-", "--law", "bounded", "--router", "S-Base", "--draws", "0", "--json"]
+    done = subprocess.run(arguments, cwd=ROOT, input=release.read_bytes(), capture_output=True, check=True)
+    found = json.loads(done.stdout)["fits"][0]
+    assert found["runs"] == 61
+    assert found["coefficients"]["E_max"]["value"] == pytest.approx(217.65, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["fit", "absent.csv"], "absent.csv"),
+        (["fit", str(ROOT)], "directory"),
+        (["fit", "--law", "cubic"], "no law is called 'cubic'"),
+        (["fit", "--router", "Switch"], "S-Base, Hash, RL-R"),
+        (["fit", "--target", "loss_mars"], "loss_mars"),
+        (["fit", "--step", "7"], "7"),
+        (["fit", "--where", "__import__('os')"], "__import__"),
+        (["fit", "--where", "seed == 41"], "seed"),
+        (["fit", "--columns", "loss"], "loss"),
+        (["fit", "--loss", "huber:0"], "--loss"),
+        (["fit", "--at", "big:64"], "--at big:64"),
+        (["fit", "--draws", "-1"], "draws"),
+        (["fit", "--level", "95"], "level"),
+        (["fit", "--where", "num_experts == 1", "--law", "bounded"], "all dense"),
+        (["fit", "--where", "num_experts == 64", "--law", "bounded"], "one only of num_experts"),
+    ],
+    ids=lambda value: " ".join(value[1:]).replace(str(ROOT), "FOLDER") if isinstance(value, list) else "",
+)
+def test_a_wrong_request_is_one_line_and_code_2_and_writes_nothing(
+    arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*arguments, "--out", str(tmp_path / "report")]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("error: ")
+    assert words in said.err
+    assert not (tmp_path / "report").exists()
+
+
+def test_a_folder_that_cannot_be_written_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "taken").write_text("a file")
+    assert main(["fit", "--draws", "0", "--law", "separable", "--out", str(tmp_path / "taken")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_an_output_that_is_no_longer_read_is_no_failure() -> None:
+    command = f"{sys.executable} cli.py fit --draws 0 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0"
+    assert done.stderr == ""
+
+
+def test_help_imports_no_numerics() -> None:
+    code = "import sys, cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'numpy', 'scipy', 'matplotlib', 'jax'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_fit_imports_no_plotting_and_no_scipy(release: Path) -> None:
+    code = (
+        f"import sys, cli\ncli.main(['fit', {str(release)!r}, '--draws', '20'])\n"
+        "print(sorted({'scipy', 'matplotlib', 'pandas', 'jax'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "[]"

@@ -43,11 +43,11 @@ def dense_runs(columns: Columns) -> Bool[np.ndarray, "runs"]:
 
 
 def router_labels(columns: Columns) -> Shaped[np.ndarray, "runs"]:
-    """Each run's router, "Dense" for dense runs; all are one router called "all" if there is no `router_type`."""
+    """Each run's router, "Dense" for dense runs; the others are one router called "all" if there is no `router_type`."""
     if ROUTER not in columns:
-        return np.full(len(next(iter(columns.values()))), ALL_ROUTERS)
-    routers = columns[ROUTER]
-    named = np.where(routers == "", UNNAMED, routers)
+        named = np.full(len(next(iter(columns.values()))), ALL_ROUTERS)
+    else:
+        named = np.where(columns[ROUTER] == "", UNNAMED, columns[ROUTER])
     return np.where(dense_runs(columns), DENSE, named)
 
 

@@ -26,7 +26,7 @@ from fit.student import t_quantile
 _SCAN = 24
 """Values tried from the optimum to each end of the range, dense near the optimum: a crossing is sought between two of them."""
 
-_STARTS = 6
+_STARTS = 3
 """Local minima of the held law's grid that are polished."""
 
 
@@ -52,7 +52,7 @@ class _HeldLink:
     """A link that sees all shape parameters, under a law that has one less."""
 
     link: Link
-    restore: Callable[[Theta], Theta]
+    restore: Callable[[Theta], Inexact[np.ndarray, "*batch all_shapes"]]
     num_shapes: int
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -73,11 +73,14 @@ class _Place:
     logarithmic: bool
 
     def range(self, limits: Float[np.ndarray, "shapes 2"]) -> tuple[float, float]:
-        """Least and greatest value of the parameter within the shapes' limits."""
+        """Least and greatest value that is searched.
+
+        A ratio ends where the bounds of shape `gone` begin to push shape `over` up: E_max at 10^6 experts, where nothing saturates.
+        """
         low, high = limits[self.gone]
         if self.over is None:
             return float(low), float(high)
-        return float(limits[self.over, 0] / high), float(limits[self.over, 1] / low)
+        return float(limits[self.over, 0] / high), float(limits[self.over, 0] / low)
 
 
 def _place(law: Law, name: str) -> _Place:
@@ -106,7 +109,7 @@ def hold(law: Law, name: str, value: float) -> Law:
     place = _place(law, name)
     left = tuple(k for k in range(len(law.shapes)) if k != place.gone)
 
-    def restore(theta: Theta) -> Theta:
+    def restore(theta: Theta) -> Inexact[np.ndarray, "*batch all_shapes"]:
         """All shape parameters, the held one among them."""
         if place.over is None:
             filled = np.full_like(theta, value, shape=(*theta.shape[:-1], 1))
@@ -162,7 +165,7 @@ def profile_interval(fit: Fit, name: str, level: float = 0.95) -> ProfileInterva
     place = _place(fit.law, name)
     _check(fit)
     degrees = fit.num_runs - fit.law.num_parameters
-    most = 1 + t_quantile((1 + level) / 2, degrees) ** 2 / degrees
+    most = 1 + t_quantile((1 + level) / 2, float(degrees)) ** 2 / degrees
     value = fit.parameters[name]
     to, back = (np.log, np.exp) if place.logarithmic else (float, float)
 
@@ -170,7 +173,9 @@ def profile_interval(fit: Fit, name: str, level: float = 0.95) -> ProfileInterva
         """By how much the fit is too bad there: negative within the interval."""
         return _ratio(fit, name, float(back(u))) - most
 
-    ends = [_end(excess, float(to(value)), float(to(bound))) for bound in place.range(fit.problem.limits)]
+    low, high = place.range(fit.problem.limits)
+    bounds = min(low, value), max(high, value)
+    ends = [_end(excess, float(to(value)), float(to(bound))) for bound in bounds]
     (low, low_open), (high, high_open) = ((float(back(u)), is_open) for u, is_open in ends)
     return ProfileInterval(name, value, low, high, level, low_open, high_open)
 

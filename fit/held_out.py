@@ -24,6 +24,10 @@ _NOISES = 64
 """Residuals that every draw's curve is paired with in a prediction interval: with one each, its ends move by a twentieth with the seed."""
 
 
+_CELLS = 1_000_000
+"""Weights of runs held at once when each is left out in turn: bounds memory."""
+
+
 @dataclass(frozen=True)
 class Score:
     """How well losses were predicted that the fit did not see.
@@ -104,11 +108,15 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
 
     The shape parameters keep the whole fit's bounds.
     """
-    refits = refit(fit, weights=1 - np.eye(fit.num_runs))
-    # Each refit's curve at every run, of which the run it left out is on the diagonal.
-    curves = fit.law.log10_loss(refits.theta, refits.beta, fit.problem.data)
-    predicted = np.where(refits.identified, 10 ** np.diagonal(curves), np.nan)
-    return LeaveOneOut(predicted, 10**fit.problem.observed, int(np.sum(~refits.identified)))
+    runs, at_once = np.arange(fit.num_runs), max(1, _CELLS // fit.num_runs)
+    predicted = np.full(fit.num_runs, np.nan)
+    for start in range(0, fit.num_runs, at_once):
+        out = runs[start : start + at_once]
+        refits = refit(fit, weights=(runs != out[:, None]).astype(np.float64))
+        # Each refit's curve at all these runs, of which the one it left out is on the diagonal.
+        curves = fit.law.log10_loss(refits.theta, refits.beta, {name: column[out] for name, column in fit.problem.data.items()})
+        predicted[out] = np.where(refits.identified, 10 ** np.diagonal(curves), np.nan)
+    return LeaveOneOut(predicted, 10**fit.problem.observed, int(np.sum(np.isnan(predicted))))
 
 
 @dataclass(frozen=True, eq=False)

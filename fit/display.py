@@ -96,5 +96,5 @@ def many(number: int, what: str) -> str:
 
 
 def percent(fraction: float) -> str:
-    """`95 %`, `99.5 %`."""
-    return f"{100 * fraction:g} %"
+    """`95%`, `99.5%`."""
+    return f"{100 * fraction:g}%"

@@ -83,7 +83,7 @@ def valley(results: Sequence[Result], level: float) -> Figure:
         Line2D([], [], marker="o", color=INK, linestyle="", label="our optimum"),
         Line2D([], [], marker="*", color=ROUTERS[1], markersize=9, linestyle="", label="published"),
         Line2D([], [], marker=".", color=ROUTERS[0], linestyle="", alpha=0.5, label="draws"),
-        Line2D([], [], color=ROUTERS[2], linewidth=6, alpha=0.35, label=f"{100 * level:g} % region"),
+        Line2D([], [], color=ROUTERS[2], linewidth=6, alpha=0.35, label=f"{100 * level:g}% region"),
         Line2D([], [], color=SOFT, label="objective over\nits least value"),
     ]
     figure.legend(handles=[h for h in handles if drawn or h.get_label() != "published"], loc="outside right center", frameon=False)
@@ -197,7 +197,7 @@ def roll_out_errors(results: Sequence[Result], steps: Mapping[str, Sequence[Roll
         ax.set_ylabel("predicted above observed loss (%)")
         ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}" if value else "0"))
     handles = [Line2D([], [], marker="o", markersize=3, color=colours[size], label=f"up to {count(size)}") for size in splits]
-    handles += [Line2D([], [], color=SOFT, linewidth=4, alpha=0.35, label=f"{100 * level:g} % interval\nof a new run")]
+    handles += [Line2D([], [], color=SOFT, linewidth=4, alpha=0.35, label=f"{100 * level:g}% interval\nof a new run")]
     figure.legend(handles=handles, title="fitted to runs", loc="outside right center", frameon=False)
     outer_labels(axes)
     for ax in axes:

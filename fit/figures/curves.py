@@ -15,7 +15,7 @@ from fit.display import count
 from fit.epc import effective_parameter_count, equal_loss_line
 from fit.figures.style import experts_along, house_style, losses_along, outer_labels, padded, panels, sizes_along
 from fit.laws.interface import Law
-from fit.render.palette import INK, MARKERS, ROUTERS, SOFT, ordered
+from fit.render.palette import INK, MARKERS, PAPER, ROUTERS, SOFT, ordered
 from fit.solve import Fit
 
 SIZE_LABEL = "dense size N (parameters)"
@@ -53,7 +53,8 @@ def _edge(ax: Axes, x: float, place: Literal["top", "bottom"] = "top") -> None:
     ax.axvline(x, color=SOFT, linewidth=0.8, linestyle=":")
     ax.annotate(
         "extrapolated", (x, 0.98 if place == "top" else 0.02), xycoords=("data", "axes fraction"), xytext=(3, 0),
-        textcoords="offset points", va=place, ha="left", rotation=90, fontsize=7.5, color=SOFT,
+        textcoords="offset points", va=place, ha="left", rotation=90, fontsize=7.5, color=SOFT, zorder=5,
+        bbox={"facecolor": PAPER, "edgecolor": "none", "alpha": 0.75, "pad": 1},
     )  # fmt: skip
 
 

@@ -58,10 +58,12 @@ def _table(table: Table) -> str:
         f'<th scope="col"{_class(is_number)}>{escape(head)}</th>' for head, is_number in zip(table.columns, numbers, strict=True)
     )
     rows = ["<tr>" + "".join(_cell(k, cell, numbers[k]) for k, cell in enumerate(row)) + "</tr>" for row in table.rows]
+    # Beside each other, many intervals would not fit the page's width.
+    stacked = ' class="stacked"' if sum(map(bool, map(_CELL.fullmatch, table.rows[0] if table.rows else ()))) > 4 else ""
     note = [f'<p class="note">{escape(table.note)}</p>'] if table.note else []
     lines = [
         f'<div class="table" role="region" aria-label="{escape(table.title)}" tabindex="0">',
-        f"<table><caption>{escape(table.title)}</caption>",
+        f"<table{stacked}><caption>{escape(table.title)}</caption>",
         f"<thead><tr>{heads}</tr></thead>",
         "<tbody>",
         *rows,

@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from rich.box import SIMPLE_HEAD
 from rich.cells import cell_len
 from rich.console import Console
-from rich.padding import Padding
 from rich.table import Table as RichTable
 from rich.text import Text
 
@@ -82,7 +81,7 @@ class _Writer:
             shown.add_row(*(Text(cell) for cell in row))
         self.line()
         self.text(table.title, style="italic")
-        self._console.print(Padding(shown, 0))
+        self._console.print(shown)
         if table.note:
             self.text(table.note, style="dim")
 

@@ -1,39 +1,76 @@
 """An analysis as a document, as JSON, as CSV and LaTeX, and as a folder with all of them."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from fit.analysis import Analysis
 from fit.display import many
 from fit.document import Block, Document, Paragraph, Section
+from fit.epc import has_epc
 from fit.render import drawings, json_text, write_all
 from fit.render.html import to_html
 from fit.render.latex import booktabs
 from fit.render.markdown import to_markdown
-from fit.report import tables
+from fit.report import tables, written
+from fit.report.assessment import Assessment, assess, assessment_json
 from fit.report.findings import findings, headline, title
 from fit.report.record import SCHEMA, coefficients_csv, draws_csv, fit_json
 
-__all__ = ["SCHEMA", "coefficients_csv", "draws_csv", "fit_document", "fit_json", "full_document", "latex_table", "write_report"]
+__all__ = [
+    "SCHEMA",
+    "assess",
+    "assessment_json",
+    "coefficients_csv",
+    "draws_csv",
+    "fit_document",
+    "fit_json",
+    "full_document",
+    "latex_table",
+    "write_report",
+]
 
 
 def fit_document(analysis: Analysis) -> Document:
     """What a fit found: findings, then coefficients, derived figures, certificates, selection, warnings and provenance."""
-    return Document(title(analysis), findings(analysis), _sections(analysis))
+    return _document(findings(analysis), analysis, _sections(analysis))
+
+
+def full_document(analysis: Analysis, assessment: Assessment) -> Document:
+    """The same with figures, held-out errors, residuals and sensitivity: the written report."""
+    found = tuple(text for text in (*findings(analysis), written.roll_out_finding(analysis, assessment)) if text)
+    coefficients, follows, optima, *rest = _sections(analysis)
+    if valley := written.valley_figure(analysis):
+        optima = replace(optima, blocks=(optima.blocks[0], valley, *optima.blocks[1:]))
+    sections = (
+        written.curves_section(analysis),
+        coefficients,
+        follows,
+        written.held_out_section(analysis, assessment),
+        written.residuals_section(analysis, assessment),
+        optima,
+        written.sensitivity_section(assessment),
+        *rest,
+    )
+    return _document(found, analysis, sections)
+
+
+def _document(found: tuple[str, ...], analysis: Analysis, sections: tuple[Section, ...]) -> Document:
+    return Document(title(analysis), found, tuple(section for section in sections if section.blocks))
 
 
 def _sections(analysis: Analysis) -> tuple[Section, ...]:
-    sections = (
+    return (
         Section("Coefficients", (Paragraph(_method(analysis)), *tables.coefficients(analysis))),
         Section("What follows", _kept(_derived(analysis))),
         Section(
-            "Are these the optima?", _kept([tables.certificates_short(analysis), tables.skipped(analysis), tables.certificates(analysis)])
+            "Are these the optima?",
+            _kept([tables.certificates_short(analysis), tables.skipped(analysis), tables.certificates(analysis)]),
         ),
         Section("Which runs", (tables.selection(analysis), tables.selection_log(analysis))),
         Section("Warnings", _kept([tables.warnings_short(analysis), tables.warnings_long(analysis)])),
         Section("Provenance", (tables.origin(analysis),)),
     )
-    return tuple(section for section in sections if section.blocks)
 
 
 def _kept(blocks: "list[Block | None]") -> tuple[Block, ...]:
@@ -68,7 +105,8 @@ def _derived(analysis: Analysis) -> "list[Block | None]":
         if not is_main:
             unit = "FLOPs" if law == "utilisation" else "parameters"
             worth = f"Worth of experts under the {law} law ({unit})"
-            blocks.append(tables.derived(results, ("n_cutoff", "f_cutoff", "epc"), worth, epc_note, on_terminal=False))
+            note = epc_note if has_epc(results[0].law) else ""
+            blocks.append(tables.derived(results, ("n_cutoff", "f_cutoff", "epc"), worth, note, on_terminal=False))
             blocks.append(tables.derived(results, ("loss",), f"Loss on the mean curve, {law} law (nats per token)", on_terminal=False))
         new = f"Loss of a new run, {law} law (nats per token): curve and one run's noise"
         blocks.append(tables.derived(results, ("new_run_loss",), new, on_terminal=False))
@@ -87,22 +125,19 @@ def latex_table(analysis: Analysis) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def full_document(analysis: Analysis, progress: Callable[[int, int, str], None] | None = None) -> Document:
-    """The document of the written report: figures and held-out scores besides, which cost time."""
-    return fit_document(analysis)
-
-
 def write_report(analysis: Analysis, directory: Path, progress: Callable[[int, int, str], None] | None = None) -> tuple[Path, ...]:
     """Write the whole report into `directory`: HTML, Markdown, JSON, CSV, LaTeX and figures. Returns the paths.
 
     `progress(done, all, what)` is called as parts finish. Everything is composed before the first file is written.
     """
-    document = full_document(analysis, progress)
+    assessment = assess(analysis, progress)
+    document = full_document(analysis, assessment)
     figures = drawings(document)
     contents = {
         "report.html": to_html(document, figures),
         "report.md": to_markdown(document),
         "fit.json": json_text(fit_json(analysis)),
+        "assessment.json": json_text(assessment_json(assessment)),
         "draws.csv": draws_csv(analysis),
         "coefficients.csv": coefficients_csv(analysis),
         "coefficients.tex": latex_table(analysis),

@@ -126,10 +126,9 @@ def _cutoffs(results: Sequence[Result]) -> str:
     beyond = [figure.value / largest for figure in figures.values() if figure.extrapolated]
     if not beyond:
         return f"{said}."
-    which = "all" if len(beyond) == len(figures) else f"{len(beyond)} of {len(figures)}"
+    which = "" if len(beyond) == len(figures) else f"{len(beyond)} of them "
     times = " to ".join(dict.fromkeys([_times(min(beyond)), _times(max(beyond))]))
-    subject = "" if len(figures) == 1 else f"{which} "
-    return f"{said}: extrapolated, {subject}{times} times the largest size in the runs ({count(largest)})."
+    return f"{said}: extrapolated, {which}{times} times the largest size in the runs ({count(largest)})."
 
 
 def _times(ratio: float) -> str:
@@ -161,7 +160,7 @@ def _trust(analysis: Analysis, results: Sequence[Result]) -> str:
     if results:
         low, high = min(r.fit.rmse_log10 for r in results), max(r.fit.rmse_log10 for r in results)
         spread = f"{100 * (10**low - 1):.2g}" if low == high else f"{100 * (10**low - 1):.2g} to {100 * (10**high - 1):.2g}"
-        optimum += f"; {law_phrase(results[0])} misses a run's loss by {spread} % (RMSE)"
+        optimum += f"; {law_phrase(results[0])} misses a run's loss by {spread}% (RMSE)"
     return f"{optimum}."
 
 
@@ -179,7 +178,5 @@ def _depends(analysis: Analysis, results: Sequence[Result]) -> str:
             signs.setdefault(result.router, set()).add(s)
     torn = [router for router, found in signs.items() if len(found) > 1]
     if torn:
-        return f"Whether gains shrink with size depends on the law for {listing(torn)}: see c under each law below, and `compare`."
-    return (
-        "These answers rest on the law's form: `cli.py compare` shows which survive another law, one with an irreducible floor above all."
-    )
+        return f"Whether gains shrink with size depends on the law for {listing(torn)}: see c under each law below."
+    return "These answers rest on the law's form: the compare command shows which survive another, one with a floor above all."

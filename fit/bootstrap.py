@@ -3,7 +3,7 @@
 A derived quantity is a function of shape parameters and coefficients; its interval is that function over the draws.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import NormalDist
@@ -20,10 +20,11 @@ from fit.student import t_quantile
 Scheme = Literal["residuals", "pairs", "clusters"]
 Method = Literal["percentile", "bca"]
 
-Quantity = Callable[
-    [Float[np.ndarray, "draws shapes"], Float[np.ndarray, "draws features"]], Float[np.ndarray, "draws quantities"]
-]
+Quantity = Callable[[Float[np.ndarray, "draws shapes"], Float[np.ndarray, "draws features"]], Float[np.ndarray, "draws quantities"]]
 """Any figures that follow from fits: takes the shape parameters and coefficients of many, gives a row for each."""
+
+_NOISES = 64
+"""Residuals that each draw's curve is paired with for a new run: enough that an interval's end moves by under 1 % with their number."""
 
 _LEAST_DRAWS = 20
 """Fewer identified draws than this give no interval: its ends would be the extremes of a handful."""
@@ -164,9 +165,7 @@ def _expanded_ends(draws: Draws, level: float) -> Float[np.ndarray, "2"]:
     return np.array([low, 1 - low])
 
 
-def _quantiles(
-    sample: Float[np.ndarray, "draws quantities"], levels: Float[np.ndarray, "quantities"]
-) -> Float[np.ndarray, "quantities"]:
+def _quantiles(sample: Float[np.ndarray, "draws quantities"], levels: Float[np.ndarray, "quantities"]) -> Float[np.ndarray, "quantities"]:
     """Quantiles, one level per quantity: the draw of rank level x (draws + 1), unbiased for interval ends.
 
     Unlike numpy's, an infinite draw does not turn its neighbours into NaN.
@@ -212,21 +211,26 @@ def parameters(fit: Fit) -> Quantity:
     return fit.law.parameter_values
 
 
-def predicted_loss(fit: Fit, data: dict[str, Float[np.ndarray, "quantities"]]) -> Quantity:
+def predicted_loss(fit: Fit, data: Mapping[str, Float[np.ndarray, "quantities"]]) -> Quantity:
     """Predicted loss (nats per token) on the mean curve at new points, as a quantity."""
     return lambda theta, beta: 10 ** fit.law.log10_loss(theta, beta, data)
 
 
-def new_run_loss(draws: Draws, data: dict[str, Float[np.ndarray, "quantities"]]) -> Quantity:
-    """Loss (nats per token) that a new run at each point would have: the mean curve and one run's noise, drawn with the draws' seed."""
+def new_run_loss(draws: Draws, data: Mapping[str, Float[np.ndarray, "quantities"]]) -> Quantity:
+    """Loss (nats per token) that a new run at each point would have: every draw's curve with every residual, as a quantity.
 
-    def quantity(
+    A row for every pair, so that the ends do not move with the luck of one pairing; of many residuals, 64 quantiles stand for all.
+    """
+    count = min(len(draws.noise), _NOISES)
+    noise = np.quantile(draws.noise, (np.arange(count) + 0.5) / count, method="hazen")
+
+    def losses(
         theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
-    ) -> Float[np.ndarray, "draws quantities"]:
+    ) -> Float[np.ndarray, "pairs quantities"]:
+        """A row for every pair of a curve and a residual; for the fit alone, its curve."""
         curve = draws.fit.law.log10_loss(theta, beta, data)
         if len(curve) == 1:
             return 10**curve
-        generator = np.random.default_rng([draws.seed, 1])
-        return 10 ** (curve + draws.noise[generator.integers(0, len(draws.noise), size=curve.shape)])
+        return 10 ** (curve[:, None] + noise[:, None]).reshape(-1, curve.shape[-1])
 
-    return quantity
+    return _losses

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fit.bootstrap import Draws, Quantity, interval, resample
+from fit.bootstrap import interval, new_run_loss, resample
 from fit.errors import InputError, NotIdentifiedError
 from fit.laws.interface import Law
 from fit.losses import Loss
@@ -19,9 +19,6 @@ from fit.refit import refit
 from fit.solve import Fit, fit_law
 
 _SIZE = "dense_parameter_count"
-
-_NOISES = 64
-"""Residuals that every draw's curve is paired with in a prediction interval: with one each, its ends move by a twentieth with the seed."""
 
 
 _CELLS = 1_000_000
@@ -190,19 +187,6 @@ def roll_out(
     return tuple(steps)
 
 
-def _new_runs(draws: Draws, new: Mapping[str, Float[np.ndarray, "held_out"]]) -> Quantity:
-    """Losses (nats per token) of new runs: every draw's curve with every residual, or with 64 quantiles of them."""
-    count = min(len(draws.noise), _NOISES)
-    noise = np.quantile(draws.noise, (np.arange(count) + 0.5) / count, method="hazen")
-
-    def losses(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "pairs held_out"]:
-        """A row for every pair of a curve and a residual."""
-        curve = draws.fit.law.log10_loss(theta, beta, new)
-        return 10 ** (curve[:, None] + noise[:, None]).reshape(-1, curve.shape[-1])
-
-    return losses
-
-
 def _split(
     law: Law,
     data: Mapping[str, Float[np.ndarray, "runs"]],
@@ -225,7 +209,7 @@ def _split(
         # Without residual degrees of freedom the residuals, and so the intervals, are nought whatever the noise.
         if draws and fit.num_runs > law.num_parameters:
             sample = resample(fit, "residuals", draws, seed)
-            found, failed = interval(sample, _new_runs(sample, new), level), sample.failed
+            found, failed = interval(sample, new_run_loss(sample, new), level), sample.failed
             low, high = found.low, found.high
     except NotIdentifiedError as error:
         reason = str(error)

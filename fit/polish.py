@@ -92,8 +92,9 @@ def _normal_equations(
     """Half the objective's gradient, and the matrix of a Gauss-Newton step. Nought where a residual is not finite."""
     share = np.full((1, r.shape[-1]), 1 / r.shape[-1]) if weights is None else weights / weights.sum(axis=-1, keepdims=True)
     transposed = np.swapaxes(jacobian, -1, -2)
-    gradient = np.matmul(transposed, (share * problem.loss.psi(r))[..., None])[..., 0]
-    hessian = np.matmul(transposed * (share * problem.loss.curvature(r))[:, None], jacobian)
+    with np.errstate(invalid="ignore", over="ignore"):
+        gradient = np.matmul(transposed, (share * problem.loss.psi(r))[..., None])[..., 0]
+        hessian = np.matmul(transposed * (share * problem.loss.curvature(r))[:, None], jacobian)
     lost = ~np.isfinite(hessian).all(axis=(1, 2)) | ~np.isfinite(gradient).all(axis=1)
     gradient[lost], hessian[lost] = 0.0, 0.0
     return gradient, hessian

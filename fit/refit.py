@@ -28,7 +28,7 @@ _HOPE = 30
 _CELLS = 150_000
 """Residuals held at once: bounds memory whatever the number of draws and runs."""
 
-_RANK_SQUARED = 1e-16
+_RANK_SQUARED = 1e-13
 """Least eigenvalue of the scaled J'J below which a resample does not identify the law."""
 
 

@@ -224,7 +224,7 @@ def new_run_loss(draws: Draws, data: Mapping[str, Float[np.ndarray, "quantities"
     count = min(len(draws.noise), _NOISES)
     noise = np.quantile(draws.noise, (np.arange(count) + 0.5) / count, method="hazen")
 
-    def losses(
+    def _losses(
         theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
     ) -> Float[np.ndarray, "pairs quantities"]:
         """A row for every pair of a curve and a residual; for the fit alone, its curve."""

@@ -56,8 +56,11 @@ def plain(x: float, places: int | None = None) -> str:
 
 
 def with_interval(value: float, low: float | None, high: float | None, unit: str = "") -> str:
-    """`-0.0838 [-0.0892, -0.0800]`, or `3.86B [3.40B, 4.45B]` for a count; the value alone where there is no interval."""
-    if low is None or high is None:
+    """`-0.0838 [-0.0892, -0.0800]`, or `3.86B [3.40B, 4.45B]` for a count; the value alone where there is no interval.
+
+    An interval of NaN is one that too few draws gave; its absence is explained by the fit's own warnings.
+    """
+    if low is None or high is None or (math.isnan(low) and math.isnan(high)):
         return count(value) if unit in _COUNTED else plain(value)
     if unit in _COUNTED:
         digits = _count_digits(value, low, high)

@@ -16,7 +16,7 @@ def to_html(document: Document, figures: Mapping[str, str]) -> str:
     style = files("fit.render").joinpath("style.css").read_text(encoding="utf-8") + _dark_figures()
     title = escape(document.title)
     names = [f"s{k}" for k in range(1, len(document.sections) + 1)]
-    contents = "".join(f'<a href="#{i}">{escape(section.title)}</a>' for i, section in zip(names, document.sections, strict=True))
+    contents = " ".join(f'<a href="#{i}">{escape(section.title)}</a>' for i, section in zip(names, document.sections, strict=True))
     parts = [
         "<!DOCTYPE html>",
         '<html lang="en">',

@@ -5,10 +5,11 @@ import unicodedata
 
 from fit.document import Block, Document, Figure, Table, right_aligned
 
-_ANYWHERE = re.compile(r"[\\`*<|~$]|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])")
-"""What means something to Markdown wherever it stands: an underscore only at the edge of a word, a bracket only before a link's target."""
+_ANYWHERE = re.compile(r"[\\`*<|~$]|&(?=[#\w]+;)|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])|#(?=#*$)")
+"""What means something to Markdown wherever it stands: an underscore only at the edge of a word, a bracket only
+before a link's target, hashes only where they would close a heading."""
 
-_AT_START = re.compile(r"^[-+=>#:]|(?<=^\d)[.)]|(?<=^\d\d)[.)]|(?<=^\d\d\d)[.)]|(?<=^\d{4})[.)]|(?<=^\d{5})[.)]")
+_AT_START = re.compile(r"^([-+=>#:]|\d{1,9}(?=[.)]))")
 """What would begin a list, a rule, a quotation or a heading at the start of a line."""
 
 
@@ -47,4 +48,10 @@ def inline(text: str) -> str:
 
 def paragraph(text: str) -> str:
     """The same where it begins a line."""
-    return _AT_START.sub(lambda found: f"\\{found[0]}", inline(text), count=1)
+    line = inline(text)
+    found = _AT_START.match(line)
+    if not found:
+        return line
+    # A sign is escaped itself, of a number the stop or bracket after it.
+    at = found.end() if found[0].isdigit() else 0
+    return f"{line[:at]}\\{line[at:]}"

@@ -3,6 +3,7 @@
 A sentence calls two figures different only where their intervals separate, and a sign known only where the interval keeps clear of nought.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 
 from fit.analysis import DENSE_ROUTER, POOLED, Analysis, Estimate, Result
@@ -68,34 +69,58 @@ def _ranking(results: Sequence[Result], point: str) -> str:
     place = point.removeprefix("loss(").removesuffix(")")
     ordered = sorted((r for r in results if point in r.derived), key=lambda r: r.derived[point].value)
     best = ordered[0]
-    there = f"At {place} (dense size and experts), {law_phrase(best)}"
-    loss = f"{estimate(best.derived[point])} nats per token"
+    outside = ", outside the runs: extrapolated" if best.derived[point].extrapolated else ""
+    there = f"At {place} (dense size and experts{outside}), {law_phrase(best)}"
+    loss = f"{_figure(best.derived[point])} nats per token"
     worth = best.derived.get(f"epc({place})")
-    as_good = f", what a dense model of {estimate(worth)} parameters would reach" if worth else ""
+    as_good = f", what a dense model of {_figure(worth)} parameters would reach{_beyond_dense(best, worth)}" if worth else ""
     if len(ordered) == 1:
-        return f"{there} gives {best.router} a loss of {loss}{as_good}."
+        return f"{there} gives {_who(best.router)} a loss of {loss}{as_good}."
     others = listing(f"{r.router} {plain(r.derived[point].value, 3)}" for r in ordered[1:])
     apart = _separate(best.derived[point], ordered[1].derived[point])
     verdict = {
         True: "their intervals separate",
         False: "their intervals overlap, so the order is not certain",
-        None: "no intervals were made",
+        None: "no intervals are known",
     }
     return f"{there} puts {best.router} first: loss {loss}{as_good}. Then {others}; of the first two, {verdict[apart]}."
 
 
+def _figure(figure: Estimate) -> str:
+    """A figure with its interval; that it is extrapolated is for the sentence to say."""
+    return with_interval(figure.value, figure.low, figure.high, figure.unit)
+
+
+def _beyond_dense(result: Result, worth: Estimate) -> str:
+    """A warning where an effective parameter count lies beyond the largest dense run, on the dense line's extrapolation."""
+    n, e = result.runs.numeric("dense_parameter_count"), result.runs.numeric("num_experts")
+    largest = float(n[e == e.min()].max())
+    if not worth.value > largest:
+        return ""
+    return f" ({_times(worth.value / largest)} times the largest one trained: extrapolated)"
+
+
+def _ends(figure: Estimate) -> tuple[float, float] | None:
+    """An estimate's interval; None where no draws were made, or too few."""
+    if figure.low is None or figure.high is None or math.isnan(figure.low) or math.isnan(figure.high):
+        return None
+    return figure.low, figure.high
+
+
 def _separate(first: Estimate, second: Estimate) -> bool | None:
     """Whether two intervals have nothing in common; None without intervals."""
-    if first.low is None or first.high is None or second.low is None or second.high is None:
+    ends, others = _ends(first), _ends(second)
+    if ends is None or others is None:
         return None
-    return first.high < second.low or second.high < first.low
+    return ends[1] < others[0] or others[1] < ends[0]
 
 
 def sign(figure: Estimate) -> int | None:
     """+1 or -1 where the interval keeps clear of nought, 0 where it does not, None without one."""
-    if figure.low is None or figure.high is None:
+    ends = _ends(figure)
+    if ends is None:
         return None
-    return 1 if figure.low > 0 else -1 if figure.high < 0 else 0
+    return 1 if ends[0] > 0 else -1 if ends[1] < 0 else 0
 
 
 def _interaction(results: Sequence[Result]) -> str:
@@ -106,33 +131,46 @@ def _interaction(results: Sequence[Result]) -> str:
     if None in signs.values():
         return f"Under {law_phrase(results[0])}, c (above nought where gains from experts shrink with size) is {shown}."
     words = {1: "shrink with model size for", -1: "grow with model size for", 0: "may or may not change with model size for"}
-    groups = [(words[value], [router for router, s in signs.items() if s == value]) for value in (1, -1, 0)]
+    groups = [(words[value], [_who(router) for router, s in signs.items() if s == value]) for value in (1, -1, 0)]
     said = listing(f"{word} {listing(members)}" for word, members in groups if members)
     return f"Under {law_phrase(results[0])} the gains from experts {said}: c = {shown}."
 
 
 def _by_router(figures: Mapping[str, Estimate]) -> str:
     """`0.0104 [0.0077, 0.0149] (S-Base) and ...`; marks of extrapolation are left to the sentence."""
-    return listing(f"{with_interval(f.value, f.low, f.high, f.unit)} ({router})" for router, f in figures.items())
+    shown = {router: _figure(figure) for router, figure in figures.items()}
+    return next(iter(shown.values())) if len(shown) == 1 else listing(f"{text} ({router})" for router, text in shown.items())
 
 
 def _cutoffs(results: Sequence[Result]) -> str:
     """Where the gains would end, and how far beyond the data that is."""
     figures = {r.router: r.derived["n_cutoff"] for r in results if "n_cutoff" in r.derived}
-    if not figures:
-        return ""
+    ending = {router: figure for router, figure in figures.items() if math.isfinite(figure.value)}
+    endless = [_who(router) for router in figures if router not in ending]
+    never = f"By the same law experts never stop helping for {listing(endless)}: c is not above nought." if endless else ""
+    if not ending:
+        return never
     largest = max(float(r.runs.numeric("dense_parameter_count").max()) for r in results)
-    said = f"By the same law experts stop helping at an N_cutoff of {_by_router(figures)} parameters"
-    beyond = [figure.value / largest for figure in figures.values() if figure.extrapolated]
-    if not beyond:
-        return f"{said}."
-    which = "" if len(beyond) == len(figures) else f"{len(beyond)} of them "
-    times = " to ".join(dict.fromkeys([_times(min(beyond)), _times(max(beyond))]))
-    return f"{said}: extrapolated, {which}{times} times the largest size in the runs ({count(largest)})."
+    said = f"By the same law experts stop helping at an N_cutoff of {_by_router(ending)} parameters"
+    beyond = [figure.value / largest for figure in ending.values() if figure.extrapolated]
+    if beyond:
+        which = "" if len(beyond) == len(ending) else f"{len(beyond)} of them "
+        times = " to ".join(dict.fromkeys([_times(min(beyond)), _times(max(beyond))]))
+        said += f": extrapolated, {which}{times} times the largest size in the runs ({count(largest)})"
+    return " ".join(filter(None, [f"{said}.", never]))
+
+
+_FAR_OFF = 1e4
+"""A multiple of the largest size beyond which its digits say nothing more."""
 
 
 def _times(ratio: float) -> str:
-    return count(float(f"{ratio:.2g}"))
+    return f"over {_FAR_OFF:,.0f}" if ratio > _FAR_OFF else f"{float(f'{ratio:.2g}'):,g}"
+
+
+def _who(router: str) -> str:
+    """How sentences call a router; the runs of a file that names none are "all"."""
+    return "all runs" if router == "all" else router
 
 
 def _dense(analysis: Analysis) -> str:
@@ -148,7 +186,7 @@ def _trust(analysis: Analysis, results: Sequence[Result]) -> str:
     everything = analysis.results
     gradient = max(result.fit.certificate.gradient for result in everything)
     missed = [r for r in everything if r.fit.certificate.best_in_search < r.fit.certificate.objective * (1 - 1e-9)]
-    said = f"All {len(everything)} fits" if len(everything) > 1 else "The fit"
+    said = {1: "The fit", 2: "Both fits"}.get(len(everything), f"All {len(everything)} fits")
     optimum = f"{said} ended at the best point met in the search (largest gradient {gradient:.0e})"
     if missed:
         optimum = (

@@ -10,7 +10,7 @@ from jaxtyping import Inexact
 STEP = 1e-100
 """h: far below rounding, so that derivatives are exact, and far above underflow."""
 
-_LN10 = float(np.log(10))
+_LOG10_E = float(np.log10(np.e))
 
 
 def log(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:
@@ -25,7 +25,7 @@ def log(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:
 
 def log10(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:
     """The same, base 10."""
-    return log(x) / _LN10 if np.iscomplexobj(x) else np.log10(x)
+    return log(x) * _LOG10_E if np.iscomplexobj(x) else np.log10(x)
 
 
 def exp(x: Inexact[np.ndarray, "*shape"]) -> Inexact[np.ndarray, "*shape"]:

@@ -14,7 +14,7 @@ _NEWTON = 1e-9
 """Below this predicted relative gain a step is taken as it is: the objective's own rounding could no longer judge it."""
 
 
-_CELLS = 30_000
+_CELLS = 20_000
 """Residuals differentiated at once: few enough that their derivatives stay in the processor's cache."""
 
 

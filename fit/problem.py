@@ -15,10 +15,17 @@ from fit.losses import Loss
 
 
 def _combine(
-    features: Float[np.ndarray, "batch runs features"], beta: Float[np.ndarray, "batch features"]
+    features: Float[np.ndarray, "batch features runs"], beta: Float[np.ndarray, "batch features"]
 ) -> Float[np.ndarray, "batch runs"]:
     """sum_j beta_j phi_j."""
-    return np.einsum("brf,bf->br", features, beta)
+    return np.einsum("bfr,bf->br", features, beta)
+
+
+def _stepped(theta: Float[np.ndarray, "batch shapes"], k: int) -> Complex[np.ndarray, "batch shapes"]:
+    """`theta` with a complex step along shape parameter `k`."""
+    moved = theta.astype(np.complex128)
+    moved[:, k] += 1j * STEP
+    return moved
 
 
 @dataclass(frozen=True)
@@ -53,7 +60,7 @@ class Problem:
         observed: Float[np.ndarray, "#batch runs"],
     ) -> Float[np.ndarray, "batch runs"]:
         """The loss's residual of every run."""
-        eta = _combine(self.law.features(theta, self.data), beta)
+        eta = _combine(self.law.features(theta, self.data).swapaxes(-1, -2), beta)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return self.loss.residual(self.law.link.log10_loss(eta, theta), observed)
 
@@ -64,35 +71,25 @@ class Problem:
         observed: Float[np.ndarray, "#batch runs"],
     ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs unknowns"]]:
         """Residuals, and their exact derivatives by the coefficients and by the shape parameters' coordinates."""
-        link, shapes = self.law.link, theta.shape[-1]
-        derivatives = np.empty((len(theta), beta.shape[-1] + shapes, len(self.observed)))
-        features, moved = self._moved_features(theta)
+        link, count = self.law.link, beta.shape[-1]
+        derivatives = np.empty((len(theta), count + theta.shape[-1], len(self.observed)))
+        features, along_shapes = derivatives[:, :count], derivatives[:, count:]
+        if not self.law.shapes:
+            features[:] = self.law.features(theta, self.data).swapaxes(-1, -2)
+        for k in range(theta.shape[-1]):
+            # One at a time and none kept, so that the next finds its memory warm.
+            moved = self.law.features(_stepped(theta, k), self.data).swapaxes(-1, -2)
+            if k == 0:
+                features[:] = np.real(moved)
+            along_shapes[:, k] = _combine(np.imag(moved), beta)
         eta = _combine(features, beta)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             along_eta = self.loss.residual(link.log10_loss(eta + 1j * STEP, theta), observed)
-            slope = np.imag(along_eta) / STEP
-            np.multiply(slope[:, None], features.swapaxes(-1, -2), out=derivatives[:, : beta.shape[-1]])
-            for k, (theta_moved, features_moved) in enumerate(moved):
-                along = slope * _combine(np.imag(features_moved), beta)
-                if k < link.num_shapes:
-                    along += np.imag(self.loss.residual(link.log10_loss(eta + 0j, theta_moved), observed))
-                scale = theta[:, k : k + 1] if self.logarithmic[k] else 1.0
-                derivatives[:, beta.shape[-1] + k] = along * (scale / STEP)
+            derivatives *= (np.imag(along_eta) / STEP)[:, None]
+            for k in range(link.num_shapes):
+                along_shapes[:, k] += np.imag(self.loss.residual(link.log10_loss(eta + 0j, _stepped(theta, k)), observed))
+            along_shapes *= np.where(self.logarithmic, theta, 1.0)[..., None] / STEP
         return np.real(along_eta), derivatives.swapaxes(-1, -2)
-
-    def _moved_features(
-        self, theta: Float[np.ndarray, "batch shapes"]
-    ) -> tuple[
-        Float[np.ndarray, "batch runs features"],
-        list[tuple[Complex[np.ndarray, "batch shapes"], Complex[np.ndarray, "batch runs features"]]],
-    ]:
-        """The features, and for each shape parameter `theta` with a complex step along it and the features there."""
-        moved: list[tuple[Complex[np.ndarray, "batch shapes"], Complex[np.ndarray, "batch runs features"]]] = []
-        for k in range(theta.shape[-1]):
-            theta_moved = theta.astype(np.complex128)
-            theta_moved[:, k] += 1j * STEP
-            moved.append((theta_moved, self.law.features(theta_moved, self.data)))
-        return np.real(moved[0][1]) if moved else self.law.features(theta, self.data), moved
 
     def working_weights(self, theta: Float[np.ndarray, "batch shapes"]) -> Float[np.ndarray, "batch runs"]:
         """dr/deta at the observed losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""

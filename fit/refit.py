@@ -13,10 +13,10 @@ from fit.solve import Fit
 _COARSE = 0.75
 """Grid points along each shape for a resample, as a fraction of the point fit's: its optimum is also tried, so fewer will do."""
 
-_TOLERANCE = 1e-14
-"""Relative gain at which a resample's polish ends: its parameters are then within 1e-6 of their own spread of the optimum."""
+_TOLERANCE = 1e-12
+"""Relative gain at which a resample's polish ends: its parameters are then within 1e-5 of their own spread of the optimum."""
 
-_STAGES = (4, 6, 60)
+_STAGES = (3, 4, 8, 60)
 """Steps after which a draw's starts are compared."""
 
 _TOGETHER = 0.01

@@ -27,9 +27,9 @@ def log_saturate(
 ) -> Inexact[np.ndarray, "*batch runs"]:
     """ln Ê of every run, worked out once for each number of experts where few are met."""
     distinct, place = np.unique(e, return_inverse=True)
-    if 2 * len(distinct) > len(e):
-        return log(saturate(e, e_start, rho))
-    return np.take(log(saturate(distinct, e_start, rho)), place, axis=-1)
+    few = 2 * len(distinct) <= len(e)
+    inverse = 1 / ((distinct if few else e) - 1 + e_start / (1 - rho)) + rho / e_start
+    return -np.take(log(inverse), place, axis=-1) if few else -log(inverse)
 
 
 def unsaturate(

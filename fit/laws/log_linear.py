@@ -12,7 +12,7 @@ E_START = Shape("E_start", low=1.0, high=64.0, points=14)
 RHO = Shape("rho", low=RHO_LOW, high=RHO_HIGH, points=16, coordinate="linear")
 """E_start/E_max; see `fit.saturation`."""
 
-LN10 = float(np.log(10))
+LOG10_E = float(np.log10(np.e))
 
 _COLUMNS = ("dense_parameter_count", "num_experts")
 _SIGNS = {"a": -1, "b": -1, "c": 1}
@@ -31,7 +31,7 @@ def _bilinear(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
 
 def _bounded(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
     x = np.log10(data["dense_parameter_count"])
-    e = log_saturate(data["num_experts"], theta[..., 0:1], theta[..., 1:2]) / LN10
+    e = log_saturate(data["num_experts"], theta[..., 0:1], theta[..., 1:2]) * LOG10_E
     return stack_features(theta, (x, e, x * e, np.ones_like(x)))
 
 

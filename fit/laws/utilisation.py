@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Data, Law, Roles, Shape, Theta, stack_features
-from fit.laws.log_linear import LN10, report_e_max
+from fit.laws.log_linear import LOG10_E, report_e_max
 from fit.saturation import RHO_HIGH, RHO_LOW, log_saturate
 
 B_UNIT = 2.0**20
@@ -28,7 +28,7 @@ def utilisation_of(data: Data) -> Float[np.ndarray, "runs"]:
 
 def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
     x = np.log10(data["flops_per_step"])
-    b = log_saturate(utilisation_of(data), theta[..., 0:1], theta[..., 1:2]) / LN10
+    b = log_saturate(utilisation_of(data), theta[..., 0:1], theta[..., 1:2]) * LOG10_E
     return stack_features(theta, (x, b, x * b, np.ones_like(x)))
 
 

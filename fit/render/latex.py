@@ -19,7 +19,8 @@ _GREEK = frozenset({
     "nu", "xi", "omicron", "pi", "rho", "sigma", "tau", "upsilon", "phi", "chi", "psi", "omega",
 })  # fmt: skip
 _CAPITALS = {"Gamma", "Delta", "Theta", "Lambda", "Xi", "Pi", "Sigma", "Upsilon", "Phi", "Psi", "Omega"}
-_NAME = re.compile(r"(alpha|beta|gamma|delta|[A-Za-z]{1,2})_([A-Za-z0-9]+)|ln_C|[abcdk]")
+_INDEXED = r"(?:alpha|beta|gamma|delta|[A-Za-z]{1,2})_[A-Za-z0-9]+"
+_NAME = re.compile(rf"{_INDEXED}|[abcdk]")
 """Names of parameters, which are set as mathematics."""
 
 
@@ -28,12 +29,12 @@ def booktabs(table: Table, label: str) -> str:
     heads = [name(head) for head in table.columns]
     aligned = "".join("r" if is_right else "l" for is_right in right_aligned(table.rows, len(heads)))
     lines = [line for row in table.rows for line in _lines(row)]
-    note = [f"  \\par\\smallskip\\footnotesize {escape(table.note)}"] if table.note else []
+    note = [f"  \\par\\smallskip\\footnotesize {prose(table.note)}"] if table.note else []
     return "\n".join(
         [
             r"\begin{table}",
             r"  \centering",
-            f"  \\caption{{{escape(table.title)}}}",
+            f"  \\caption{{{prose(table.title)}}}",
             f"  \\label{{{label}}}",
             f"  \\begin{{tabular}}{{{aligned}}}",
             r"    \toprule",
@@ -72,16 +73,23 @@ def _mathematics(text: str) -> str:
 
 def name(text: str) -> str:
     """A column's head: `E_start` becomes $E_{\\mathrm{start}}$, `alpha_N` $\\alpha_{N}$; other text is escaped."""
-    found = _NAME.fullmatch(text)
-    if not found:
+    if not _NAME.fullmatch(text):
         return escape(text)
-    if text == "ln_C":
-        return r"$\ln C$"
-    if found[1] is None:
-        return f"${text}$"
-    base = f"\\{found[1]}" if found[1] in _GREEK else found[1]
-    index = found[2] if len(found[2]) == 1 else f"\\mathrm{{{found[2]}}}"
-    return f"${base}_{{{index}}}$"
+    base, _, index = text.partition("_")
+    if not index:
+        return f"${base}$"
+    base = f"\\{base}" if base in _GREEK or base == "ln" else base
+    return f"${base}_{{{index if len(index) == 1 else _upright(index)}}}$" if base != "\\ln" else f"$\\ln {index}$"
+
+
+def _upright(index: str) -> str:
+    return f"\\mathrm{{{index}}}"
+
+
+def prose(text: str) -> str:
+    """Running text, in which names of parameters with an index are mathematics."""
+    parts = re.split(rf"\b({_INDEXED})\b", " ".join(text.split()))
+    return "".join(name(part) if k % 2 else _escape(part) for k, part in enumerate(parts))
 
 
 def escape(text: str) -> str:

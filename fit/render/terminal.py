@@ -59,9 +59,11 @@ class _Writer:
         self._console = console
 
     def line(self) -> None:
+        """An empty line."""
         self._console.print()
 
     def text(self, text: str, style: str = "", bullet: bool = False) -> None:
+        """A paragraph, or an item of a list."""
         text = encodable(text, self._console.encoding)
         width = min(self._console.width, _WIDEST_TEXT)
         if not bullet:
@@ -72,6 +74,7 @@ class _Writer:
         self._console.print(grid, width=width)
 
     def table(self, table: Table) -> None:
+        """A table below its title and above its note."""
         cells = [[encodable(cell, self._console.encoding) for cell in row] for row in (table.columns, *table.rows)]
         rows = fitted(cells, self._console.width)
         shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)

@@ -62,6 +62,7 @@ def assess(analysis: Analysis, progress: Callable[[int, int, str], None] | None 
     total, done = len(analysis.results) + 2 * len(main), 0
 
     def note(what: str) -> None:
+        """One more part is done."""
         nonlocal done
         done += 1
         if progress:

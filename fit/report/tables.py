@@ -187,13 +187,19 @@ def warning_groups(analysis: Analysis) -> dict[str, dict[str, list[str]]]:
 
 
 def warnings_short(analysis: Analysis) -> Table | None:
-    """A row per code: which fits, and what it says of the first of them."""
+    """A row per code: how many fits, and what it says of the first of them."""
     rows: list[tuple[str, str, str]] = []
     for code, messages in warning_groups(analysis).items():
-        where = list(dict.fromkeys(place for places in messages.values() for place in places))
+        fits = {place for places in messages.values() for place in places} - {"runs"}
         first = next(iter(messages))
-        rows.append((code, _places(where), _cut(first) + (f" (and {len(messages) - 1} more)" if len(messages) > 1 else "")))
-    return Table("By code", ("code", "where", "what"), tuple(rows)) if rows else None
+        rows.append(
+            (
+                code,
+                many(len(fits), "fit") if fits else "the runs",
+                _cut(first) + (f" (and {len(messages) - 1} more)" if len(messages) > 1 else ""),
+            )
+        )
+    return Table("By code", ("code", "of", "what"), tuple(rows)) if rows else None
 
 
 _MOST_TEXT = 170

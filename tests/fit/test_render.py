@@ -14,7 +14,7 @@ from rich.console import Console
 from fit.document import Document, Figure, Paragraph, Section, Table, right_aligned
 from fit.render import json_text
 from fit.render.html import embedded, escape, to_html
-from fit.render.latex import booktabs, name
+from fit.render.latex import booktabs, name, prose
 from fit.render.latex import escape as latex_escape
 from fit.render.markdown import to_markdown
 from fit.render.palette import DARK, MARKERS, ORDERED, PAPER, ROUTERS, ordered
@@ -254,9 +254,13 @@ def test_specials_and_symbols_become_latex() -> None:
 
 
 def test_names_of_parameters_are_mathematics() -> None:
-    assert [name(text) for text in ("a", "E_start", "alpha_N", "L_0", "router")] == [
-        "$a$", r"$E_{\mathrm{start}}$", r"$\alpha_{N}$", "$L_{0}$", "router",
+    assert [name(text) for text in ("a", "E_start", "alpha_N", "L_0", "ln_C", "router")] == [
+        "$a$", r"$E_{\mathrm{start}}$", r"$\alpha_{N}$", "$L_{0}$", r"$\ln C$", "router",
     ]  # fmt: skip
+
+
+def test_names_of_parameters_in_a_caption_are_mathematics_too() -> None:
+    assert prose("L = (N_c / N)^alpha_N in loss_validation") == (r"L = ($N_{c}$ / N)\textasciicircum{}$\alpha_{N}$ in loss\_validation")
 
 
 @given(texts)

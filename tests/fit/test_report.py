@@ -137,6 +137,12 @@ def test_extrapolated_figures_are_marked(analysis: Analysis) -> None:
     assert "extrapolated" in shown
 
 
+def test_units_stand_below_the_coefficients(analysis: Analysis) -> None:
+    shown = printed(fit_document(analysis))
+    assert "E_start and E_max: experts" in shown
+    assert "N_c: parameters" in shown
+
+
 def test_skipped_laws_are_listed_with_their_reason(small: Analysis) -> None:
     shown = printed(fit_document(replace(small, skipped=(Skipped("Hash", "bounded", "too few runs"),))))
     assert "too few runs" in shown

@@ -55,6 +55,7 @@ def slope_lines(result: Result, options: Options) -> list[Line]:
     x = np.log10(sizes) - np.log10(sizes).mean()
 
     def trend(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "draws quantities"]:
+        """Least-squares slope of the per-size slopes against log10 N."""
         del theta
         return (beta[:, : len(sizes)] @ x / (x @ x))[:, None]
 
@@ -193,8 +194,8 @@ def _gain_per_doubling(result: Result, n: float, experts: Float[np.ndarray, "cou
 
 def _experts_line(result: Result, n: float, gains: Mapping[float, float]) -> Line:
     most = max(gains, key=lambda e: gains[e])
-    shares = ", ".join(f"{100 * gains[e] / gains[most]:.0f} % of that to {e:g}" for e in (64.0, 128.0, 256.0, 512.0))
-    text = f"at {short_count(n)} the doubling to {most:g} lowers the loss most, by {100 * gains[most]:.2f} %; {shares}"
+    shares = ", ".join(f"{100 * gains[e] / gains[most]:.0f}% of that to {e:g}" for e in (64.0, 128.0, 256.0, 512.0))
+    text = f"at {short_count(n)} the doubling to {most:g} lowers the loss most, by {100 * gains[most]:.2f}%; {shares}"
     why = f"advice, not a figure; E_max, where Ê saturates, is {estimate(result.coefficients['E_max'])}"
     return Line(
         f"experts/{result.router}", "64 to 128 experts", f"{result.router}: gain per doubling", "64 to 128", None, None, text, None, why

@@ -22,7 +22,7 @@ from fit.grid import routers
 from fit.held_out import RollOutStep
 from fit.report.record import fit_json
 from fit.runs import Runs
-from fit.schema import E, N
+from fit.schema import RUN, STEP, E, N
 from fit.sensitivity import Variant, by_choice, by_step, by_target, load_steps, sensitivity_table
 
 SCHEMA = "routelaw.compare/1"
@@ -76,6 +76,7 @@ def compare(runs: Runs, options: Options, progress: Progress | None = None, *, o
     jobs = 0
 
     def moved(done: int, fits: int, name: str) -> None:
+        """Report progress, with the refits under other choices still to come."""
         nonlocal jobs
         jobs = fits
         if progress:
@@ -112,7 +113,23 @@ def _steps(runs: Runs) -> tuple[dict[int, Runs], str]:
         return {}, str(error)
     if len(steps) < 2:
         return {}, "every run was evaluated at one step only"
+    if not _followed(steps, runs):
+        return {}, "the files, read again, do not show which rows are these runs (it takes hyper_id, and the release's column names)"
     return steps, ""
+
+
+def _followed(steps: Mapping[int, Runs], runs: Runs) -> bool:
+    """Whether the runs read again are these: the same losses where a run's own step is among `steps`."""
+    if not (runs.has(RUN) and runs.has(STEP) and all(again.has(RUN) for again in steps.values())):
+        return False
+    there = {
+        (step, file, run): loss
+        for step, again in steps.items()
+        for file, run, loss in zip(again.file_of.tolist(), again[RUN].tolist(), again.loss.tolist(), strict=True)
+    }
+    own = zip(runs.numeric(STEP).tolist(), runs.file_of.tolist(), runs[RUN].tolist(), runs.loss.tolist(), strict=True)
+    both = [(there[key], loss) for step, file, run, loss in own if (key := (int(step), file, run)) in there]
+    return bool(both) and all(again == loss for again, loss in both)
 
 
 def _sensitivities(runs: Runs, rankings: Mapping[str, Ranking], options: Options) -> tuple[Sensitivity, ...]:

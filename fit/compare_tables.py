@@ -47,7 +47,7 @@ def _score_row(candidate: Candidate, sizes: Sequence[float], least: float | None
 
 def _error(value: float | None) -> str:
     """A root mean square of ln loss as a percentage of the loss, which it is to first order."""
-    return "" if value is None else f"{100 * value:.2f} %"
+    return "" if value is None else f"{100 * value:.2f}%"
 
 
 def _step(step: RollOutStep | None) -> str:
@@ -86,9 +86,10 @@ def agreement_table(agreements: Sequence[Agreement]) -> Table:
         "Which conclusions survive a change of law",
         ("Question", "Router", "Laws that predict best", "Other laws", "Survives"),
         rows,
-        "Each group of laws as answer (laws), or as the range of their figures and of their intervals. A figure survives if the "
-        "laws' intervals have a value in common or their figures lie within a factor of 1.25. Laws without the interaction c take "
-        "for granted that the gain, EPC/N, is the same at every N: they do not answer whether it shrinks, nor where it ends.",
+        "Of each group of laws the answer, with the laws where they differ, or the range of their figures and of their intervals. A figure "
+        "survives if the laws' intervals have a value in common or their figures lie within a factor of 1.25. Laws without the "
+        "interaction c take for granted that the gain, EPC/N, is the same at every N: they do not answer whether it shrinks, nor where "
+        "it ends.",
     )
 
 
@@ -101,6 +102,8 @@ def _summary(answers: Sequence[Answer]) -> str:
         return ""
     if answers[0].question.scale:
         return _range(answers)
+    if len({answer.says for answer in answers}) == 1:
+        return answers[0].says
     says: dict[str, list[str]] = {}
     for answer in answers:
         says.setdefault(answer.says, []).append(answer.law)
@@ -147,7 +150,7 @@ def _cell(answer: Answer, rankings: Mapping[str, Ranking]) -> str:
 
 def _draws(share: float) -> str:
     """The share of draws, never rounded to a certainty that it is not."""
-    return percent(round(share, 3)) if 0.0005 <= share < 0.9995 or share in (0, 1) else ("over 99.9 %" if share > 0.5 else "under 0.1 %")
+    return percent(round(share, 3)) if 0.0005 <= share < 0.9995 or share in (0, 1) else ("over 99.9%" if share > 0.5 else "under 0.1%")
 
 
 def _answer_note(question: Question) -> str:

@@ -123,6 +123,7 @@ def epc_of_row(row: Mapping[str, float], n: float, e: float) -> tuple[float, flo
     def quantity(
         theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
     ) -> Float[np.ndarray, "draws quantities"]:
+        """Effective parameter count at the one point."""
         return effective_parameter_count(BOUNDED, theta, beta, at_n, at_e)
 
     theta, beta = _row(row)

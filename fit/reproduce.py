@@ -35,7 +35,7 @@ SCHEMA = "routelaw.reproduce/1"
 
 SEARCH = (
     "What cannot be computed from the rows is the published search itself: 500 random starts of L-BFGS-B in float32. On the released runs "
-    "at most one start in a hundred comes within 1 % of the optimum, and four or five in a hundred end without a number."
+    "at most one start in a hundred comes within 1% of the optimum, and four or five in a hundred end without a number."
 )
 """What is known of the release's method, measured on the released runs."""
 
@@ -235,6 +235,7 @@ def _by_place(lines: Sequence[Line], holds: bool | None) -> list[str]:
 
 def _valley_finding(valleys: Mapping[str, Valley]) -> str:
     def spread(values: Sequence[float]) -> str:
+        """From the least to the greatest, or the one value."""
         low, high = f"{min(values):.2f}", f"{max(values):.2f}"
         return low if low == high else f"{low} to {high}"
 

@@ -175,7 +175,7 @@ def sensitivity_table(title: str, variants: Sequence[Variant], note: str = "", *
 
 
 def _percent(rmse: float | None) -> str:
-    return "" if rmse is None else f"{100 * rmse:.2f} %"
+    return "" if rmse is None else f"{100 * rmse:.2f}%"
 
 
 def _figure(variant: Variant, name: str) -> str:

@@ -108,7 +108,7 @@ def _known(values: Sequence[float | None]) -> Float[np.ndarray, "known"]:
 
 def _mean(values: Sequence[float | None]) -> str:
     known = _known(values)
-    return f"{100 * known.mean():+.2f} %" if len(known) else ""
+    return f"{100 * known.mean():+.2f}%" if len(known) else ""
 
 
 def variant_lines(found: Sequence[Variant], level: float) -> list[Line]:
@@ -127,7 +127,7 @@ def variant_lines(found: Sequence[Variant], level: float) -> list[Line]:
         mean, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
         reach = error * t_quantile((1 + level) / 2, float(len(gains) - 1))
         text = (
-            f"loss {100 * mean:+.2f} % [{100 * (mean - reach):+.2f}, {100 * (mean + reach):+.2f}] at equal FLOPs and E; "
+            f"loss {100 * mean:+.2f}% [{100 * (mean - reach):+.2f}, {100 * (mean + reach):+.2f}] at equal FLOPs and E; "
             f"higher in {int(np.sum(gains > 0))} of {len(gains)} runs; by Eq. 2 {_gains(mine)[0]}"
         )
         lines.append(Line(f"variants/{name}", place, name, claim, None, None, text, _verdict(claim, mean, reach), _residual_note(mine)))
@@ -142,4 +142,4 @@ def _verdict(claim: str, mean: float, reach: float) -> bool | None:
 
 def _residual_note(mine: Sequence[Variant]) -> str:
     rms = float(np.sqrt(np.mean(np.square([v.residual for v in mine]))))
-    return f"Eq. 2 misses these runs by {100 * rms:.2f} % (root mean square), {_mean([v.residual for v in mine])} on average"
+    return f"Eq. 2 misses these runs by {100 * rms:.2f}% (root mean square), {_mean([v.residual for v in mine])} on average"

@@ -121,6 +121,30 @@ def test_other_choices_are_shown_for_the_papers_law_and_the_best(simulated: Comp
     assert simulated.sensitivity[0].no_steps == "every run was evaluated at one step only"
 
 
+def test_n_cutoff_is_followed_along_the_released_training(release: Path) -> None:
+    found = compare(load_runs(release), Options(laws=("bilinear", "bounded"), routers=("Hash",), draws=0))
+    one = next(one for one in found.sensitivity if one.law == "bounded")
+    assert [one.steps[0].choice, one.steps[-1].choice] == ["step 10,000", "as fitted"]
+    # Training on moves N_cutoff by more than ten times: 5.5 to 81 thousand million parameters.
+    assert one.steps[-1].values["N_cutoff"] > 10 * one.steps[0].values["N_cutoff"]
+    assert "moves with training length: Hash: 5.47B at step 10,000, 81.4B as fitted" in compare_document(found).findings[-1]
+
+
+@pytest.mark.parametrize("header", ["val", "val,loss_validation"])
+def test_steps_are_not_compared_where_the_file_read_again_would_give_other_losses(tmp_path: Path, header: str) -> None:
+    path = tmp_path / "curves.csv"
+    rows = [
+        f"{run},{step},{n},{e},{loss}" + (",9.0" if "," in header else "")
+        for run, (n, e, loss) in enumerate([(1e7, 1, 3.0), (1e7, 8, 2.8), (1e8, 1, 2.6), (1e8, 8, 2.5)])
+        for step in (10, 20)
+    ]
+    path.write_text(f"hyper_id,step,dense_parameter_count,num_experts,{header}\n" + "\n".join(rows))
+    runs = load_runs(path, columns={"loss": "val"})
+    found = compare(runs, Options(laws=("separable",), draws=0))
+    assert [(one.law, one.steps) for one in found.sensitivity] == [("separable", ())]
+    assert ("read again" if "," in header else "no column") in found.sensitivity[0].no_steps
+
+
 def test_without_draws_nothing_is_claimed_of_the_sign() -> None:
     runs = load_runs(simulated_curves())
     found = compare(runs, Options(laws=("bounded",), routers=("S-Base",), draws=0, points=(POINT,)))

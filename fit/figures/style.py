@@ -166,6 +166,7 @@ def outer_labels(axes: Sequence[Axes]) -> None:
         if k % across:
             ax.set_ylabel("")
             ax.tick_params(labelleft=False)
-        if k + across < len(axes):
+        lowest = k + across >= len(axes)
+        if not lowest:
             ax.set_xlabel("")
-            ax.tick_params(labelbottom=False)
+        ax.tick_params(labelbottom=lowest)

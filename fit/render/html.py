@@ -105,6 +105,7 @@ def _dark_figures() -> str:
 
 
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
+_WIDTH, _HEIGHT = re.compile(r'\swidth="([\d.]+)pt"'), re.compile(r'\sheight="[\d.]+pt"')
 _REFERENCE = re.compile(r'(\bid="|(?:xlink:)?href="#|url\(#)')
 
 
@@ -119,4 +120,8 @@ def embedded(svg: str, name: str, caption: str) -> str:
     drawing = drawing.replace("xlink:href", "href")
     drawing = _REFERENCE.sub(lambda found: f"{found[0]}{name}-", drawing)
     drawing = _COLOUR.sub(lambda found: f"var(--c-{found[0][1:]}, {found[0]})" if found[0] in DARK else found[0], drawing)
-    return drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" ', 1)
+    # As wide as it was drawn, with letters the size of the page's own: 1.5 px for each point, and no wider than the page.
+    width = _WIDTH.search(drawing)
+    size = f'style="max-width: {1.5 * float(width[1]):.0f}px" ' if width else ""
+    drawing = _WIDTH.sub(" ", _HEIGHT.sub(" ", drawing, count=1), count=1)
+    return drawing.replace("<svg ", f'<svg role="img" aria-label="{escape(caption)}" {size}', 1)

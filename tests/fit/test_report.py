@@ -4,6 +4,8 @@ import csv
 import io
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from html.parser import HTMLParser
@@ -216,6 +218,12 @@ def test_provenance_holds_what_it_takes_to_repeat_and_no_time_or_machine(analysi
 
 
 # Files
+
+
+def test_a_report_without_files_imports_no_plotting() -> None:
+    code = "import sys, fit.report, fit.render.terminal; print([m for m in ('matplotlib', 'scipy', 'pandas') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DOCUMENTED.parents[1])
+    assert done.stdout.strip() == "[]"
 
 
 def test_draws_hold_every_draw_at_full_precision(small: Analysis) -> None:

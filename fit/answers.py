@@ -188,7 +188,8 @@ def agreements(found: Sequence[Answer], rankings: Mapping[str, Ranking]) -> tupl
         equal = equally_good(rankings, router)
         best = tuple(answer for answer in mine if answer.law in equal)
         others = tuple(answer for answer in mine if answer.law not in equal)
-        abstain = tuple(law for law in equal if law not in {answer.law for answer in mine})
+        asked = {answer.law for answer in found if answer.router == router}
+        abstain = tuple(law for law in equal if law in asked and law not in {answer.law for answer in mine})
         survives = "every" if agree(mine) else "best" if best and agree(best) else "none"
         out.append(Agreement(question, router, survives, best, others, abstain))
     return tuple(out)

@@ -194,9 +194,8 @@ def _gain_per_doubling(result: Result, n: float, experts: Float[np.ndarray, "cou
 
 def _experts_line(result: Result, n: float, gains: Mapping[float, float]) -> Line:
     most = max(gains, key=lambda e: gains[e])
-    shares = ", ".join(f"{100 * gains[e] / gains[most]:.0f}% of that to {e:g}" for e in (64.0, 128.0, 256.0, 512.0))
-    text = f"at {short_count(n)} the doubling to {most:g} lowers the loss most, by {100 * gains[most]:.2f}%; {shares}"
+    shares = listing(f"{100 * gains[e] / gains[most]:.0f}% to {e:g}" for e in (128.0, 256.0, 512.0))
+    text = f"largest to {most:g}: {100 * gains[most]:.2f}% of the loss; of that, {shares}"
     why = f"advice, not a figure; E_max, where Ê saturates, is {estimate(result.coefficients['E_max'])}"
-    return Line(
-        f"experts/{result.router}", "64 to 128 experts", f"{result.router}: gain per doubling", "64 to 128", None, None, text, None, why
-    )
+    name = f"{result.router}: gain per doubling at {short_count(n)}"
+    return Line(f"experts/{result.router}", "64 to 128 experts", name, "64 to 128", None, None, text, None, why)

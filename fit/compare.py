@@ -22,8 +22,9 @@ from fit.grid import routers
 from fit.held_out import RollOutStep
 from fit.report.record import fit_json
 from fit.runs import Runs
-from fit.schema import RUN, STEP, E, N
-from fit.sensitivity import Variant, by_choice, by_step, by_target, load_steps, sensitivity_table
+from fit.schema import E, N
+from fit.sensitivity import Variant, by_choice, by_step, by_target, sensitivity_table, steps_again
+from fit.subject import described, simulated_finding, traceable
 
 SCHEMA = "routelaw.compare/1"
 
@@ -57,6 +58,11 @@ class Comparison:
     answers: tuple[Answer, ...]
     agreements: tuple[Agreement, ...]
     sensitivity: tuple[Sensitivity, ...]
+
+    @property
+    def analysis(self) -> Analysis:
+        """The fits alone, as `fit` would have made them."""
+        return Analysis(self.runs, self.options, tuple(candidate.result for candidate in self.candidates), self.skipped)
 
     def candidate(self, router: str, law: str) -> Candidate | None:
         """This law on this router's runs, or None if it could not be fitted."""
@@ -102,39 +108,9 @@ def _routers(runs: Runs, options: Options) -> tuple[str, ...]:
     return options.routers or there
 
 
-def _steps(runs: Runs) -> tuple[dict[int, Runs], str]:
-    """The runs at every training step, from the files that `runs` came from; or why that cannot be had."""
-    paths = [source.path for source in runs.sources]
-    if not paths or "-" in paths:
-        return {}, "the runs were not read from files that can be read again"
-    try:
-        steps = load_steps(paths, target=runs.target)
-    except InputError as error:
-        return {}, str(error)
-    if len(steps) < 2:
-        return {}, "every run was evaluated at one step only"
-    if not _followed(steps, runs):
-        return {}, "the files, read again, do not show which rows are these runs (it takes hyper_id, and the release's column names)"
-    return steps, ""
-
-
-def _followed(steps: Mapping[int, Runs], runs: Runs) -> bool:
-    """Whether the runs read again are these: the same losses where a run's own step is among `steps`."""
-    if not (runs.has(RUN) and runs.has(STEP) and all(again.has(RUN) for again in steps.values())):
-        return False
-    there = {
-        (step, file, run): loss
-        for step, again in steps.items()
-        for file, run, loss in zip(again.file_of.tolist(), again[RUN].tolist(), again.loss.tolist(), strict=True)
-    }
-    own = zip(runs.numeric(STEP).tolist(), runs.file_of.tolist(), runs[RUN].tolist(), runs.loss.tolist(), strict=True)
-    both = [(there[key], loss) for step, file, run, loss in own if (key := (int(step), file, run)) in there]
-    return bool(both) and all(again == loss for again, loss in both)
-
-
 def _sensitivities(runs: Runs, rankings: Mapping[str, Ranking], options: Options) -> tuple[Sensitivity, ...]:
     """Other choices for the paper's law and the law that predicts best, on every router."""
-    steps, no_steps = _steps(runs)
+    steps, no_steps = steps_again(runs)
     pairs = [(router, law) for router, found in rankings.items() for law in dict.fromkeys(("bounded", found.best)) if law in found.laws]
     with ThreadPoolExecutor(max_workers=os.cpu_count() or 1) as pool:
         return tuple(pool.map(lambda pair: _sensitivity(runs, steps, no_steps, pair[0], pair[1], options), pairs))
@@ -153,7 +129,9 @@ def compare_document(comparison: Comparison) -> Document:
         Section("What each law answers", tuple(answer_tables(comparison.answers, comparison.rankings))),
         Section("What other choices change", tuple(_other_choices(comparison))),
     ]
-    return Document("The laws compared", _findings(comparison), tuple(section for section in sections if section.blocks))
+    analysis = comparison.analysis
+    kept = (*(section for section in sections if section.blocks), *traceable(analysis))
+    return Document(f"Laws compared on {described(analysis)}", (*simulated_finding(analysis), *_findings(comparison)), kept)
 
 
 def _findings(comparison: Comparison) -> tuple[str, ...]:
@@ -168,9 +146,6 @@ def _scores(comparison: Comparison) -> list[Block]:
     there = dict.fromkeys(candidate.router for candidate in comparison.candidates)
     blocks: list[Block] = [Paragraph(SCORES)]
     blocks += [score_table(comparison.candidates, comparison.rankings.get(router), router) for router in there]
-    if comparison.skipped:
-        reasons = "; ".join(f"{one.router} {one.law}: {one.reason}" for one in comparison.skipped)
-        blocks.append(Paragraph(f"Not fitted: {reasons}."))
     return blocks
 
 
@@ -197,11 +172,9 @@ def compare_json(comparison: Comparison) -> dict[str, Any]:
     Besides: `findings`; `scores` of each fit; `rankings` by router; `answers` of each law; `agreements`, whether each survives a
     change of law (`every`, `best`, `none`); `sensitivity`. Errors are root mean squares of ln loss.
     """
-    results = tuple(candidate.result for candidate in comparison.candidates)
-    base = fit_json(Analysis(comparison.runs, comparison.options, results, comparison.skipped))
     return finite(
         {
-            **base,
+            **fit_json(comparison.analysis),
             "schema": SCHEMA,
             "findings": _findings(comparison),
             "scores": [_score_json(candidate) for candidate in comparison.candidates],

@@ -221,7 +221,7 @@ def _surviving(mine: Sequence[Agreement], routers: int) -> str:
         rest = [f"{question.about}: {word} ({router})" for router, word in words.items() if word != YES]
         return "; ".join([*([question.yes + _whose(yes, routers)] if yes else []), *rest])
     if question.scale:
-        return "; ".join(f"{question.about} is {_range((*a.best, *a.others))}{_whose([a.router], routers)}" for a in mine)
+        return f"{question.about} is {listing(f'{_range((*a.best, *a.others))} ({a.router})' for a in mine)}"
     best = (*mine[0].best, *mine[0].others)[0].says
     return f"{question.about} is {best}" if best != UNDECIDED else f"{question.about} is undecided"
 

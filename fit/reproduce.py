@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from fit.analysis import DENSE_ROUTER, Analysis, Options, Result, analyse
+from fit.analysis import DENSE_ROUTER, Analysis, Estimate, Options, Result, analyse
 from fit.as_json import estimate_json, finite
 from fit.claims import (
     best_router_line,
@@ -29,6 +29,7 @@ from fit.published import Line, Valley, dense_lines, table3_lines, valley
 from fit.report.record import fit_json
 from fit.runs import Runs
 from fit.sensitivity import Variant, seed_alone
+from fit.subject import described, simulated_finding, traceable
 from fit.variants import variant_lines, variant_table, variants
 
 SCHEMA = "routelaw.reproduce/1"
@@ -130,7 +131,9 @@ def reproduce_document(found: Reproduction) -> Document:
         Section("What moves them", tuple(rows)),
         Section("Published conclusions", (_claims_table(found.claims), *found.tables)),
     )
-    return Document("The paper's figures, reproduced", _findings(found), tuple(section for section in sections if section.blocks))
+    kept = (*(section for section in sections if section.blocks), *traceable(found.analysis))
+    title = f"The paper's figures beside those of {described(found.analysis)}"
+    return Document(title, (*simulated_finding(found.analysis), *_findings(found)), kept)
 
 
 _HOLDS = {True: "yes", False: "no", None: "-"}
@@ -200,7 +203,7 @@ def _findings(found: Reproduction) -> tuple[str, ...]:
     judged = [line for line in found.figures if line.holds is not None]
     level = percent(found.analysis.options.level)
     if judged:
-        outside = [f"{line.place} {line.name} ({line.published}, ours {estimate(line.ours)})" for line in judged if not line.holds]
+        outside = [f"{line.place} {line.name} ({line.published}, ours {_bare(line.ours)})" for line in judged if not line.holds]
         rest = f" Outside: {listing(outside)}." if outside else ""
         said.append(f"{len(judged) - len(outside)} of {len(judged)} published figures lie inside our {level} intervals.{rest}")
     if found.valleys:
@@ -220,6 +223,11 @@ def _findings(found: Reproduction) -> tuple[str, ...]:
             f"That gains shrink with N rests on the law's form for {routed}: {listing(line.why for line in floors)}. See `compare`."
         )
     return tuple(said)
+
+
+def _bare(figure: Estimate | None) -> str:
+    """A figure without the mark of an extrapolated one, which only tables explain."""
+    return "" if figure is None else estimate(replace(figure, extrapolated=False))
 
 
 def _by_place(lines: Sequence[Line], holds: bool | None) -> list[str]:

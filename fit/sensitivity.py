@@ -147,6 +147,36 @@ def _common_steps(evaluated: Sequence[Float[np.ndarray, "evaluations"]]) -> list
     return [common[round(place)] for place in np.linspace(0, len(common) - 1, MOST_STEPS)]
 
 
+def steps_again(runs: Runs) -> tuple[dict[int, Runs], str]:
+    """The runs at every training step, from the files that `runs` came from; or why that cannot be had."""
+    paths = [source.path for source in runs.sources]
+    if not paths or "-" in paths:
+        return {}, "the runs were not read from files that can be read again"
+    try:
+        steps = load_steps(paths, target=runs.target)
+    except InputError as error:
+        return {}, str(error)
+    if len(steps) < 2:
+        return {}, "every run was evaluated at one step only"
+    if not _followed(steps, runs):
+        return {}, "the files, read again, do not show which rows are these runs (it takes hyper_id, and the release's column names)"
+    return steps, ""
+
+
+def _followed(steps: Mapping[int, Runs], runs: Runs) -> bool:
+    """Whether the runs read again are these: the same losses where a run's own step is among `steps`."""
+    if not (runs.has(RUN) and runs.has(STEP) and all(again.has(RUN) for again in steps.values())):
+        return False
+    there = {
+        (step, file, run): loss
+        for step, again in steps.items()
+        for file, run, loss in zip(again.file_of.tolist(), again[RUN].tolist(), again.loss.tolist(), strict=True)
+    }
+    own = zip(runs.numeric(STEP).tolist(), runs.file_of.tolist(), runs[RUN].tolist(), runs.loss.tolist(), strict=True)
+    both = [(there[key], loss) for step, file, run, loss in own if (key := (int(step), file, run)) in there]
+    return bool(both) and all(again == loss for again, loss in both)
+
+
 def by_step(steps: Mapping[int, Runs], like: Runs, router: str, law: str = "bounded", objective: Loss | None = None) -> tuple[Variant, ...]:
     """The fit at each training step (`load_steps`), then at the evaluations of `like`: the same runs, whatever filters chose them.
 

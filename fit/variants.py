@@ -126,11 +126,9 @@ def variant_lines(found: Sequence[Variant], level: float) -> list[Line]:
             continue
         mean, error = float(gains.mean()), float(gains.std(ddof=1) / np.sqrt(len(gains)))
         reach = error * t_quantile((1 + level) / 2, float(len(gains) - 1))
-        text = (
-            f"loss {100 * mean:+.2f}% [{100 * (mean - reach):+.2f}, {100 * (mean + reach):+.2f}] at equal FLOPs and E; "
-            f"higher in {int(np.sum(gains > 0))} of {len(gains)} runs; by Eq. 2 {_gains(mine)[0]}"
-        )
-        lines.append(Line(f"variants/{name}", place, name, claim, None, None, text, _verdict(claim, mean, reach), _residual_note(mine)))
+        text = f"loss {100 * mean:+.2f}% [{100 * (mean - reach):+.2f}, {100 * (mean + reach):+.2f}]"
+        why = f"at equal FLOPs and E; higher in {int(np.sum(gains > 0))} of {len(gains)} runs; {_gains(mine)[0]} by Eq. 2{_missed(mine)}"
+        lines.append(Line(f"variants/{name}", place, name, claim, None, None, text, _verdict(claim, mean, reach), why))
     return lines
 
 
@@ -140,6 +138,6 @@ def _verdict(claim: str, mean: float, reach: float) -> bool | None:
     return False if mean - reach > 0 else True if mean + reach < 0 else None
 
 
-def _residual_note(mine: Sequence[Variant]) -> str:
+def _missed(mine: Sequence[Variant]) -> str:
     rms = float(np.sqrt(np.mean(np.square([v.residual for v in mine]))))
-    return f"Eq. 2 misses these runs by {100 * rms:.2f}% (root mean square), {_mean([v.residual for v in mine])} on average"
+    return f", which misses these runs by {100 * rms:.2f}% (root mean square; {_mean([v.residual for v in mine])} on average)"

@@ -9,7 +9,7 @@ import pytest
 from scipy.stats import f as f_distribution
 
 from fit.analysis import Estimate, Options, Point
-from fit.answers import CUTOFF, SHRINKS, UNDECIDED, Answer, agree, agreements, best_router, worth
+from fit.answers import CUTOFF, HELP, SHRINKS, UNDECIDED, Answer, agree, agreements, best_router, worth
 from fit.candidates import Ranking, equal_factor
 from fit.compare import Comparison, compare, compare_document, compare_json
 from fit.epc import effective_parameter_count
@@ -61,13 +61,14 @@ def test_a_figure_agrees_where_intervals_share_a_value_or_figures_are_close() ->
 
 def test_an_answer_that_only_the_laws_that_predict_worse_contradict_survives_among_the_best() -> None:
     rankings = {"A": Ranking("A", "held_out", 1.5, ("x", "y", "z"), {"x": 1.0, "y": 1.2, "z": 3.0}, ("x", "y"))}
-    given = [Answer(SHRINKS, "A", "y", "not shown"), Answer(SHRINKS, "A", "z", "yes")]
-    (found,) = agreements(given, rankings)
+    given = [Answer(HELP, "A", "x", "yes"), Answer(SHRINKS, "A", "y", "not shown"), Answer(SHRINKS, "A", "z", "yes")]
+    helps, found = agreements(given, rankings)
+    assert (helps.survives, helps.abstain) == ("every", ("y",))
     assert (found.survives, found.abstain) == ("best", ("x",))
-    (split,) = agreements([Answer(SHRINKS, "A", "x", "yes"), *given], rankings)
-    assert split.survives == "none"
-    (whole,) = agreements([Answer(SHRINKS, "A", "x", "yes"), Answer(SHRINKS, "A", "z", "yes")], rankings)
-    assert whole.survives == "every"
+    split = agreements([Answer(SHRINKS, "A", "x", "yes"), *given[1:]], rankings)
+    assert [one.survives for one in split] == ["none"]
+    whole = agreements([Answer(SHRINKS, "A", "x", "yes"), given[2]], rankings)
+    assert [one.survives for one in whole] == ["every"]
 
 
 def test_the_law_that_made_the_runs_is_among_those_that_predict_best(simulated: Comparison) -> None:

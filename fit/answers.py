@@ -95,7 +95,7 @@ def best_router(point: Point) -> Question:
 
 
 def answers(candidates: Sequence[Candidate], options: Options) -> tuple[Answer, ...]:
-    """Every answer of every law in N and E, router by router, then the best router. `options.points` are those asked for."""
+    """Every answer of every law in N and E, the headline first, the best router last. `options.points` are the models asked about."""
     found: list[Answer] = []
     for candidate in candidates:
         result = candidate.result
@@ -106,7 +106,8 @@ def answers(candidates: Sequence[Candidate], options: Options) -> tuple[Answer, 
         results = {c.router: c.result for c in candidates if c.law == law}
         if len(results) > 1:
             found += [_best(law, results, point, options.level) for point in options.points if point.e > 1]
-    return tuple(found)
+    headlines = (SHRINKS, CUTOFF, HELP)
+    return tuple(sorted(found, key=lambda answer: headlines.index(answer.question) if answer.question in headlines else len(headlines)))
 
 
 def _ratio(result: Result, n: Float[np.ndarray, "points"], e: Float[np.ndarray, "points"], options: Options) -> list[Estimate]:

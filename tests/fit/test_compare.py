@@ -217,7 +217,7 @@ def test_the_first_finding_says_that_the_answer_depends_on_the_law(released: Com
     first, second, *_ = compare_document(released).findings
     assert first.startswith("The answer depends on the law")
     assert "whether the gain from experts shrinks with N (S-Base)" in first
-    assert second.startswith("Whatever the law: experts help at every size tried (every router)")
+    assert second.startswith("Whatever the law: the gain from experts shrinks with N (Hash and RL-R); experts help at every size tried")
 
 
 def test_the_json_holds_every_score_and_answer_and_is_the_same_twice(released: Comparison) -> None:

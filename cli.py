@@ -6,7 +6,7 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one l
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -227,7 +227,7 @@ def _show(output: Output, as_json: Callable[[], dict[str, Any]], as_document: "C
 
 
 @contextmanager
-def _progress(unit: str = "") -> "Iterator[Callable[[int, int, str], None]]":
+def _progress(unit: str = "") -> Generator[Callable[[int, int, str], None], None, None]:
     """Shows how far the work is: a bar on a terminal, a line every few seconds elsewhere; on standard error."""
     if not sys.stderr.isatty():
         last = time.monotonic()

@@ -47,7 +47,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Options:
-    """How to fit. `points` empty: the paper's 5M/E=128 and the smallest and largest size of the runs, at E = 64 or their largest E below it."""
+    """How to fit. `points` left empty are `default_points`; `routers` left empty are all there are."""
 
     laws: tuple[str, ...] = PAPER_LAWS
     routers: tuple[str, ...] = ()
@@ -202,7 +202,10 @@ def _with_slope(runs: Runs) -> Bool[np.ndarray, "runs"]:
 
 
 def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
-    """Fit one law to these runs, with its intervals, derived figures and warnings. Raises `NotIdentifiedError` where they cannot identify it."""
+    """Fit one law to these runs, with its intervals, derived figures and warnings.
+
+    Raises `NotIdentifiedError` where they cannot identify it.
+    """
     data = {name: runs.numeric(name) for name in law.columns}
     fit = fit_law(law, data, runs.loss, options.loss)
     draws = None

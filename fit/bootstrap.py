@@ -111,9 +111,7 @@ def resample(
         raise InputError("the scheme 'clusters' needs the cluster of each run, such as its dense_parameter_count")
     generator = np.random.default_rng(seed)
     noise = noise_residuals(fit)
-    units = np.arange(fit.num_runs)
-    if scheme == "clusters":
-        units = np.unique(clusters, return_inverse=True)[1]
+    units = np.arange(fit.num_runs) if clusters is None or scheme != "clusters" else np.unique(clusters, return_inverse=True)[1]
     count = int(units.max()) + 1
     picks = generator.integers(0, count, size=(draws, count))
     if scheme == "residuals":

@@ -60,9 +60,7 @@ def epc_quantity(law: Law, n: Float[np.ndarray, "quantities"], e: Float[np.ndarr
     return lambda theta, beta: effective_parameter_count(law, theta, beta, n, e)
 
 
-def expert_slope(
-    law: Law, beta: Float[np.ndarray, "*batch features"], n: Float[np.ndarray, "sizes"]
-) -> Float[np.ndarray, "*batch sizes"]:
+def expert_slope(law: Law, beta: Float[np.ndarray, "*batch features"], n: Float[np.ndarray, "sizes"]) -> Float[np.ndarray, "*batch sizes"]:
     """b(N) = b + c log N, the slope of the link in log Ê at these sizes (Eq. 8): negative where experts help."""
     roles = law.roles
     if roles is None or roles.experts is None:

@@ -26,8 +26,8 @@ class Certificate:
 
     `objective`: mean cost per run of the fit's loss. `gradient`: the largest cosine between the residuals and a derivative of theirs
     that a bound does not hold back; nought at an optimum. `remaining`: relative gain a further step predicts.
-    `condition`: condition number of the derivatives with columns scaled to length one. `best_in_search`: the least true objective met on the
-    grid, never below `objective`. `starts` polishes were made, `reached` of them ended at the optimum.
+    `condition`: condition number of the derivatives with columns scaled to length one. `best_in_search`: the least true objective met
+    anywhere, on the grid or by a start; never below `objective`. `starts` polishes were made, `reached` of them ended at the optimum.
     `at_bounds`: shape parameters that ended at a bound.
     """
 

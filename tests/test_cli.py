@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from cli import main
 
 ROOT = Path(__file__).parents[1]
@@ -92,7 +93,10 @@ def test_an_output_that_is_no_longer_read_is_no_failure() -> None:
 
 
 def test_help_imports_no_numerics() -> None:
-    code = "import sys, cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\nprint(sorted({'numpy', 'scipy', 'matplotlib', 'jax'} & set(sys.modules)))"
+    code = (
+        "import sys, cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
+        "print(sorted({'numpy', 'scipy', 'matplotlib', 'jax'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 

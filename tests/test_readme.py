@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from fit.grid import canonical
 from fit.laws import BILINEAR
 from fit.runs import load_runs

@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from jaxtyping import Float
+
 from fit.grid import canonical
 from fit.runs import Runs, load_runs
 from golden import simulated_curves
-from jaxtyping import Float
 
 Sample = tuple[Mapping[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]
 

@@ -4,6 +4,10 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
+from jaxtyping import Float
+from scipy.stats import bootstrap as scipy_bootstrap
+from scipy.stats import t as student
+
 from fit.bootstrap import (
     Draws,
     Scheme,
@@ -22,10 +26,6 @@ from fit.polish import polish
 from fit.refit import refit
 from fit.search import project, shape_grid
 from fit.solve import Fit, fit_law
-from jaxtyping import Float
-from scipy.stats import bootstrap as scipy_bootstrap
-from scipy.stats import t as student
-
 from tests.fit.conftest import Sample
 
 SHAPED = tuple(law for law in CATALOGUE.values() if law.shapes)
@@ -35,9 +35,7 @@ def _fit(law: Law, sample: Sample) -> Fit:
     return fit_law(law, *sample)
 
 
-def _brute_force(
-    fit: Fit, weights: Float[np.ndarray, "1 runs"] | None, observed: Float[np.ndarray, "1 runs"] | None
-) -> float:
+def _brute_force(fit: Fit, weights: Float[np.ndarray, "1 runs"] | None, observed: Float[np.ndarray, "1 runs"] | None) -> float:
     """Least objective from the forty best cells of a grid finer than any the solver uses."""
     problem = fit.problem
     grid, _ = shape_grid(problem, 1.3)
@@ -49,9 +47,7 @@ def _brute_force(
 
 @pytest.mark.parametrize("scheme", ["pairs", "residuals", "clusters"])
 @pytest.mark.parametrize("law", SHAPED, ids=lambda law: law.name)
-def test_every_draw_reaches_the_optimum_brute_force_finds(
-    law: Law, scheme: Scheme, released: Callable[[str], Sample]
-) -> None:
+def test_every_draw_reaches_the_optimum_brute_force_finds(law: Law, scheme: Scheme, released: Callable[[str], Sample]) -> None:
     data, loss = released("RL-R")
     fit = fit_law(law, data, loss)
     generator = np.random.default_rng(5)
@@ -67,9 +63,7 @@ def test_every_draw_reaches_the_optimum_brute_force_finds(
         observed = fit.log10_loss(data) + noise_residuals(fit)[generator.integers(0, len(loss), (6, len(loss)))]
     found = refit(fit, weights, observed)
     for i in range(6):
-        best = _brute_force(
-            fit, None if weights is None else weights[i : i + 1], None if observed is None else observed[i : i + 1]
-        )
+        best = _brute_force(fit, None if weights is None else weights[i : i + 1], None if observed is None else observed[i : i + 1])
         assert found.objective[i] <= best * (1 + 1e-9)
 
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from fit.losses import LN10, Huber, Loss, Squared, SquaredLog, loss_named
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import huber
+
+from fit.losses import LN10, Huber, Loss, Squared, SquaredLog, loss_named
 
 LOSSES = (SquaredLog(), Squared(), Huber(1e-3), Huber(0.1))
 

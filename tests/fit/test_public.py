@@ -3,13 +3,19 @@
 import subprocess
 import sys
 
+import pytest
+
 import fit
 
 
 def test_every_public_name_can_be_had() -> None:
-    assert sorted(fit.__all__) == sorted(name for names in fit._HOME.values() for name in names)
     for name in fit.__all__:
         assert getattr(fit, name) is not None
+
+
+def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="fit_everything"):
+        _ = fit.fit_everything  # pyright: ignore[reportUnknownVariableType]
 
 
 def test_importing_the_package_imports_no_numerics() -> None:

@@ -1,9 +1,10 @@
 """Ê is what Eq. 1 says it is."""
 
 import numpy as np
-from fit.saturation import e_max, saturate, unsaturate
 from hypothesis import given
 from hypothesis import strategies as st
+
+from fit.saturation import e_max, saturate, unsaturate
 
 STARTS, ENDS = st.floats(1, 50), st.floats(60, 1e6)
 

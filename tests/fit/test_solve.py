@@ -4,15 +4,15 @@ from collections.abc import Callable
 
 import numpy as np
 import pytest
-from fit.errors import NotIdentifiedError
-from fit.laws import BILINEAR, BOUNDED, CATALOGUE, DENSE, SEPARABLE, Law, per_size
-from fit.losses import LN10, Huber, Loss, Squared, SquaredLog
-from fit.solve import Fit, fit_law
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
 from scipy.optimize import least_squares
 
+from fit.errors import NotIdentifiedError
+from fit.laws import BILINEAR, BOUNDED, CATALOGUE, DENSE, SEPARABLE, Law, per_size
+from fit.losses import LN10, Huber, Loss, Squared, SquaredLog
+from fit.solve import Fit, fit_law
 from tests.fit.conftest import Sample
 
 ROUTERS = ("S-Base", "Hash", "RL-R")
@@ -22,7 +22,7 @@ ROUTED = tuple(law for law in CATALOGUE.values() if law is not DENSE)
 def _independent_optimum(fit: Fit, starts: int, seed: int = 0) -> float:
     """The least objective that scipy's bounded trust-region solver finds from random starts, all parameters free at once.
 
-    Coefficients are rescaled by the features' spread so that the solver's own tolerances mean something; its residuals are written from the law's
+    Coefficients are scaled by their size so that the solver's own tolerances mean something; its residuals are written from the law's
     formula, `Law.log10_loss`, and share nothing else with the solver under test.
     """
     law, problem = fit.law, fit.problem
@@ -56,9 +56,7 @@ def _independent_optimum(fit: Fit, starts: int, seed: int = 0) -> float:
 
 @pytest.mark.parametrize("router", ROUTERS)
 @pytest.mark.parametrize("law", ROUTED, ids=lambda law: law.name)
-def test_no_law_is_fitted_worse_than_by_an_independent_optimiser(
-    law: Law, router: str, released: Callable[[str], Sample]
-) -> None:
+def test_no_law_is_fitted_worse_than_by_an_independent_optimiser(law: Law, router: str, released: Callable[[str], Sample]) -> None:
     data, loss = released(router)
     fit = fit_law(law, data, loss)
     assert fit.certificate.objective <= _independent_optimum(fit, starts=6) * (1 + 1e-9)
@@ -66,9 +64,7 @@ def test_no_law_is_fitted_worse_than_by_an_independent_optimiser(
 
 @pytest.mark.parametrize("objective", [Squared(), Huber(1e-3), Huber(1e-2)], ids=lambda loss: loss.name)
 @pytest.mark.parametrize("law", [BILINEAR, BOUNDED, CATALOGUE["floor-interaction"]], ids=lambda law: law.name)
-def test_no_loss_is_minimised_worse_than_by_an_independent_optimiser(
-    law: Law, objective: Loss, released: Callable[[str], Sample]
-) -> None:
+def test_no_loss_is_minimised_worse_than_by_an_independent_optimiser(law: Law, objective: Loss, released: Callable[[str], Sample]) -> None:
     data, loss = released("S-Base")
     fit = fit_law(law, data, loss, objective)
     assert fit.certificate.objective <= _independent_optimum(fit, starts=6) * (1 + 1e-9)

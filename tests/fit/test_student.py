@@ -1,10 +1,11 @@
 """Student's t quantile agrees with SciPy's."""
 
 import pytest
-from fit.student import t_quantile
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.special import stdtrit
+
+from fit.student import t_quantile
 
 
 @given(level=st.floats(0.001, 0.999), freedom=st.integers(1, 3000))

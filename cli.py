@@ -16,8 +16,8 @@ import tyro
 
 if TYPE_CHECKING:
     from fit.analysis import Options, Point
-    from fit.document import Document
-    from fit.runs import Runs
+    from fit.load.runs import Runs
+    from fit.show.document import Document
 
 # What a subcommand needs is imported where it is used: `--help` imports no numerics, `fit` no plotting unless a report is written.
 
@@ -43,7 +43,7 @@ class Curves:
 
     def load(self) -> "Runs":
         """The runs asked for."""
-        from fit.runs import load_runs, parse_columns
+        from fit.load.runs import load_runs, parse_columns
         from golden import simulated_curves
 
         source = list(self.curves) or [str(simulated_curves())]
@@ -76,7 +76,7 @@ class Fitting:
         """These options for the library, with the laws to fit."""
         from fit.analysis import Options
         from fit.errors import InputError
-        from fit.losses import loss_named
+        from fit.solver.losses import loss_named
 
         try:
             objective = loss_named(self.loss)
@@ -137,7 +137,7 @@ class Compare:
     def run(self) -> None:
         """Compare, print, and write the report if asked for."""
         from fit.analysis import ALL_LAWS
-        from fit.compare import compare, compare_document, compare_json
+        from fit.studies.compare import compare, compare_document, compare_json
 
         runs = self.runs.load()
         with _progress() as progress:
@@ -156,7 +156,7 @@ class Reproduce:
     def run(self) -> None:
         """Reproduce, print, and write the report if asked for."""
         from fit.analysis import PAPER_LAWS
-        from fit.reproduce import reproduce, reproduce_document, reproduce_json
+        from fit.studies.reproduce import reproduce, reproduce_document, reproduce_json
 
         runs = self.runs.load()
         with _progress() as progress:
@@ -173,7 +173,7 @@ class Fetch:
 
     def run(self) -> None:
         """Download, check, and say where the file is."""
-        from fit.fetch import fetch
+        from fit.load.fetch import fetch
 
         with _progress("bytes") as progress:
             path = fetch(self.path, progress=lambda done, total: progress(done, total or 0, self.path.name))
@@ -207,7 +207,7 @@ def _point(text: str) -> "Point":
 def _finish(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
     """Write the report if a folder was given, then show the result."""
     if output.out:
-        from fit.render import write_document
+        from fit.show.render import write_document
 
         write_document(as_document(), as_json(), output.out, name)
     _show(output, as_json, as_document)
@@ -219,7 +219,7 @@ def _show(output: Output, as_json: Callable[[], dict[str, Any]], as_document: "C
 
         print(json.dumps(as_json(), indent=2, ensure_ascii=False, allow_nan=False))
         return
-    from fit.render.terminal import show
+    from fit.show.render.terminal import show
 
     show(as_document())
     if output.out:

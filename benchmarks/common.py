@@ -13,9 +13,9 @@ import numpy as np
 from jaxtyping import Float
 
 from fit.files import write_atomically
-from fit.grid import canonical
 from fit.laws import Law
-from fit.runs import Runs, load_runs
+from fit.load.grid import canonical
+from fit.load.runs import Runs, load_runs
 
 ROOT = Path(__file__).parents[1]
 

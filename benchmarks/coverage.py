@@ -27,12 +27,12 @@ from jaxtyping import Float
 
 from benchmarks.common import RELEASE, ROOT, machine, sample_for, save
 from benchmarks.coverage_table import markdown_page, table
-from fit.bootstrap import Method, Quantity, Scheme, interval, new_run_loss, resample
 from fit.epc import cutoff, effective_parameter_count, has_cutoff, has_epc
 from fit.errors import InputError, NotIdentifiedError
+from fit.intervals.bootstrap import Method, Quantity, Scheme, interval, new_run_loss, resample
+from fit.intervals.profile import profile_interval, profiled
 from fit.laws import Law, law_named
-from fit.profile import profile_interval, profiled
-from fit.solve import Fit, fit_law
+from fit.solver.solve import Fit, fit_law
 
 METHODS: tuple[Method, ...] = ("percentile", "bca")
 

@@ -28,7 +28,7 @@ from scipy.optimize import minimize
 
 from benchmarks.common import RELEASE, ROOT, Sample, median, sample_for, save, seconds, show, verdict
 from fit.laws import BOUNDED
-from fit.solve import fit_law
+from fit.solver.solve import fit_law
 
 TIMES_FASTER = 100
 """The point fit's target."""

@@ -14,25 +14,25 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from fit.analysis import Analysis, Options, Point, Result, analyse
-    from fit.bootstrap import Draws, Interval, interval, resample
     from fit.epc import cutoff, effective_parameter_count
     from fit.errors import InputError, NotIdentifiedError
-    from fit.grid import canonical, dense, routers
+    from fit.intervals.bootstrap import Draws, Interval, interval, resample
     from fit.laws import CATALOGUE, Law, Shape, law_named, stack_features
-    from fit.losses import Huber, Squared, SquaredLog
-    from fit.runs import Runs, load_runs
-    from fit.solve import Certificate, Fit, fit_law
+    from fit.load.grid import canonical, dense, routers
+    from fit.load.runs import Runs, load_runs
+    from fit.solver.losses import Huber, Squared, SquaredLog
+    from fit.solver.solve import Certificate, Fit, fit_law
 
 _HOME = {
     "fit.analysis": ("Analysis", "Options", "Point", "Result", "analyse"),
-    "fit.bootstrap": ("Draws", "Interval", "interval", "resample"),
+    "fit.intervals.bootstrap": ("Draws", "Interval", "interval", "resample"),
     "fit.epc": ("cutoff", "effective_parameter_count"),
     "fit.errors": ("InputError", "NotIdentifiedError"),
-    "fit.grid": ("canonical", "dense", "routers"),
+    "fit.load.grid": ("canonical", "dense", "routers"),
     "fit.laws": ("CATALOGUE", "Law", "Shape", "law_named", "stack_features"),
-    "fit.losses": ("Huber", "Squared", "SquaredLog"),
-    "fit.runs": ("Runs", "load_runs"),
-    "fit.solve": ("Certificate", "Fit", "fit_law"),
+    "fit.solver.losses": ("Huber", "Squared", "SquaredLog"),
+    "fit.load.runs": ("Runs", "load_runs"),
+    "fit.solver.solve": ("Certificate", "Fit", "fit_law"),
 }
 
 __all__ = [

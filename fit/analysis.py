@@ -11,15 +11,15 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fit.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
+from fit.assess.identify import FitWarning, warnings_for
 from fit.epc import cutoff_quantity, epc_quantity, expert_slope, has_cutoff, has_epc, size_slope
 from fit.errors import InputError, NotIdentifiedError
-from fit.grid import canonical, routers
-from fit.identify import FitWarning, warnings_for
+from fit.intervals.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
 from fit.laws import CATALOGUE, Law, law_named, per_size
-from fit.losses import Loss, SquaredLog
-from fit.runs import Runs
-from fit.solve import Fit, fit_law
+from fit.load.grid import canonical, routers
+from fit.load.runs import Runs
+from fit.solver.losses import Loss, SquaredLog
+from fit.solver.solve import Fit, fit_law
 
 PAPER_LAWS = ("dense", "per-size", "separable", "bilinear", "bounded", "utilisation")
 """The laws of the paper, in its order: what a plain `fit` fits."""

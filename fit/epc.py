@@ -3,8 +3,8 @@
 import numpy as np
 from jaxtyping import Float
 
-from fit.bootstrap import Quantity
 from fit.errors import InputError
+from fit.intervals.bootstrap import Quantity
 from fit.laws.interface import Law
 
 _FAR = 1e12

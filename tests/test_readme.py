@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from fit.grid import canonical
 from fit.laws import BILINEAR
-from fit.runs import load_runs
-from fit.solve import fit_law
+from fit.load.grid import canonical
+from fit.load.runs import load_runs
+from fit.solver.solve import fit_law
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)

@@ -10,7 +10,7 @@ from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Beta, Data, FloorLink, Law, Roles, Shape, Theta, stack_features
 from fit.laws.log_linear import E_START, RHO
-from fit.saturation import e_max, log_saturate
+from fit.laws.saturation import e_max, log_saturate
 
 _FLOOR = Shape("L_0", low=0.0, high=np.inf, points=14, spacing="linear", coordinate="linear")
 _HIGHEST_FLOOR = 0.99

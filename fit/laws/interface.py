@@ -16,7 +16,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Inexact
 
-from fit.complex_step import exp, log10
+from fit.laws.complex_step import exp, log10
 
 Data = Mapping[str, Float[np.ndarray, "runs"]]
 """The columns a law reads, by the release's names."""

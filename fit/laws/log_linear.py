@@ -4,13 +4,13 @@ import numpy as np
 from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Beta, Data, Law, Published, Roles, Shape, Theta, stack_features
-from fit.saturation import RHO_HIGH, RHO_LOW, e_max, log_saturate
+from fit.laws.saturation import RHO_HIGH, RHO_LOW, e_max, log_saturate
 
 E_START = Shape("E_start", low=1.0, high=64.0, points=14)
 """E_start from 1 (our choice: fewer than one effective expert has no meaning) to 64, 13 times the largest published value."""
 
 RHO = Shape("rho", low=RHO_LOW, high=RHO_HIGH, points=16, coordinate="linear")
-"""E_start/E_max; see `fit.saturation`."""
+"""E_start/E_max; see `fit.laws.saturation`."""
 
 LOG10_E = float(np.log10(np.e))
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Data, Law, Roles, Shape, Theta, stack_features
 from fit.laws.log_linear import LOG10_E, report_e_max
-from fit.saturation import RHO_HIGH, RHO_LOW, log_saturate
+from fit.laws.saturation import RHO_HIGH, RHO_LOW, log_saturate
 
 B_UNIT = 2.0**20
 """Twice the tokens of the paper's step, 256 x 2048: two FLOPs a multiply-add."""

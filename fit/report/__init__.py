@@ -5,17 +5,17 @@ from dataclasses import replace
 from pathlib import Path
 
 from fit.analysis import Analysis
-from fit.display import many
-from fit.document import Block, Document, Paragraph, Section
 from fit.epc import has_epc
-from fit.render import drawings, json_text, write_all
-from fit.render.html import to_html
-from fit.render.latex import booktabs
-from fit.render.markdown import to_markdown
 from fit.report import tables, written
 from fit.report.assessment import Assessment, assess, assessment_json
 from fit.report.findings import findings, headline, title
 from fit.report.record import SCHEMA, coefficients_csv, draws_csv, fit_json
+from fit.show.display import many
+from fit.show.document import Block, Document, Paragraph, Section
+from fit.show.render import drawings, json_text, write_all
+from fit.show.render.html import to_html
+from fit.show.render.latex import booktabs
+from fit.show.render.markdown import to_markdown
 
 __all__ = [
     "SCHEMA",

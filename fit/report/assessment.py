@@ -8,8 +8,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from fit.analysis import Analysis, Options, Result
-from fit.as_json import finite
-from fit.assess import (
+from fit.assess.held_out import Score
+from fit.assess.lack_of_fit import (
     LackOfFit,
     ResidualTrend,
     RollOutStep,
@@ -22,10 +22,10 @@ from fit.assess import (
     seed_noise,
 )
 from fit.errors import InputError
-from fit.held_out import Score
+from fit.load.runs import Runs
 from fit.report.findings import headline
-from fit.runs import Runs
-from fit.sensitivity import Variant, by_choice, by_step, by_target, load_steps
+from fit.show.as_json import finite
+from fit.studies.sensitivity import Variant, by_choice, by_step, by_target, load_steps
 
 SCHEMA = "routelaw.assessment/1"
 SIZE = "dense_parameter_count"

@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 
 from fit.analysis import DENSE_ROUTER, POOLED, Analysis, Estimate, Result
-from fit.display import count, estimate, listing, many, plain, with_interval
 from fit.report.record import simulated_runs
+from fit.show.display import count, estimate, listing, many, plain, with_interval
 
 _PREFERRED = ("bounded", "bilinear", "bounded-floor-interaction", "floor-interaction", "separable", "bounded-floor", "floor")
 """The law whose results the findings quote: the first of these that was fitted, the paper's main law (Eq. 1) before all."""

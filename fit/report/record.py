@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fit.analysis import Analysis, Estimate, Result
-from fit.identify import FitWarning
-from fit.runs import DataWarning, SelectionStep
+from fit.assess.identify import FitWarning
+from fit.load.runs import DataWarning, SelectionStep
 
 SCHEMA = "routelaw.fit/1"
 """The schema's name and version: a key that goes or changes its meaning makes a new one, a key that is added does not."""

@@ -4,10 +4,10 @@ import re
 from collections.abc import Sequence
 
 from fit.analysis import Analysis, Estimate, Result
-from fit.display import FAR, count, estimate, listing, many, percent
-from fit.document import Table
+from fit.load.runs import SelectionStep
 from fit.report.record import provenance
-from fit.runs import SelectionStep
+from fit.show.display import FAR, count, estimate, listing, many, percent
+from fit.show.document import Table
 
 EXTRAPOLATED = f"{FAR} outside the sizes or expert counts of the runs: extrapolated."
 

@@ -5,14 +5,14 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from fit.analysis import Analysis, Result
-from fit.display import count, percent, plain
-from fit.document import Block, Figure, Paragraph, Section, Table
+from fit.assess.held_out import Score, pooled
 from fit.epc import has_epc
-from fit.held_out import Score, pooled
-from fit.losses import SquaredLog
 from fit.report.assessment import CHOICES, STEPS, TARGETS, Assessment, FitScore
 from fit.report.findings import headline, law_phrase
-from fit.sensitivity import sensitivity_table
+from fit.show.display import count, percent, plain
+from fit.show.document import Block, Figure, Paragraph, Section, Table
+from fit.solver.losses import SquaredLog
+from fit.studies.sensitivity import sensitivity_table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as MatplotlibFigure
@@ -49,8 +49,8 @@ def _figure(name: str, caption: str, results: Sequence[Result]) -> Figure:
 
 
 def _draw(function: str, *arguments: object) -> "MatplotlibFigure":
-    """Call one of `fit.figures`, imported only now: importing matplotlib takes longer than fitting."""
-    from fit import figures
+    """Call one of `fit.show.figures`, imported only now: importing matplotlib takes longer than fitting."""
+    from fit.show import figures
 
     return getattr(figures, function)(*arguments)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from jaxtyping import Float
 
-from fit.grid import canonical
-from fit.runs import Runs, load_runs
+from fit.load.grid import canonical
+from fit.load.runs import Runs, load_runs
 from golden import simulated_curves
 
 Sample = tuple[Mapping[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]

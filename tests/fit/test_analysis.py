@@ -5,7 +5,7 @@ import pytest
 
 from fit.analysis import ALL_LAWS, DENSE_ROUTER, PAPER_LAWS, POOLED, Options, Point, analyse, default_points, short_count
 from fit.errors import InputError, NotIdentifiedError
-from fit.runs import Runs, load_runs
+from fit.load.runs import Runs, load_runs
 from golden import simulated_curves
 
 QUICK = Options(draws=40)

@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from fit.epc import cutoff, effective_parameter_count, equal_loss_line, expert_slope, has_cutoff, has_epc, size_slope
 from fit.errors import InputError
 from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, UTILISATION, Law
-from fit.saturation import saturate
-from fit.solve import fit_law
+from fit.laws.saturation import saturate
+from fit.solver.solve import fit_law
 from tests.fit.conftest import Sample
 
 WITH_EPC = tuple(law for law in CATALOGUE.values() if has_epc(law))

@@ -18,11 +18,11 @@ from rich.cells import cell_len
 from rich.console import Console
 
 from fit.analysis import Analysis, Estimate, Options, Point, Skipped, analyse
-from fit.document import Document
-from fit.render.terminal import show
+from fit.load.runs import Runs, load_runs
 from fit.report import coefficients_csv, draws_csv, fit_document, fit_json, latex_table, write_report
 from fit.report.findings import headline, sign
-from fit.runs import Runs, load_runs
+from fit.show.document import Document
+from fit.show.render.terminal import show
 from golden import simulated_curves
 
 LAWS = ("dense", "per-size", "separable", "bilinear", "bounded")
@@ -221,7 +221,7 @@ def test_provenance_holds_what_it_takes_to_repeat_and_no_time_or_machine(analysi
 
 
 def test_a_report_without_files_imports_no_plotting() -> None:
-    code = "import sys, fit.report, fit.render.terminal; print([m for m in ('matplotlib', 'scipy', 'pandas') if m in sys.modules])"
+    code = "import sys, fit.report, fit.show.render.terminal; print([m for m in ('matplotlib', 'scipy', 'pandas') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=DOCUMENTED.parents[1])
     assert done.stdout.strip() == "[]"
 

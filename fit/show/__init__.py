@@ -1,0 +1,1 @@
+"""How findings are shown, whatever they are: documents, figures, and their renderers."""

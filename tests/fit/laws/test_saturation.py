@@ -1,0 +1,32 @@
+"""Ê is what Eq. 1 says it is."""
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from fit.laws.saturation import e_max, saturate, unsaturate
+
+STARTS, ENDS = st.floats(1, 50), st.floats(60, 1e6)
+
+
+@given(e_start=STARTS, end=ENDS, e=st.floats(1, 1e5))
+def test_it_is_equation_1_written_as_the_paper_writes_it(e_start: float, end: float, e: float) -> None:
+    expected = 1 / (1 / (e - 1 + 1 / (1 / e_start - 1 / end)) + 1 / end)
+    found = saturate(np.array([e]), np.array([e_start]), np.array([e_start / end]))
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
+
+
+@given(e_start=STARTS, end=ENDS)
+def test_it_starts_at_e_start_and_ends_at_e_max(e_start: float, end: float) -> None:
+    theta = np.array([e_start, e_start / end])
+    ends = saturate(np.array([1.0, 1e300]), theta[:1], theta[1:])
+    np.testing.assert_allclose(ends, [e_start, end], rtol=1e-12)
+    np.testing.assert_allclose(e_max(theta), end, rtol=1e-12)
+
+
+@given(e_start=STARTS, end=ENDS, part=st.floats(0.0, 0.9))
+def test_its_inverse_undoes_it(e_start: float, end: float, part: float) -> None:
+    e_hat = np.array([e_start + part * (end - e_start)])
+    rho = np.array([e_start / end])
+    e = unsaturate(e_hat, np.array([e_start]), rho)
+    np.testing.assert_allclose(saturate(e, np.array([e_start]), rho), e_hat, rtol=1e-9)

@@ -232,13 +232,13 @@ def _progress(unit: str = "") -> Generator[Callable[[int, int, str], None], None
     if not sys.stderr.isatty():
         last = time.monotonic()
 
-        def line(done: int, total: int, what: str) -> None:
+        def _line(done: int, total: int, what: str) -> None:
             nonlocal last
             if time.monotonic() - last > 5:
                 last = time.monotonic()
                 print(f"{done} of {total} {unit} {what}".replace("  ", " "), file=sys.stderr, flush=True)
 
-        yield line
+        yield _line
         return
     from rich.console import Console
     from rich.progress import Progress
@@ -246,10 +246,10 @@ def _progress(unit: str = "") -> Generator[Callable[[int, int, str], None], None
     with Progress(console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
-        def move(done: int, total: int, what: str) -> None:
+        def _move(done: int, total: int, what: str) -> None:
             bar.update(task, completed=done, total=total or None, description=what)
 
-        yield move
+        yield _move
 
 
 def main(arguments: list[str] | None = None) -> int:

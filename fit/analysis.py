@@ -258,15 +258,15 @@ def _derived(fit: Fit, draws: Draws | None, runs: Runs, points: Sequence[Point],
     data = {"dense_parameter_count": n, "num_experts": e}
     labels = [point.label for point in points]
 
-    def at_points(name: str, quantity: Quantity, unit: str) -> dict[str, Estimate]:
+    def _at_points(name: str, quantity: Quantity, unit: str) -> dict[str, Estimate]:
         names = [f"{name}({label})" for label in labels]
         rows = _estimates(fit, draws, quantity, names, options, units=dict.fromkeys(names, unit))
         return {key: replace(row, extrapolated=bool(far)) for (key, row), far in zip(rows.items(), outside, strict=True)}
 
-    found |= at_points("epc", epc_quantity(law, n, e), "parameters")
-    found |= at_points("loss", predicted_loss(fit, data), "nats per token")
+    found |= _at_points("epc", epc_quantity(law, n, e), "parameters")
+    found |= _at_points("loss", predicted_loss(fit, data), "nats per token")
     if draws is not None:
-        found |= at_points("new_run_loss", new_run_loss(draws, data), "nats per token")
+        found |= _at_points("new_run_loss", new_run_loss(draws, data), "nats per token")
     return found | _slopes(fit, draws, sizes, counts, options)
 
 

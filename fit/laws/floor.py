@@ -25,12 +25,12 @@ def _log_experts(theta: Theta, data: Data, saturating: bool) -> Inexact[np.ndarr
 def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interaction: bool) -> Law:
     shapes = (_FLOOR, E_START, RHO) if saturating else (_FLOOR,)
 
-    def features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
+    def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
         x, e = np.log(data["dense_parameter_count"]), _log_experts(theta, data, saturating)
         terms = (x, e, x * e, np.ones_like(x)) if interaction else (x, e, np.ones_like(x))
         return stack_features(theta, terms)
 
-    def report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
+    def _report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
         # The law is written with exponents -a and -b; c keeps its sign; the constant is ln C.
         exponents = beta[..., :-1] * np.array([-1.0, -1.0, 1.0][: beta.shape[-1] - 1])
         values = [theta[..., :1], np.exp(beta[..., -1:]), exponents]
@@ -38,7 +38,7 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
             values += [theta[..., 1:2], e_max(theta[..., 1:])]
         return np.concatenate(values, axis=-1)
 
-    def bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
+    def _bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
         del data
         highest = _HIGHEST_FLOOR * float(loss.min())
         return ((0.0, highest), *((shape.low, shape.high) for shape in shapes[1:]))
@@ -51,14 +51,14 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         source="not the paper's: its laws with an irreducible floor added (our choice, as they extrapolate badly without)",
         columns=("dense_parameter_count", "num_experts"),
         coefficients=(*exponents, "ln_C"),
-        features=features,
+        features=_features,
         shapes=shapes,
         link=FloorLink(),
         parameters=("L_0", "C", *exponents, *(("E_start", "E_max") if saturating else ())),
-        report=report,
+        report=_report,
         units={"L_0": "nats per token", "C": "nats per token", "E_start": "experts", "E_max": "experts"},
         signs={"a": 1, "b": 1, "c": 1},
-        bounds=bounds,
+        bounds=_bounds,
         ratios={"E_max": ("E_start", "rho")} if saturating else {},
         roles=Roles(base=float(np.e), size=0, experts=1, interaction=2 if interaction else None),
     )

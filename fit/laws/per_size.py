@@ -15,7 +15,7 @@ def per_size(sizes: Iterable[float]) -> Law:
     """
     ordered = tuple(sorted({float(size) for size in sizes}))
 
-    def features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
+    def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
         log_e = np.log10(data["num_experts"])
         here = [(data["dense_parameter_count"] == size).astype(np.float64) for size in ordered]
         return stack_features(theta, (*(mask * log_e for mask in here), *here))
@@ -28,6 +28,6 @@ def per_size(sizes: Iterable[float]) -> Law:
         source="the paper, section 4 (fits at one N)",
         columns=("dense_parameter_count", "num_experts"),
         coefficients=(*(f"b({label})" for label in labels), *(f"d({label})" for label in labels)),
-        features=features,
+        features=_features,
         signs={f"b({label})": -1 for label in labels},
     )

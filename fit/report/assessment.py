@@ -21,11 +21,10 @@ from fit.assess.lack_of_fit import (
     roll_out,
     seed_noise,
 )
-from fit.errors import InputError
 from fit.load.runs import Runs
 from fit.report.findings import headline
 from fit.show.as_json import finite
-from fit.studies.sensitivity import Variant, by_choice, by_step, by_target, load_steps
+from fit.studies.sensitivity import Variant, by_choice, by_step, by_target, steps_again
 
 SCHEMA = "routelaw.assessment/1"
 SIZE = "dense_parameter_count"
@@ -58,7 +57,8 @@ class Assessment:
 
 def assess(analysis: Analysis, progress: Callable[[int, int, str], None] | None = None) -> Assessment:
     """Score every fit, and roll out, vary and look for trends in those of the headline law. `progress(done, all, what)`."""
-    main, along = headline(analysis), _steps(analysis)
+    main = headline(analysis)
+    along, _ = ({}, "") if analysis.runs.step is not None else steps_again(analysis.runs)
     total, done = len(analysis.results) + 2 * len(main), 0
 
     def note(what: str) -> None:
@@ -110,18 +110,6 @@ def _variants(result: Result, analysis: Analysis, steps: Mapping[int, Runs]) -> 
     if steps:
         found[STEPS] = by_step(steps, runs, result.router, law, loss)
     return {kind: variants for kind, variants in found.items() if len(variants) > 1}
-
-
-def _steps(analysis: Analysis) -> dict[int, Runs]:
-    """The runs along training; none for runs at one step, or that cannot be read a second time as they were the first."""
-    runs = analysis.runs
-    if runs.step is not None or not runs.sources or any(source.path == "-" for source in runs.sources):
-        return {}
-    try:
-        return load_steps([source.path for source in runs.sources], target=runs.target)
-    except (InputError, OSError):
-        # No column of steps, or headers that were mapped to ours when the runs were loaded.
-        return {}
 
 
 def assessment_json(assessment: Assessment) -> dict[str, Any]:

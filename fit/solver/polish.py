@@ -52,9 +52,11 @@ class _State:
     hessian: Float[np.ndarray, "batch unknowns unknowns"]
 
     def take(self, index: Bool[np.ndarray, "batch"]) -> "_State":
+        """The fits at `index`."""
         return _State(**{name: value[index] for name, value in vars(self).items()})
 
     def put(self, index: Bool[np.ndarray, "batch"], other: "_State", where: Bool[np.ndarray, "some"]) -> None:
+        """Write those of `other` picked by `where` back to the fits at `index` that it was taken from."""
         rows = np.flatnonzero(index)[where]
         for name, value in vars(self).items():
             value[rows] = getattr(other, name)[where]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 
-from fit.show import figures
 from fit.analysis import Analysis, Options, Result, analyse
 from fit.assess.lack_of_fit import RollOutStep, roll_out
 from fit.load.runs import load_runs
+from fit.show import figures
 from fit.show.figures.checks import objective_over
 from fit.show.figures.curves import sizes_and_experts
 from fit.show.figures.style import MOST_PANELS, house_style, panels

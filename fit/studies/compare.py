@@ -22,7 +22,7 @@ from fit.show.display import listing
 from fit.show.document import Block, Document, Paragraph, Section
 from fit.studies.answers import Agreement, Answer, agreements, answers
 from fit.studies.candidates import Candidate, Ranking, fit_candidates, rank
-from fit.studies.compare_tables import SCORES, agreement_table, along_training, answer_tables, findings, score_table
+from fit.studies.compare_tables import SCORES, agreement_table, along_training, answer_tables, findings, held_out_table, score_table
 from fit.studies.sensitivity import Variant, by_choice, by_step, by_target, sensitivity_table, steps_again
 from fit.studies.subject import described, simulated_finding, traceable
 
@@ -146,6 +146,7 @@ def _scores(comparison: Comparison) -> list[Block]:
     there = dict.fromkeys(candidate.router for candidate in comparison.candidates)
     blocks: list[Block] = [Paragraph(SCORES)]
     blocks += [score_table(comparison.candidates, comparison.rankings.get(router), router) for router in there]
+    blocks += [table for router in there if (table := held_out_table(comparison.candidates, router))]
     return blocks
 
 

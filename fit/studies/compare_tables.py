@@ -20,16 +20,25 @@ def score_table(candidates: Sequence[Candidate], ranking: Ranking | None, router
     """The scores of one router's laws, best first; those that cannot be ranked last."""
     mine = {candidate.law: candidate for candidate in candidates if candidate.router == router}
     order = [*(ranking.laws if ranking else ()), *(law for law in mine if not ranking or law not in ranking.laws)]
-    sizes = sorted({step.size for candidate in mine.values() for step in candidate.roll_out})
     least = min((c.aicc for c in mine.values() if c.aicc is not None), default=None)
-    columns = ("Law", "Parameters", "Fit", "Left out", "AICc", *(f"Held out {short_count(size)}" for size in sizes), "Held out", "Covered")
-    rows = tuple(_score_row(mine[law], sizes, least, ranking) for law in order)
+    columns = ("Law", "Parameters", "Fit", "Left out", "AICc", "Held out", "Covered")
+    rows = tuple(_score_row(mine[law], least, ranking) for law in order)
     runs = next(iter(mine.values())).result.fit.num_runs
     return Table(f"{router}: {many(runs, 'run')}", columns, rows, _score_note(ranking))
 
 
-def _score_row(candidate: Candidate, sizes: Sequence[float], least: float | None, ranking: Ranking | None) -> tuple[str, ...]:
-    steps = {step.size: step for step in candidate.roll_out}
+def held_out_table(candidates: Sequence[Candidate], router: str) -> Table | None:
+    """The error at each held-out size of one router's laws; None where no size could be held out."""
+    mine = [candidate for candidate in candidates if candidate.router == router]
+    sizes = sorted({step.size for candidate in mine for step in candidate.roll_out})
+    if not sizes:
+        return None
+    steps = {candidate.law: {step.size: step for step in candidate.roll_out} for candidate in mine}
+    rows = tuple((law, *(_step(by_size.get(size)) for size in sizes)) for law, by_size in steps.items())
+    return Table(f"{router}, size by size", ("Law", *(f"Held out {short_count(size)}" for size in sizes)), rows, on_terminal=False)
+
+
+def _score_row(candidate: Candidate, least: float | None, ranking: Ranking | None) -> tuple[str, ...]:
     equal = ranking is not None and candidate.law in ranking.equal
     difference = "" if candidate.aicc is None or least is None else f"{candidate.aicc - least:+.1f}"
     covered = "" if candidate.covered is None else "{} of {}".format(*candidate.covered)
@@ -39,7 +48,6 @@ def _score_row(candidate: Candidate, sizes: Sequence[float], least: float | None
         _error(candidate.rmse),
         _error(candidate.left_out),
         difference,
-        *(_step(steps.get(size)) for size in sizes),
         _error(candidate.held_out),
         covered,
     )
@@ -59,9 +67,9 @@ def _step(step: RollOutStep | None) -> str:
 
 SCORES = (
     "Root mean square errors as a percentage of the loss. Fit: on the runs fitted. Left out: each run predicted from all the others. Held "
-    "out: each size predicted from all smaller ones (error, then the mean of predicted minus observed loss in nats per token); all sizes "
-    "count alike. Covered: runs of held-out sizes inside their prediction intervals. AICc: difference from the least; it takes residuals "
-    "for independent, which lack of fit makes them not."
+    "out: each size predicted from all smaller ones, all sizes counting alike (size by size: the error, then the mean of predicted minus "
+    "observed loss in nats per token). Covered: runs of held-out sizes inside their prediction intervals. AICc: difference from the "
+    "least; it takes residuals for independent, which lack of fit makes them not."
 )
 """How to read the score tables."""
 

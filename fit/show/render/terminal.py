@@ -77,16 +77,32 @@ class _Writer:
         """A table below its title and above its note."""
         cells = [[encodable(cell, self._console.encoding) for cell in row] for row in (table.columns, *table.rows)]
         rows = fitted(cells, self._console.width)
+        self.line()
+        self.text(table.title, style="italic")
+        if _width(_words(rows)) > self._console.width:
+            self._records(rows)
+        else:
+            self._grid(rows)
+        if table.note:
+            self.text(table.note, style="dim")
+
+    def _grid(self, rows: list[list[str]]) -> None:
+        """Rows below their heads; a cell that is too long goes on in the next line, never in the middle of a word."""
         shown = RichTable(box=SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0), title=None, show_edge=False)
         for head, is_right in zip(rows[0], right_aligned(rows[1:], len(rows[0])), strict=True):
             shown.add_column(Text(head), justify="right" if is_right else "left", overflow="fold", vertical="top")
+        for column, longest in zip(shown.columns, _words(rows)[0], strict=True):
+            column.min_width = cell_len(longest)
         for row in rows[1:]:
             shown.add_row(*(Text(cell) for cell in row))
-        self.line()
-        self.text(table.title, style="italic")
         self._console.print(shown)
-        if table.note:
-            self.text(table.note, style="dim")
+
+    def _records(self, rows: list[list[str]]) -> None:
+        """A table too wide for the terminal, row by row: what names the row, then each head with its cell."""
+        for row in rows[1:]:
+            self.text(" ".join(row[0].split()))
+            for head, cell in zip(rows[0][1:], row[1:], strict=True):
+                self._console.print(Padding(Text(f"{' '.join(head.split())}: {' '.join(cell.split())}"), (0, 0, 0, 2)))
 
 
 def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
@@ -99,6 +115,11 @@ def fitted(rows: list[list[str]], width: int) -> list[list[str]]:
         if _width(form) <= width:
             return form
     return broken if any("\n" in cell for row in broken for cell in row) else rows
+
+
+def _words(rows: list[list[str]]) -> list[list[str]]:
+    """The longest word of each column, as a table of one row."""
+    return [[max((word for cell in column for word in cell.split()), key=cell_len, default="") for column in zip(*rows, strict=True)]]
 
 
 def _turned(rows: list[list[str]]) -> list[list[str]]:

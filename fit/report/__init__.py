@@ -99,7 +99,8 @@ def _derived(analysis: Analysis) -> "list[Block | None]":
         blocks.append(
             tables.derived(main, ("n_cutoff", "f_cutoff", "epc"), f"Worth of experts under the {name} law (parameters)", epc_note)
         )
-        blocks.append(tables.derived(main, ("loss",), f"Loss on the mean curve under the {name} law (nats per token)"))
+        mean = f"Loss on the mean curve under the {name} law (nats per token)"
+        blocks.append(tables.derived(main, ("loss",), mean, on_terminal=False))
     for law, results in tables.grouped(analysis).items():
         is_main = bool(main) and law == main[0].law.name
         if not is_main:

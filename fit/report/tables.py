@@ -27,7 +27,10 @@ def interval_note(analysis: Analysis) -> str:
         return "No draws were made, so there are no intervals."
     resampled = {"residuals": "residuals resampled", "pairs": "runs resampled", "clusters": "whole model sizes resampled"}
     draws = f"{many(options.draws, 'draw')}, {resampled[options.scheme]}, seed {options.seed}"
-    return f"In brackets: {percent(options.level)} {options.method} intervals ({draws})."
+    return (
+        f"In brackets: {percent(options.level)} {options.method} intervals ({draws}). They take the form of the law for right: "
+        "how far it is wrong is not in them."
+    )
 
 
 def coefficients(analysis: Analysis) -> tuple[Table, ...]:

@@ -23,6 +23,8 @@ from fit.report import coefficients_csv, draws_csv, fit_document, fit_json, late
 from fit.report.findings import headline, sign
 from fit.show.document import Document
 from fit.show.render.terminal import show
+from fit.studies.compare import compare, compare_json
+from fit.studies.reproduce import reproduce, reproduce_json
 from golden import simulated_curves
 
 LAWS = ("dense", "per-size", "separable", "bilinear", "bounded")
@@ -157,7 +159,7 @@ def paths(value: Any, at: str = "") -> Iterator[str]:
     """Every key of a JSON value as docs/json.md writes it; names of parameters and figures are NAME."""
     if isinstance(value, dict):
         for key, item in value.items():
-            named = at.endswith((".coefficients", ".derived", ".values"))
+            named = at.endswith((".coefficients", ".derived", ".values", "rankings[].scores")) or at in ("valleys", "seeds")
             yield from paths(item, f"{at}.{'NAME' if named else key}".removeprefix("."))
     elif isinstance(value, list) and value:
         for item in value:
@@ -172,12 +174,19 @@ def documented(title: str) -> set[str]:
 
 
 # Objects whose keys are documented, not they themselves.
-PLAIN = re.compile(r"provenance|selection|fits\[\]\.(coefficients|derived|objective|certificate)|variants\[\]\.values")
+PLAIN = re.compile(
+    r"provenance|selection|fits\[\]\.(coefficients|derived|objective|certificate)|variants\[\]\.values|rankings\[\]\.scores|valleys|seeds"
+)
+
+# Described by a sentence that points to where the same keys are listed.
+ELSEWHERE = re.compile(
+    r"(provenance|selection|fits|skipped)\b.*|sensitivity\[\]\.(choices|targets|steps)\[\].*|claims\[\].*|seeds\.NAME\..*"
+)
 
 
 def undocumented(record: dict[str, Any], title: str) -> set[str]:
     known = documented(title)
-    return {path for path in paths(record) if path not in known and f"{path}[]" not in known and not PLAIN.fullmatch(path)}
+    return {path for path in paths(record) if not known & {path, f"{path}[]", path.removesuffix("[]")} and not PLAIN.fullmatch(path)}
 
 
 def test_every_key_of_the_json_is_documented(analysis: Analysis, released_runs: Runs) -> None:
@@ -185,6 +194,17 @@ def test_every_key_of_the_json_is_documented(analysis: Analysis, released_runs: 
     for found in (analysis, analyse(released_runs, asked)):
         found = replace(found, skipped=(Skipped("Hash", "floor", "why"),))
         assert undocumented(fit_json(found), "fit.json") == set()
+
+
+def test_every_key_of_a_comparison_is_documented() -> None:
+    runs = load_runs(simulated_curves()).where("router_type == 'Dense' or router_type == 'Hash'")
+    record = compare_json(compare(runs, Options(laws=("separable", "bounded"), draws=25)))
+    assert {path for path in undocumented(record, "compare.json") if not ELSEWHERE.fullmatch(path)} == set()
+
+
+def test_every_key_of_a_reproduction_is_documented(released_runs: Runs) -> None:
+    record = reproduce_json(reproduce(released_runs, Options(draws=25)))
+    assert {path for path in undocumented(record, "reproduce.json") if not ELSEWHERE.fullmatch(path)} == set()
 
 
 def test_every_key_of_the_assessment_is_documented(written: Path) -> None:

@@ -32,7 +32,7 @@ _FEW_DEGREES = 10
 """With this many residual degrees of freedom the noise is known to 1/sqrt(20), 22 %; with fewer, an interval's own width is a guess."""
 
 _FEW_CLUSTERS = 20
-"""Cluster schemes are known to cover too little with fewer (Cameron, Gelbach & Miller 2008); the release has six sizes."""
+"""Cluster schemes do not cover as they should with fewer (Cameron, Gelbach & Miller 2008); the release has six sizes."""
 
 _ILL = 1e6
 """The normal equations square it: 1e12 of the 1e16 that float64 has, and a hundredth of where a resample counts as not identified."""
@@ -160,7 +160,10 @@ def _about_runs(fit: Fit, draws: Draws | None) -> Iterator[FitWarning]:
     if draws is None:
         return
     if draws.scheme == "clusters" and draws.units < _FEW_CLUSTERS:
-        message = f"{draws.units} clusters were resampled: with fewer than about {_FEW_CLUSTERS} such intervals are too short"
+        message = (
+            f"{draws.units} clusters were resampled: with fewer than about {_FEW_CLUSTERS} such intervals do not cover what they say; "
+            "docs/coverage.md shows by how much"
+        )
         yield FitWarning("few-clusters", message)
     if draws.failed:
         message = f"{draws.failed} of {draws.failed + len(draws)} draws did not identify the law and are in no interval"

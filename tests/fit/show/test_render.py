@@ -317,3 +317,15 @@ def test_an_ordered_scale_has_as_many_colours_as_asked_for(number: int) -> None:
 
 def test_markers_differ() -> None:
     assert len(set(MARKERS)) == len(MARKERS)
+
+
+def test_a_table_too_wide_for_its_longest_words_is_shown_row_by_row() -> None:
+    table = Table("Wide", ("law", "a-rather-long-head", "another-long-head"), (("bounded-floor-interaction", "one", "two three"),))
+    assert "bounded-floor-interaction\n  a-rather-long-head: one\n  another-long-head: two three\n" in re.sub(
+        r" +\n", "\n", on_terminal(document(table), 40)
+    )
+
+
+def test_no_word_of_a_table_is_broken() -> None:
+    table = Table("Narrow", ("law", "what"), (("bounded-floor-interaction", "words " * 30),))
+    assert "bounded-floor-interaction" in on_terminal(document(table), 60)

@@ -91,7 +91,7 @@ class Output:
     """Where results go."""
 
     out: Path | None = None
-    """A folder for the report: report.html, report.md, JSON, CSV, LaTeX and figures."""
+    """A folder for the report: HTML, Markdown, JSON, and from `fit` CSV, LaTeX and figures too."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON on standard output, and nothing else there."""
 
@@ -121,7 +121,7 @@ class Fit:
         if self.output.out:
             with _progress() as progress:
                 write_report(analysis, self.output.out, progress)
-        _show(self.output, lambda: fit_json(analysis), lambda: fit_document(analysis))
+        _show(self.output, "report", lambda: fit_json(analysis), lambda: fit_document(analysis))
 
 
 @dataclass(frozen=True)
@@ -210,10 +210,10 @@ def _finish(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as
         from fit.show.render import write_document
 
         write_document(as_document(), as_json(), output.out, name)
-    _show(output, as_json, as_document)
+    _show(output, name, as_json, as_document)
 
 
-def _show(output: Output, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
+def _show(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
     if output.json:
         import json
 
@@ -223,7 +223,7 @@ def _show(output: Output, as_json: Callable[[], dict[str, Any]], as_document: "C
 
     show(as_document())
     if output.out:
-        print(f"Report: {output.out / 'report.html'}")
+        print(f"Report: {output.out / f'{name}.html'}")
 
 
 @contextmanager

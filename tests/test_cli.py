@@ -108,3 +108,27 @@ def test_a_fit_imports_no_plotting_and_no_scipy(release: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("command", ["compare", "reproduce"])
+def test_compare_and_reproduce_print_write_and_repeat_themselves(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    laws = ["--law", "separable,bounded", "--router", "Hash"] if command == "compare" else []
+    printed: list[str] = []
+    for name in ("one", "two"):
+        assert main([command, "--draws", "25", *laws, "--out", str(tmp_path / name)]) == 0
+        printed.append(capsys.readouterr().out.replace(f"/{name}/", "/"))
+    assert printed[0] == printed[1]
+    assert "simulated" in printed[0].splitlines()[0]
+    for kind in ("html", "md", "json"):
+        first, second = ((tmp_path / name / f"{command}.{kind}").read_bytes() for name in ("one", "two"))
+        assert first == second
+    assert main([command, "--draws", "25", *laws, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "one" / f"{command}.json").read_text())
+
+
+def test_fetch_says_in_one_line_where_it_cannot_put_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fetch", str(tmp_path)]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert list(tmp_path.iterdir()) == []

@@ -16,14 +16,14 @@ def json_text(record: dict[str, Any]) -> str:
 
 
 def write_document(document: Document, record: dict[str, Any], directory: Path, name: str) -> tuple[Path, ...]:
-    """Write `report.html`, `report.md`, `NAME.json` and `figures/*.svg` into `directory`, made where it is not there.
+    """Write `NAME.html`, `NAME.md`, `NAME.json` and `figures/*.svg` into `directory`, made where it is not there.
 
     Everything is drawn and composed before the first file is written. Returns the paths. Raises `OSError` as the file system does.
     """
     figures = drawings(document)
     contents: dict[str, str] = {
-        "report.html": to_html(document, figures),
-        "report.md": to_markdown(document),
+        f"{name}.html": to_html(document, figures),
+        f"{name}.md": to_markdown(document),
         f"{name}.json": json_text(record),
         **{f"figures/{figure}.svg": svg for figure, svg in figures.items()},
     }

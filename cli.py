@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+# Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 if TYPE_CHECKING:
     from fit.analysis import Options, Point
     from fit.load.runs import Runs

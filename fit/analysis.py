@@ -133,10 +133,12 @@ def analyse(runs: Runs, options: Options, progress: Callable[[int, int, str], No
     """
     jobs = _jobs(runs, options)
     outcomes: list[Result | Skipped] = []
-    # Two laws are fitted at once where there are two cores: the numerics let go of the interpreter. The order is the jobs'.
+    # Two laws are fitted at once where there are two cores: the numerics let go of the interpreter. The longest come first, the
+    # results in the jobs' order.
     with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
-        for done, (job, outcome) in enumerate(zip(jobs, pool.map(lambda job: _run_job(runs, options, *job), jobs), strict=True)):
-            outcomes.append(outcome)
+        waiting = {job: pool.submit(_run_job, runs, options, *job) for job in sorted(jobs, key=_work, reverse=True)}
+        for done, job in enumerate(jobs):
+            outcomes.append(waiting[job].result())
             if progress:
                 progress(done + 1, len(jobs), f"{job[0]} {job[1]}")
     results = tuple(outcome for outcome in outcomes if isinstance(outcome, Result))
@@ -161,6 +163,12 @@ def _jobs(runs: Runs, options: Options) -> list[tuple[str, str]]:
     if not jobs:
         raise InputError(f"nothing to fit: the runs are all dense, and of the laws asked for ({', '.join(options.laws)}) none is `dense`")
     return jobs
+
+
+def _work(job: tuple[str, str]) -> tuple[int, bool]:
+    """Sorts jobs by how long they take: by their shape parameters, then those on all runs at once."""
+    router, law = job
+    return (len(CATALOGUE[law].shapes) if law in CATALOGUE else 0, router == POOLED)
 
 
 def runs_for(runs: Runs, router: str, law: str) -> Runs:

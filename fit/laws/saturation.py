@@ -15,6 +15,10 @@ RHO_LOW, RHO_HIGH = 1e-6, 0.95
 """Range of E_start/E_max that is searched: at the lower end Ê is E - 1 + E_start to one part in 10^3 up to E = 10^3 E_start."""
 
 
+_MANY = 20
+"""Batches larger than this repay looking for runs of equal E."""
+
+
 def saturate(
     e: Inexact[np.ndarray, "*#batch runs"], e_start: Inexact[np.ndarray, "*#batch 1"], rho: Inexact[np.ndarray, "*#batch 1"]
 ) -> Inexact[np.ndarray, "*batch runs"]:
@@ -25,11 +29,12 @@ def saturate(
 def log_saturate(
     e: Inexact[np.ndarray, " runs"], e_start: Inexact[np.ndarray, "*batch 1"], rho: Inexact[np.ndarray, "*batch 1"]
 ) -> Inexact[np.ndarray, "*batch runs"]:
-    """ln Ê of every run, worked out once for each number of experts where few are met."""
-    distinct, place = np.unique(e, return_inverse=True)
-    few = 2 * len(distinct) <= len(e)
-    inverse = 1 / ((distinct if few else e) - 1 + e_start / (1 - rho)) + rho / e_start
-    return -np.take(log(inverse), place, axis=-1) if few else -log(inverse)
+    """ln Ê of every run, worked out once for each number of experts where that saves logarithms."""
+    distinct, place = np.unique(e, return_inverse=True) if e_start.size > _MANY else (e, None)
+    if 2 * len(distinct) > len(e):
+        distinct, place = e, None
+    ln = -log(1 / (distinct - 1 + e_start / (1 - rho)) + rho / e_start)
+    return ln if place is None else np.take(ln, place, axis=-1)
 
 
 def unsaturate(

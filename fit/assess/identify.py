@@ -9,6 +9,7 @@
 | `cutoff-not-identified` | there is no N_cutoff, in the fit or in more draws than an interval leaves outside |
 | `extrapolated-epc` | an effective parameter count at a point outside the runs, or larger than any dense model among them |
 | `few-runs` | hardly more runs than parameters |
+| `few-residuals` | too few residuals for resampling them |
 | `few-clusters` | too few clusters for resampling them |
 | `failed-draws` | resamples that did not identify the law |
 | `ill-conditioned` | parameters that the runs can hardly tell apart |
@@ -159,6 +160,9 @@ def _about_runs(fit: Fit, draws: Draws | None) -> Iterator[FitWarning]:
         yield FitWarning("few-runs", message)
     if draws is None:
         return
+    if draws.scheme == "residuals" and 0 < degrees < _FEW_DEGREES:
+        message = f"{fit.num_runs} residuals are too few to draw from: intervals are a little too short; docs/coverage.md shows by how much"
+        yield FitWarning("few-residuals", message)
     if draws.scheme == "clusters" and draws.units < _FEW_CLUSTERS:
         message = (
             f"{draws.units} clusters were resampled: with fewer than about {_FEW_CLUSTERS} such intervals do not cover what they say; "

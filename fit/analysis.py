@@ -144,8 +144,8 @@ def analyse(runs: Runs, options: Options, progress: Callable[[int, int, str], No
     results = tuple(outcome for outcome in outcomes if isinstance(outcome, Result))
     skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped))
     if not results:
-        reasons = list(dict.fromkeys(s.reason for s in skipped))
-        raise NotIdentifiedError(f"no law can be fitted to these runs: {'; '.join(reasons)}")
+        reasons = "; ".join(dict.fromkeys(s.reason for s in skipped))
+        raise NotIdentifiedError(f"no law can be fitted to these runs: {reasons}. {_what_can_be_fitted(runs, options)}")
     return Analysis(runs, options, results, skipped)
 
 
@@ -163,6 +163,17 @@ def _jobs(runs: Runs, options: Options) -> list[tuple[str, str]]:
     if not jobs:
         raise InputError(f"nothing to fit: the runs are all dense, and of the laws asked for ({', '.join(options.laws)}) none is `dense`")
     return jobs
+
+
+def _what_can_be_fitted(runs: Runs, options: Options) -> str:
+    """The laws that were not asked for and that these runs do identify, as a sentence."""
+    others = replace(options, draws=0, laws=tuple(name for name in ALL_LAWS if name not in options.laws))
+    try:
+        jobs = _jobs(runs, others) if others.laws else []
+    except InputError:
+        jobs = []
+    can = dict.fromkeys(law for router, law in jobs if isinstance(_run_job(runs, others, router, law), Result))
+    return f"They can identify: {', '.join(can)}" if can else "They can identify no other law either"
 
 
 def _work(job: tuple[str, str]) -> tuple[int, bool]:

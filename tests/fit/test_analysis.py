@@ -79,6 +79,13 @@ def test_when_no_law_can_be_fitted_the_reasons_come_in_one_line(runs: Runs) -> N
     assert "\n" not in str(caught.value)
 
 
+def test_when_the_laws_asked_for_cannot_be_fitted_those_that_can_are_named(runs: Runs) -> None:
+    two = runs.where("num_experts == 8 or num_experts == 64")
+    with pytest.raises(NotIdentifiedError, match=r"They can identify: .*separable, bilinear") as caught:
+        analyse(two, Options(laws=("bounded",), draws=40))
+    assert "bounded-floor" not in str(caught.value).split("They can identify")[1]
+
+
 def test_what_is_not_there_is_refused_with_what_is(runs: Runs) -> None:
     with pytest.raises(InputError, match="S-Base, Hash, RL-R"):
         analyse(runs, Options(routers=("Switch",)))

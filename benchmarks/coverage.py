@@ -207,7 +207,7 @@ def _computed(law: str, options: Options, wanted: Sequence[int]) -> Iterator[dic
 def _header(law: str, options: Options) -> dict[str, object]:
     """What a file's repetitions depend on: it is continued by the same options and the same code only."""
     names = ("bootstrap.py", "student.py", "profile.py")
-    code = hashlib.sha256(b"".join((ROOT / "fit" / name).read_bytes() for name in names)).hexdigest()[:12]
+    code = hashlib.sha256(b"".join((ROOT / "fit" / "intervals" / name).read_bytes() for name in names)).hexdigest()[:12]
     kept = ("draws", "schemes", "noise", "router", "seed", "profile")
     design = hashlib.sha256(options.design.read_bytes()).hexdigest()[:12]
     settings = {name: value for name, value in asdict(options).items() if name in kept}

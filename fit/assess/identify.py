@@ -9,7 +9,7 @@
 | `cutoff-not-identified` | there is no N_cutoff, in the fit or in more draws than an interval leaves outside |
 | `extrapolated-epc` | an effective parameter count at a point outside the runs, or larger than any dense model among them |
 | `few-runs` | hardly more runs than parameters |
-| `few-residuals` | too few residuals for resampling them |
+| `few-residuals` | too few residuals to draw from: a normal took their place |
 | `few-clusters` | too few clusters for resampling them |
 | `failed-draws` | resamples that did not identify the law |
 | `ill-conditioned` | parameters that the runs can hardly tell apart |
@@ -24,13 +24,10 @@ import numpy as np
 from jaxtyping import Float
 
 from fit.epc import cutoff, cutoff_quantity, effective_parameter_count, has_cutoff, has_epc
-from fit.intervals.bootstrap import Draws, interval, parameters
+from fit.intervals.bootstrap import FEW_DEGREES, Draws, interval, parameters
 from fit.laws.interface import Data, FloorLink
 from fit.laws.utilisation import utilisation_of
 from fit.solver.solve import Fit
-
-_FEW_DEGREES = 10
-"""With this many residual degrees of freedom the noise is known to 1/sqrt(20), 22 %; with fewer, an interval's own width is a guess."""
 
 _FEW_CLUSTERS = 20
 """Cluster schemes do not cover as they should with fewer (Cameron, Gelbach & Miller 2008); the release has six sizes."""
@@ -152,7 +149,7 @@ def _about_solution(fit: Fit) -> Iterator[FitWarning]:
 
 def _about_runs(fit: Fit, draws: Draws | None) -> Iterator[FitWarning]:
     degrees = fit.num_runs - fit.law.num_parameters
-    if degrees < _FEW_DEGREES:
+    if degrees < FEW_DEGREES:
         known = f"the noise is known to {1 / np.sqrt(2 * degrees):.0%} at best" if degrees else "intervals mean nothing"
         message = (
             f"{fit.num_runs} runs for {fit.law.num_parameters} parameters leave {degrees or 'no'} residual degrees of freedom: {known}"
@@ -160,8 +157,8 @@ def _about_runs(fit: Fit, draws: Draws | None) -> Iterator[FitWarning]:
         yield FitWarning("few-runs", message)
     if draws is None:
         return
-    if draws.scheme == "residuals" and 0 < degrees < _FEW_DEGREES:
-        message = f"{fit.num_runs} residuals are too few to draw from: intervals are a little too short; docs/coverage.md shows by how much"
+    if draws.scheme == "residuals" and 0 < degrees < FEW_DEGREES:
+        message = f"{fit.num_runs} residuals are too few to draw from: noise was drawn from a normal with their spread"
         yield FitWarning("few-residuals", message)
     if draws.scheme == "clusters" and draws.units < _FEW_CLUSTERS:
         message = (

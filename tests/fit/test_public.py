@@ -15,7 +15,7 @@ def test_every_public_name_can_be_had() -> None:
 
 def test_a_name_that_is_not_there_is_an_attribute_error() -> None:
     with pytest.raises(AttributeError, match="fit_everything"):
-        _ = fit.fit_everything  # pyright: ignore[reportUnknownVariableType]
+        _ = fit.fit_everything
 
 
 def test_importing_the_package_imports_no_numerics() -> None:

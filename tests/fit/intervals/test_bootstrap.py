@@ -106,6 +106,22 @@ def test_residual_intervals_of_a_linear_law_are_students(simulated: Callable[[st
     np.testing.assert_allclose((found.high + found.low) / 2, fit.beta, atol=0.1 * float(half.max()))
 
 
+def test_with_few_runs_residual_intervals_are_students_too(released: Callable[[str], Sample]) -> None:
+    data, loss = released("Dense")
+    fit = fit_law(CATALOGUE["dense"], data, loss)
+
+    def line(theta: Float[np.ndarray, "draws 0"], beta: Float[np.ndarray, "draws 2"]) -> Float[np.ndarray, "draws 2"]:
+        del theta
+        return beta
+
+    found = interval(resample(fit, "residuals", 4000, seed=0), line)
+    x = fit.law.features(np.zeros((1, 0)), data)[0]
+    freedom = len(loss) - 2
+    half = student.ppf(0.975, freedom) * np.sqrt(np.sum(fit.residuals**2) / freedom * np.diag(np.linalg.inv(x.T @ x)))
+    # Quantiles of 4,000 normal draws so far out have a standard error of 3 % of the half width.
+    np.testing.assert_allclose((found.high - found.low) / 2, half, rtol=0.08)
+
+
 def test_bca_levels_are_scipys(simulated: Callable[[str], Sample]) -> None:
     # The mean of skewed losses by a law that is a constant but for a vanishing slope: scipy resamples the same statistic.
     generator = np.random.default_rng(2)

@@ -24,6 +24,9 @@ variance is a shift that all runs of a size share. After each figure stands its 
 `edge` 1.3B/E=512, `10x beyond` 13B/E=64 and `below` 5M/E=128. `percentile` and `bca` are read off the draws of a
 resampling scheme (`residuals`, `pairs`, `clusters`); `profile` needs no draws.
 
+How to choose: with independent noise take the default, `residuals percentile`. Where runs of a size share their noise, and so where a
+law's lack of fit is shared by the runs of a size, all but `clusters` are too short on predicted losses, and it is too long.
+
 Made by `python -m benchmarks.coverage --law LAW --noise NOISE --markdown docs/coverage.md` ({machine}).
 """
 
@@ -74,14 +77,32 @@ def _failures(records: Sequence[Mapping[str, Any]]) -> str:
     return "".join(f"; {part}" for part in parts)
 
 
+def _summary(shares: Sequence[tuple[str, Coverage]]) -> str:
+    """For each kind of noise, how many cells of all laws lie within, by kind of interval, most first."""
+    lines = ["\nCells within, over all laws:\n"]
+    for noise in dict.fromkeys(noise for noise, _ in shares):
+        inside: Counter[str] = Counter()
+        cells: Counter[str] = Counter()
+        for _, share in (one for one in shares if one[0] == noise):
+            for kind, values in share.items():
+                inside[kind] += sum(LOW <= value <= HIGH for value in values.values())
+                cells[kind] += len(values)
+        order = sorted(cells, key=lambda kind: -inside[kind] / cells[kind])
+        lines.append(f"- {noise} noise: " + ", ".join(f"{kind} {inside[kind]} of {cells[kind]}" for kind in order))
+    return "\n".join(lines) + "\n"
+
+
 def markdown_page(path: Path, folder: Path, machine: Mapping[str, object]) -> None:
     """Write the page of every finished simulation in `folder`."""
-    parts = [_HEAD.format(low=LOW, high=HIGH, machine=f"numpy {machine['numpy']}, {machine['processor']}")]
+    sections: list[str] = []
+    shares: list[tuple[str, Coverage]] = []
     for file in sorted(folder.glob("*.jsonl")):
         first, *lines = file.read_text().splitlines()
         header, records = json.loads(first), [json.loads(line) for line in lines]
         if records:
-            text, _ = table(header["law"], header["noise"], records)
-            parts.append(text.replace(" repetitions", f" repetitions of {header['draws']:,} draws", 1))
-    write_atomically(path, "".join(parts))
+            text, share = table(header["law"], header["noise"], records)
+            sections.append(text.replace(" repetitions", f" repetitions of {header['draws']:,} draws", 1))
+            shares.append((header["noise"], share))
+    head = _HEAD.format(low=LOW, high=HIGH, machine=f"numpy {machine['numpy']}, {machine['processor']}")
+    write_atomically(path, "".join([head, _summary(shares), *sections]))
     print(f"\nwritten: {path}")

@@ -199,7 +199,10 @@ def law_for(name: str, runs: Runs) -> Law:
     """The law of this name; `per-size` is made for the sizes met with more than one number of experts."""
     if name != "per-size":
         return law_named(name)
-    return per_size(runs.numeric("dense_parameter_count")[_with_slope(runs)].tolist())
+    sizes = runs.numeric("dense_parameter_count")[_with_slope(runs)]
+    if not len(sizes):
+        raise NotIdentifiedError("law 'per-size' needs a size met with more than one num_experts, and there is none")
+    return per_size(sizes.tolist())
 
 
 def _run_job(runs: Runs, options: Options, router: str, name: str) -> Result | Skipped:

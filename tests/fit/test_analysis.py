@@ -86,6 +86,11 @@ def test_when_the_laws_asked_for_cannot_be_fitted_those_that_can_are_named(runs:
     assert "bounded-floor" not in str(caught.value).split("They can identify")[1]
 
 
+def test_a_slope_per_size_needs_a_size_with_two_expert_counts(runs: Runs) -> None:
+    with pytest.raises(NotIdentifiedError, match="per-size' needs a size met with more than one num_experts"):
+        analyse(runs.where("num_experts == 64"), Options(laws=("per-size",), draws=40))
+
+
 def test_what_is_not_there_is_refused_with_what_is(runs: Runs) -> None:
     with pytest.raises(InputError, match="S-Base, Hash, RL-R"):
         analyse(runs, Options(routers=("Switch",)))

@@ -42,6 +42,8 @@ def full_document(analysis: Analysis, assessment: Assessment) -> Document:
     coefficients, follows, optima, *rest = _sections(analysis)
     if valley := written.valley_figure(analysis):
         optima = replace(optima, blocks=(optima.blocks[0], valley, *optima.blocks[1:]))
+    if profiles := written.profile_table(analysis, assessment):
+        coefficients = replace(coefficients, blocks=(*coefficients.blocks, profiles))
     sections = (
         written.curves_section(analysis),
         coefficients,

@@ -21,6 +21,8 @@ from fit.assess.lack_of_fit import (
     roll_out,
     seed_noise,
 )
+from fit.errors import InputError
+from fit.intervals.profile import ProfileInterval, profile_interval, profiled
 from fit.load.runs import Runs
 from fit.report.findings import headline
 from fit.show.as_json import finite
@@ -47,12 +49,13 @@ class FitScore:
 
 @dataclass(frozen=True)
 class Assessment:
-    """All of it: every fit's scores; and of the headline law by router, roll-out steps, residual trends and variants."""
+    """All of it: every fit's scores; and of the headline law by router, roll-out steps, residual trends, variants and profile intervals."""
 
     scores: tuple[FitScore, ...]
     steps: Mapping[str, tuple[RollOutStep, ...]]
     trends: Mapping[str, tuple[ResidualTrend, ...]]
     variants: Mapping[str, Mapping[str, tuple[Variant, ...]]]
+    profiles: Mapping[str, tuple[ProfileInterval, ...]]
 
 
 def assess(analysis: Analysis, progress: Callable[[int, int, str], None] | None = None) -> Assessment:
@@ -80,7 +83,17 @@ def assess(analysis: Analysis, progress: Callable[[int, int, str], None] | None 
         note(f"roll-out: {result.router} {result.law.name}")
         variants[result.router] = _variants(result, analysis, along)
         note(f"other choices: {result.router} {result.law.name}")
-    return Assessment(tuple(scores), rolled, {result.router: _trends(result) for result in main}, variants)
+    trends = {result.router: _trends(result) for result in main}
+    profiles = {result.router: _profiles(result, analysis.options.level) for result in main}
+    return Assessment(tuple(scores), rolled, trends, variants, profiles)
+
+
+def _profiles(result: Result, level: float) -> tuple[ProfileInterval, ...]:
+    """Profile intervals of the law's shape parameters; none for a loss that is not a square."""
+    try:
+        return tuple(profile_interval(result.fit, name, level) for name in profiled(result.law))
+    except InputError:
+        return ()
 
 
 def _score(result: Result) -> FitScore:
@@ -129,6 +142,7 @@ def assessment_json(assessment: Assessment) -> dict[str, Any]:
         ],
         "roll_out": [_step(router, step) for router, steps in assessment.steps.items() for step in steps],
         "residual_trends": [{"router": router, **asdict(trend)} for router, trends in assessment.trends.items() for trend in trends],
+        "profiles": [{"router": router, **asdict(one)} for router, found in assessment.profiles.items() for one in found],
         "variants": [
             {"router": router, "kind": kind, **asdict(variant)}
             for router, kinds in assessment.variants.items()

@@ -68,6 +68,22 @@ def valley_figure(analysis: Analysis) -> Figure | None:
     return Figure("objective", caption, partial(_draw, "valley", main, analysis.options.level))
 
 
+def profile_table(analysis: Analysis, assessment: Assessment) -> Table | None:
+    """Profile-likelihood intervals of the headline law's shape parameters; None where there are none."""
+    rows = tuple(
+        (router, one.name, f"{one.value:.4g}", _end(one.low, one.low_open), _end(one.high, one.high_open))
+        for router, found in assessment.profiles.items()
+        for one in found
+    )
+    title = f"Profile-likelihood intervals of the shape parameters, {percent(analysis.options.level)}"
+    note = "Where everything else at its best fits worse than F allows. Open: the search's range ends first, the runs set no limit there."
+    return Table(title, ("router", "parameter", "value", "low", "high"), rows, note) if rows else None
+
+
+def _end(value: float, is_open: bool) -> str:
+    return f"{value:.4g} (open)" if is_open else f"{value:.4g}"
+
+
 def held_out_section(analysis: Analysis, assessment: Assessment) -> Section:
     """Roll-out by size and leave-one-out."""
     main = headline(analysis)

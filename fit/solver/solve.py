@@ -27,7 +27,8 @@ class Certificate:
     `objective`: mean cost per run of the fit's loss. `gradient`: the largest cosine between the residuals and a derivative of theirs
     that a bound does not hold back; nought at an optimum. `remaining`: relative gain a further step predicts.
     `condition`: condition number of the derivatives with columns scaled to length one. `best_in_search`: the least true objective met
-    anywhere, on the grid or by a start; never below `objective`. `starts` polishes were made, `reached` of them ended at the optimum.
+    on the grid or by a start before its last polish; below `objective` by rounding at most. `starts` polishes were made, `reached` of
+    them ended at the optimum.
     `at_bounds`: shape parameters that ended at a bound.
     """
 
@@ -119,13 +120,14 @@ def fit_law(
     points = np.union1d(points, np.argsort(met, kind="stable")[:12])
     # A start on a plateau may crawl for long: all get as many steps as a fair start needs, the winner all it wants.
     found = polish(problem, grid[points], beta[points], max_steps=25)
-    best = int(np.argmin(found.objective))
+    # What the search met, before the winner goes on: the certificate holds the optimum against it.
+    best, seen = int(np.argmin(found.objective)), float(min(met.min(), found.objective.min()))
     winner = polish(problem, found.theta[[best]], found.beta[[best]])
     found = found.replaced(np.arange(len(points)) == best, winner)
-    return _certified(problem, found, best, float(met.min()), len(grid))
+    return _certified(problem, found, best, seen, len(grid))
 
 
-def _certified(problem: Problem, found: Solutions, best: int, met: float, grid_points: int) -> Fit:
+def _certified(problem: Problem, found: Solutions, best: int, seen: float, grid_points: int) -> Fit:
     theta, beta, objective = found.theta[best], found.beta[best], float(found.objective[best])
     r, jacobian = problem.linearise(theta[None], beta[None], problem.observed[None])
     span = problem.limits[:, 1] - problem.limits[:, 0]
@@ -143,7 +145,7 @@ def _certified(problem: Problem, found: Solutions, best: int, met: float, grid_p
         gradient=gradient,
         remaining=float(found.remaining[best]),
         condition=float(singular[0] / singular[-1]),
-        best_in_search=min(met, float(found.objective.min())),
+        best_in_search=seen,
         grid_points=grid_points,
         starts=len(found.objective),
         reached=int(np.sum(found.objective <= objective * (1 + _SAME) + 1e-30)),

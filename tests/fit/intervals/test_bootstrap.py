@@ -122,7 +122,7 @@ def test_with_few_runs_residual_intervals_are_students_too(released: Callable[[s
     np.testing.assert_allclose((found.high - found.low) / 2, half, rtol=0.08)
 
 
-def test_bca_levels_are_scipys(simulated: Callable[[str], Sample]) -> None:
+def test_bca_levels_are_scipys() -> None:
     # The mean of skewed losses by a law that is a constant but for a vanishing slope: scipy resamples the same statistic.
     generator = np.random.default_rng(2)
     y = generator.gamma(1.0, 0.1, 200)

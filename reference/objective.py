@@ -1,0 +1,84 @@
+"""What training minimises: the language-model loss, and each routed layer's own losses, with the metrics to watch.
+
+RL-R's reward is known only here, after the logits: the log-probability of each token's correct next token. Every routed layer is
+handed its own `Routing` and that reward. Router losses are means over tokens and groups, summed over layers.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reference.routed import RoutedFeedForward
+from reference.routers import AbstractRouter, Routing
+from reference.transformer import Transformer
+
+
+class Report(eqx.Module):
+    """Losses of a batch, and the metrics of each routed layer."""
+
+    loss: Float[Array, ""]
+    """Cross-entropy in nats per token: what an evaluation reports."""
+    router_losses: dict[str, Float[Array, ""]]
+    """By name, weighted, summed over layers."""
+    metrics: dict[str, Float[Array, "layers"]]
+    """By name, means over groups; `dead_experts` counts the experts that no token of the whole batch chose."""
+    load: Float[Array, "layers experts"] | None
+    """Fraction of the batch's choices that fell on each expert."""
+
+
+def objective(
+    model: Transformer, tokens: Int[Array, "batch context_and_one"], *, key: PRNGKeyArray | None = None, inference: bool = False
+) -> tuple[Float[Array, ""], Report]:
+    """Total loss of a batch of sequences, each with the token after it: language-model loss + router losses.
+
+    `key` is needed in training by routers that sample.
+    """
+    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    logits, routing = model(inputs, key=key, inference=inference)
+    log_prob = target_log_prob(logits, targets)
+    loss = -jnp.mean(log_prob)
+    if routing is None:
+        return loss, Report(loss, {}, {}, None)
+    losses = router_losses(router_of(model), routing, log_prob)
+    load = jnp.mean(routing.load, axis=1)
+    metrics = {name: jnp.mean(value, axis=1) for name, value in routing.metrics.items()}
+    metrics["dead_experts"] = jnp.sum(load == 0, axis=1).astype(load.dtype)
+    if routing.policy is not None:
+        advantage = _by_group(log_prob, routing.policy.baseline) - routing.policy.baseline
+        metrics |= {"advantage": jnp.mean(advantage, axis=(1, 2)), "baseline_error": jnp.mean(advantage**2, axis=(1, 2))}
+    total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
+    return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load))
+
+
+def target_log_prob(
+    logits: Float[Array, "batch context vocabulary"], targets: Int[Array, "batch context"]
+) -> Float[Array, "batch context"]:
+    """Log-probability of each target, in nats: the reward of RL-R, and minus the loss.
+
+    The target's logit is summed out, not indexed: that works on a vocabulary spread over devices, and its gradient is no scatter.
+    """
+    is_target: Bool[Array, "batch context vocabulary"] = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
+    of_target = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
+    return of_target - jax.nn.logsumexp(logits, axis=-1)
+
+
+def router_losses(router: AbstractRouter, routing: Routing, log_prob: Float[Array, "batch context"]) -> dict[str, Float[Array, ""]]:
+    """Each of the routers' terms, with its weight: mean over groups (and tokens), summed over layers."""
+    terms = {name: jnp.sum(jnp.mean(value, axis=1)) for name, value in routing.losses.items()}
+    if routing.policy is not None:
+        reward = _by_group(log_prob, routing.policy.baseline)
+        per_token = router.policy_losses(routing.policy, jnp.broadcast_to(reward, routing.policy.baseline.shape))
+        terms |= {name: jnp.sum(jnp.mean(value, axis=(1, 2))) for name, value in per_token.items()}
+    return terms
+
+
+def router_of(model: Transformer) -> AbstractRouter:
+    """The routers of all layers in one, their weights stacked; all have the same options."""
+    feedforward = model.groups.blocks[-1].feedforward
+    assert isinstance(feedforward, RoutedFeedForward)
+    return feedforward.router
+
+
+def _by_group(per_token: Float[Array, "batch context"], like: Float[Array, "layers groups tokens"]) -> Float[Array, "1 groups tokens"]:
+    return per_token.reshape(1, *like.shape[1:])

@@ -1,0 +1,91 @@
+"""RL-R: a policy over experts, trained by REINFORCE with a learned baseline (paper, section 3.2).
+
+For logits l = x W the policy is pi = softmax(l). In training a token's expert is drawn from it, in evaluation it is the most
+probable one (our choice). The expert's output is not scaled by pi. The reward of a token is the log-probability that the
+language model gives the correct next token, known only after the logits; all routed layers share it. Its loss is
+
+    -stop_gradient(reward - baseline) * log pi(chosen)  +  (baseline - reward)^2
+
+besides a balancing loss and the policy's entropy. The baseline is a bias-free network D -> D/8 -> 1, whose D*(D/8) + D/8
+weights the released counts show; that its hidden layer is a GELU is our choice, as in the model's feed-forwards.
+
+No term reaches the trunk: everything here starts from stop_gradient(x).
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reference.config import Reinforce
+from reference.errors import ConfigError
+from reference.routers.balance import balancing_loss, expert_load, load_metrics, mean_entropy, router_logits
+from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+
+
+class ReinforceRouter(AbstractRouter):
+    """RL-R. Weights are normal with standard deviation 1/sqrt(fan-in) (our choice)."""
+
+    weight: Float[Array, "d_model experts"]
+    baseline_in: Float[Array, "d_model hidden"]
+    baseline_out: Float[Array, "hidden"]
+    options: Reinforce = eqx.field(static=True)
+
+    def __init__(self, d_model: int, num_experts: int, options: Reinforce, *, key: PRNGKeyArray) -> None:
+        policy_key, in_key, out_key = jax.random.split(key, 3)
+        hidden = d_model // 8
+        self.weight = jax.random.normal(policy_key, (d_model, num_experts)) / d_model**0.5
+        self.baseline_in = jax.random.normal(in_key, (d_model, hidden)) / d_model**0.5
+        self.baseline_out = jax.random.normal(out_key, (hidden,)) / hidden**0.5
+        self.options = options
+
+    def __call__(
+        self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
+    ) -> Routing:
+        """Draw one expert per token in training (which needs `key`), take the most probable in evaluation."""
+        x = jax.lax.stop_gradient(x)
+        log_policy = jax.nn.log_softmax(router_logits(x, self.weight))
+        if inference:
+            experts = jnp.argmax(log_policy, axis=-1, keepdims=True)
+        elif key is None:
+            raise ConfigError("RL-R draws its experts in training and was given no key; pass key=, or inference=True")
+        else:
+            experts = sample(log_policy, key)
+        load = expert_load(experts, log_policy.shape[-1], log_policy.dtype)
+        entropy = mean_entropy(log_policy)
+        return Routing(
+            experts=experts,
+            gates=jnp.ones(experts.shape, log_policy.dtype),
+            load=load,
+            losses={
+                "balance": self.options.balance_weight * balancing_loss(load, jnp.exp(log_policy)),
+                "entropy": -self.options.entropy_weight * entropy,
+            },
+            metrics=load_metrics(load, entropy),
+            policy=PolicyTrace(
+                log_prob=jnp.take_along_axis(log_policy, experts, axis=-1)[:, 0],
+                baseline=predict_reward(x, self.baseline_in, self.baseline_out),
+            ),
+        )
+
+    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
+        """The policy-gradient term and the baseline's squared error, per token; neither has a gradient to `reward`."""
+        reward = jax.lax.stop_gradient(reward)
+        advantage = jax.lax.stop_gradient(reward - trace.baseline)
+        return {
+            "policy": -self.options.policy_weight * advantage * trace.log_prob,
+            "baseline": self.options.baseline_weight * (trace.baseline - reward) ** 2,
+        }
+
+
+def sample(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
+    """One expert per token, drawn from its policy."""
+    return jax.random.categorical(key, log_policy)[:, None]
+
+
+def predict_reward(
+    x: Float[Array, "tokens d_model"], weight_in: Float[Array, "d_model hidden"], weight_out: Float[Array, "hidden"]
+) -> Float[Array, "tokens"]:
+    """The baseline: gelu(x W_in) w_out, in float32 at least."""
+    hidden = jax.nn.gelu(router_logits(x, weight_in))
+    return router_logits(hidden, weight_out[:, None])[:, 0]

@@ -1,0 +1,111 @@
+"""S-BASE: each token's expert is the largest entry of its row in a balanced, entropic optimal-transport plan.
+
+Paper: section 3.1 and appendix on Sinkhorn redistribution. For logits l = x W of the T tokens of a group the plan is
+
+    Pi_ij = exp(l_ij + f_i + g_j) / (E T),    rows sum to 1/T, columns to 1/E,
+
+and Sinkhorn's iteration finds f and g. No gradient passes through it: W learns through the gate softmax(l_i)[chosen].
+In evaluation there is no plan: a token goes to its largest logit, whatever the other tokens are.
+
+Our choices, where the paper is silent:
+- *Log space, a fixed number of iterations, the marginal error returned.* On exp(l) itself logits of 50 give NaN in float32.
+- *A warm start.* The first half of the iterations lower a temperature geometrically from the spread of the logits to 1, where
+  the second half stays: at 10 iterations and logits of scale 1000 the fullest expert has 1.3 times its share, and 34 times
+  without. The fixed point is the same, and for logits within a spread of 1 so is every iteration.
+- *Ties are broken in turn.* Entries within rounding of a row's largest count as equal, and token i takes the first of them in
+  the cyclic order that starts at expert i mod E. Equal tokens have equal rows: without this all would choose one expert.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax.scipy.special import logsumexp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reference.config import SinkhornBase
+from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
+from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+
+
+class SinkhornBaseRouter(AbstractRouter):
+    """S-BASE. `weight` is the bias-free map to the experts' logits, normal with standard deviation 1/sqrt(D) (our choice)."""
+
+    weight: Float[Array, "d_model experts"]
+    k: int = eqx.field(static=True)
+    options: SinkhornBase = eqx.field(static=True)
+
+    def __init__(self, d_model: int, num_experts: int, k: int, options: SinkhornBase, *, key: PRNGKeyArray) -> None:
+        self.weight = jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
+        self.k = k
+        self.options = options
+
+    def __call__(
+        self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
+    ) -> Routing:
+        """Balanced choice in training, largest logits in evaluation; gates are softmax(l)[chosen] in both."""
+        logits = router_logits(x, self.weight)
+        log_p = jax.nn.log_softmax(logits)
+        if inference:
+            experts, metrics = jax.lax.top_k(logits, self.k)[1], {}
+        else:
+            log_plan = sinkhorn(jax.lax.stop_gradient(logits), self.options.iterations)
+            experts = balanced_top_k(log_plan, self.k, tolerance=rounding(logits))
+            metrics = {"marginal_error": marginal_error(log_plan)}
+        load = expert_load(experts, logits.shape[-1], logits.dtype)
+        return Routing(
+            experts=experts,
+            gates=jnp.exp(jnp.take_along_axis(log_p, experts, axis=-1)),
+            load=load,
+            losses={},
+            metrics=load_metrics(load, mean_entropy(log_p)) | metrics,
+        )
+
+    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
+        """None: S-BASE has no policy."""
+        return {}
+
+
+def spread(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
+    """Largest logit less the smallest, at least 1: the temperature at which the plan of any logits is nearly uniform."""
+    return jnp.maximum(jnp.max(logits) - jnp.min(logits), 1)
+
+
+def rounding(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
+    """How far equal entries of the log-plan may come apart: each is a sum of a few numbers of the size of the spread."""
+    return 32 * jnp.finfo(logits.dtype).eps * spread(logits)
+
+
+def sinkhorn(logits: Float[Array, "tokens experts"], iterations: int) -> Float[Array, "tokens experts"]:
+    """log Pi after `iterations` (at least 2) of Sinkhorn in log space; its columns sum to 1/E up to rounding, its rows nearly to 1/T.
+
+        f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) ),    g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
+
+    with the temperature tau of iteration m being max(1, spread^(1 - 2m/iterations)).
+    """
+    tokens, num_experts = logits.shape
+    exponents = 1 - 2 * jnp.arange(iterations, dtype=logits.dtype) / iterations
+    temperatures = jnp.maximum(spread(logits) ** exponents, 1)
+
+    def _iterate(g: Float[Array, "experts"], tau: Float[Array, ""]) -> tuple[Float[Array, "experts"], Float[Array, "tokens"]]:
+        f = -tau * (logsumexp((logits + g) / tau, axis=1) - jnp.log(num_experts))
+        return -tau * (logsumexp((logits + f[:, None]) / tau, axis=0) - jnp.log(tokens)), f
+
+    g, f = jax.lax.scan(_iterate, jnp.zeros(num_experts, logits.dtype), temperatures)
+    return logits + f[-1][:, None] + g - jnp.log(num_experts * tokens)
+
+
+def marginal_error(log_plan: Float[Array, "tokens experts"]) -> Float[Array, ""]:
+    """How much mass is out of place: sum_i |sum_j Pi_ij - 1/T|, from 0 to 2."""
+    return jnp.sum(jnp.abs(jnp.sum(jnp.exp(log_plan), axis=1) - 1 / log_plan.shape[0]))
+
+
+def balanced_top_k(log_plan: Float[Array, "tokens experts"], k: int, tolerance: Float[Array, ""]) -> Int[Array, "tokens k"]:
+    """The k largest entries of each row, largest first; those within `tolerance` of the largest left are ties, broken in turn."""
+    tokens, num_experts = log_plan.shape
+    turn = (jnp.arange(num_experts) - jnp.arange(tokens)[:, None]) % num_experts
+    chosen: list[Int[Array, "tokens"]] = []
+    for _ in range(k):
+        tied = log_plan >= jnp.max(log_plan, axis=1, keepdims=True) - tolerance
+        chosen.append(jnp.argmin(jnp.where(tied, turn, num_experts), axis=1))
+        log_plan = jnp.where(jnp.arange(num_experts) == chosen[-1][:, None], -jnp.inf, log_plan)
+    return jnp.stack(chosen, axis=1)

@@ -1,0 +1,1 @@
+"""Training: the optimizer and one step so far."""

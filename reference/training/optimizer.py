@@ -1,0 +1,76 @@
+"""AdamW with warm-up, cosine decay and clipping, and ZeRO stage 1: each device of the `data` axis keeps a share of its state.
+
+The paper states AdamW and ZeRO stage 1, and the learning rates below with their steps; betas, weight decay and clipping are our
+choice (GPT-3's).
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, PyTree
+
+from reference.errors import ConfigError
+from reference.mesh import DATA, parameter_specs
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Learning rates by step, and AdamW's constants. The same for all sizes, as in the paper."""
+
+    initial_learning_rate: float = 1e-7
+    peak_learning_rate: float = 2e-4
+    final_learning_rate: float = 2e-5
+    warmup_steps: int = 1500
+    steps: int = 250_000
+    """The step at which the cosine ends."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Of matrices; norms and vectors are not decayed."""
+    clip: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(f"warmup_steps is {self.warmup_steps} of {self.steps} steps; warm-up must end before the last step")
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip, then AdamW with decoupled decay (Loshchilov & Hutter 2019)."""
+    schedule = optax.warmup_cosine_decay_schedule(
+        config.initial_learning_rate, config.peak_learning_rate, config.warmup_steps, config.steps, config.final_learning_rate
+    )
+    adamw = optax.adamw(schedule, config.beta1, config.beta2, config.epsilon, weight_decay=config.weight_decay, mask=decayed)
+    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+
+
+def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
+    """Which weights decay: matrices. What the blocks hold has one axis more than its kind, for the layers."""
+
+    def _is_matrix(path: tuple[Any, ...], weight: Float[Array, "..."]) -> bool:
+        stacked = any(isinstance(part, jax.tree_util.GetAttrKey) and part.name == "groups" for part in path)
+        return weight.ndim - stacked >= 2
+
+    return jax.tree_util.tree_map_with_path(_is_matrix, weights)
+
+
+def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
+    """The partition specs of optimizer state: a weight's own, and the first dimension that is free and comes out even over `data`.
+
+    Small or odd weights may have none; every device then keeps their state whole.
+    """
+
+    def _spread(weight: jax.Array | jax.ShapeDtypeStruct, spec: P) -> P:
+        axes = [*spec, *(None,) * (weight.ndim - len(spec))]
+        for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
+            if axis is None and length % mesh.shape[DATA] == 0 and length > 1:
+                axes[dimension] = DATA
+                break
+        return P(*axes)
+
+    return jax.tree.map(_spread, weights, parameter_specs(weights))

@@ -94,20 +94,19 @@ class Transformer(eqx.Module):
 
         Raises `ConfigError` for tables that do not fit.
         """
+        if config.dtype == "float64" and not jax.config.jax_enable_x64:
+            raise ConfigError('dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on')
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model
-        self.embedding = jax.random.normal(embedding_key, (config.vocabulary, d_model)) / d_model**0.5
+        embedding = jax.random.normal(embedding_key, (config.vocabulary, d_model)) / d_model**0.5
         tables = checked_tables(config, hash_tables)
         keys = jax.random.split(groups_key, config.size.num_blocks // config.period)
-        self.groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(keys, tables)
-        self.final_norm = LayerNorm(d_model)
-        self.config = config
+        groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(keys, tables)
         dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
-        ours = jax.tree.map(lambda w: w.astype(dtype), eqx.filter(self, eqx.is_inexact_array))
-        self.embedding, self.groups, self.final_norm = (
-            eqx.combine(cast, kept)
-            for cast, kept in ((ours.embedding, self.embedding), (ours.groups, self.groups), (ours.final_norm, self.final_norm))
+        self.embedding, self.groups, self.final_norm = jax.tree.map(
+            lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, (embedding, groups, LayerNorm(d_model))
         )
+        self.config = config
 
     def __call__(
         self, tokens: Int[Array, "batch context"], *, key: PRNGKeyArray | None = None, inference: bool = False

@@ -94,7 +94,7 @@ class Transformer(eqx.Module):
 
         Raises `ConfigError` for tables that do not fit.
         """
-        if config.dtype == "float64" and not jax.config.jax_enable_x64:
+        if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
             raise ConfigError('dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on')
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model

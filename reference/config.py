@@ -1,4 +1,4 @@
-"""What a model is made of: frozen dataclasses, checked once, when they are made. Sizes are the paper's (Table 1 of the release).
+"""What a model is made of: frozen dataclasses, checked once, when they are made. Sizes are the paper's (the release's, exact).
 
 A dense model has no router. A routed one has a `RouterConfig`, whose `technique` is a dataclass of its own: which router,
 and the options that only it has. Every default that the paper does not state is marked "our choice" with its reason.
@@ -13,7 +13,7 @@ from reference.errors import ConfigError
 
 @dataclass(frozen=True)
 class SinkhornBase:
-    """S-BASE (paper, section 3.1): balanced assignment by entropic optimal transport."""
+    """S-BASE (paper, section 3): balanced assignment by entropic optimal transport."""
 
     iterations: int = 10
     """Sinkhorn iterations, fixed so that the program has one shape. Our choice: 10 bring the marginals of ordinary logits
@@ -25,7 +25,7 @@ class SinkhornBase:
 
 @dataclass(frozen=True)
 class Hash:
-    """HASH (paper, section 3.3; Roller et al. 2021): a fixed table from token id to expert."""
+    """HASH (paper, section 3; Roller et al. 2021): a fixed table from token id to expert."""
 
     table: Literal["modulo", "random", "balanced"] = "modulo"
     """How the table is made: token id modulo E (our choice of default: it needs nothing else), uniformly at random, or
@@ -36,7 +36,7 @@ class Hash:
 
 @dataclass(frozen=True)
 class Reinforce:
-    """RL-R (paper, section 3.2): a policy over experts, trained by REINFORCE with a learned baseline.
+    """RL-R (paper, section 3): a policy over experts, trained by REINFORCE with a learned baseline.
 
     The weights of the four terms are our choice: the paper gives no figures. Only their ratios matter much, because no
     term reaches anything but the router's own weights and AdamW rescales the gradient of each of those.

@@ -1,4 +1,4 @@
-"""HASH: a fixed table from token id to expert, the same in training and evaluation (paper, section 3.3; Roller et al. 2021).
+"""HASH: a fixed table from token id to expert, the same in training and evaluation (paper, section 3; Roller et al. 2021).
 
 There is nothing to learn and no gate. The table is an array of the model, so a checkpoint holds it. The released counts
 charge HASH a D x E router (see `count`); the module has none, because it would have no use for it.

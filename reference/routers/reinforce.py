@@ -1,4 +1,4 @@
-"""RL-R: a policy over experts, trained by REINFORCE with a learned baseline (paper, section 3.2).
+"""RL-R: a policy over experts, trained by REINFORCE with a learned baseline (paper, section 3).
 
 For logits l = x W the policy is pi = softmax(l). In training a token's expert is drawn from it, in evaluation it is the most
 probable one (our choice). The expert's output is not scaled by pi. The reward of a token is the log-probability that the

@@ -1,6 +1,6 @@
 """S-BASE: each token's expert is the largest entry of its row in a balanced, entropic optimal-transport plan.
 
-Paper: section 3.1 and appendix on Sinkhorn redistribution. For logits l = x W of the T tokens of a group the plan is
+Paper: section 3. For logits l = x W of the T tokens of a group the plan is
 
     Pi_ij = exp(l_ij + f_i + g_j) / (E T),    rows sum to 1/T, columns to 1/E,
 

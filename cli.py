@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME,...")]
 """A list of names: an option given several times, or once with commas."""
 
+Numbers = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NUMBER,...")]
+"""A list of numbers, in the same way."""
+
 
 @dataclass(frozen=True)
 class Curves:
@@ -183,7 +186,43 @@ class Fetch:
         print(f"{path}: the released runs, checked")
 
 
-COMMANDS: dict[str, Callable[..., Any]] = {"fit": Fit, "compare": Compare, "reproduce": Reproduce, "fetch": Fetch}
+@dataclass(frozen=True)
+class Count:
+    """Count parameters and FLOPs of the paper's models: N, P and F, as its release counts them."""
+
+    size: Names = ()
+    """Sizes of the paper, such as 370M, several with commas; none: every one there is."""
+    router: Names = ()
+    """dense, s-base, hash, rl-r or switch, several with commas; none: dense."""
+    experts: Numbers = ()
+    """Experts E of a routed layer, several with commas; none: 64."""
+    k: Numbers = ()
+    """Experts per token, several with commas; none: 1."""
+    routing_frequency: Numbers = ()
+    """Fractions R of blocks that are routed, such as 0.5 or 1/4, several with commas; none: 1/2."""
+    batch: int = 256
+    """Sequences of a step."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON on standard output, and nothing else there."""
+
+    def run(self) -> None:
+        """Count and print."""
+        from reference.count_table import combinations, record, text
+        from reference.errors import ConfigError
+
+        if self.batch < 1:
+            raise ConfigError(f"--batch {self.batch}: a step has at least 1 sequence")
+        asked = (self.size, self.router, self.experts, self.k, self.routing_frequency)
+        models = combinations(*map(_split, asked))
+        if self.json:
+            import json
+
+            print(json.dumps(record(models, self.batch), indent=2))
+        else:
+            print(text(models, self.batch))
+
+
+COMMANDS: dict[str, Callable[..., Any]] = {"fit": Fit, "compare": Compare, "reproduce": Reproduce, "fetch": Fetch, "count": Count}
 
 
 def _split(names: tuple[str, ...]) -> tuple[str, ...]:
@@ -261,11 +300,12 @@ def main(arguments: list[str] | None = None) -> int:
         COMMANDS, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )
     from fit.errors import InputError, WorkError
+    from reference.errors import ConfigError
 
     try:
         command.run()
         sys.stdout.flush()
-    except InputError as error:
+    except (InputError, ConfigError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:

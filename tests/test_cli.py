@@ -132,3 +132,70 @@ def test_fetch_says_in_one_line_where_it_cannot_put_the_file(tmp_path: Path, cap
     assert said.out == ""
     assert said.err.count("\n") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_count_prints_the_released_integers(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", "--size", "370M", "--router", "s-base", "--experts", "64", "--k", "1", "--routing-frequency", "0.5"]) == 0
+    printed = capsys.readouterr().out
+    # Of the release's runs of this setting (tests/reference/released_counts.csv).
+    assert all(text in printed for text in ("368,123,904", "7,503,224,832", "557,394,413,223,936", "368M", "7.50B", "557T"))
+
+
+def test_count_takes_lists_and_gives_every_combination_once(capsys: pytest.CaptureFixture[str]) -> None:
+    lists = [
+        "--size",
+        "15M,25M",
+        "--router",
+        "dense,hash",
+        "--experts",
+        "8",
+        "--experts",
+        "64",
+        "--k",
+        "1,2",
+        "--routing-frequency",
+        "1/2,1",
+    ]
+    assert main(["count", *lists, "--json"]) == 0
+    models = [model["model"] for model in json.loads(capsys.readouterr().out)["models"]]
+    assert len(models) == len(set(models)) == 2 * (1 + 2 * 2 * 2)
+    assert models[:3] == ["15M dense", "15M hash E=8", "15M hash E=8 R=1"]
+
+
+def test_count_without_a_size_counts_the_papers_dense_models(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", "--json"]) == 0
+    models = {model["model"]: model for model in json.loads(capsys.readouterr().out)["models"]}
+    assert len(models) == 8
+    assert models["1.3B dense"]["dense_parameter_count"] == models["1.3B dense"]["total_parameter_count"] == 1_308_819_456
+    assert models["1.3B dense"]["flops_per_token"] == sum(models["1.3B dense"]["flops"].values()) == 3_355_148_288
+
+
+def test_count_fits_80_columns_and_imports_no_numerics() -> None:
+    code = "import sys, cli\ncli.main(['count'])\nprint(sorted({'numpy', 'scipy', 'matplotlib', 'jax'} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[-1] == "[]"
+    assert max(map(len, lines)) <= 80
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "3B"], "no size is called '3B'; there are 15M"),
+        (["--router", "base"], "no router is called 'base'; there are dense, s-base"),
+        (["--experts", "8"], "--router s-base"),
+        (["--router", "hash", "--experts", "many"], "--experts many: takes a whole number"),
+        (["--router", "hash", "--experts", "4", "--k", "8"], "k is 8 with 4 experts"),
+        (["--router", "hash", "--routing-frequency", "1/0"], "--routing-frequency 1/0"),
+        (["--size", "15M", "--router", "hash", "--routing-frequency", "1/5"], "use a divisor of 6"),
+        (["--batch", "0"], "--batch 0"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_model_that_cannot_be_is_one_line_and_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["count", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert said.err.startswith("error: ")
+    assert words in said.err

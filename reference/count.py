@@ -1,0 +1,219 @@
+"""How large a model is and what a token costs, by closed form: the paper's N, P and F, to the last integer of the release's columns.
+
+Python integers only: nothing here imports JAX, so that a count is there at once. Three kinds of count:
+
+- what the release's columns hold: `parameters`, `dense_parameter_count` (N), `total_parameter_count` (P), `flops_per_step` (F);
+- what the modules of `reference/` hold: `held_parameters`;
+- what their forward pass multiplies, with capacity factor and padding: `matmul_flops`.
+
+Symbols: D d_model, L blocks, H heads, A = H * kqv_size, T context, V vocabulary, E experts, k of them per token, and the
+number of routed layers, `ModelConfig.routed_layers`. Source: the table of the release reproduced exactly on all its 223 runs; the
+paper gives no formulas.
+"""
+
+from dataclasses import dataclass, fields, replace
+
+from reference.config import Hash, ModelConfig, Reinforce, RouterConfig, Switch
+from reference.errors import ConfigError
+
+SEQUENCES_PER_STEP = 256
+"""Sequences of 2048 tokens in one training step of the release (paper, section 4)."""
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """Numbers of weights, all layers together. P is all but the last two, which the paper leaves out of N and P."""
+
+    attention: int
+    """Queries, keys, values, output, and the projection of relative positions."""
+    norms: int
+    """Scale and offset of the two LayerNorms of each block."""
+    feed_forward: int
+    """The blocks that are not routed."""
+    experts: int
+    """All E of every routed layer."""
+    router: int
+    baseline: int
+    """RL-R's network D -> D/8 -> 1 in each routed layer."""
+    embedding: int
+    """Also the output's matrix: they are tied (our choice)."""
+    final_norm: int
+
+    @property
+    def total(self) -> int:
+        """P: everything but embedding and final norm."""
+        return self.everything - self.embedding - self.final_norm
+
+    @property
+    def everything(self) -> int:
+        """P with embedding and final norm."""
+        return _sum(self)
+
+
+@dataclass(frozen=True)
+class Flops:
+    """Floating-point operations of a forward pass, all layers together; one multiplication and one addition are two."""
+
+    attention: int
+    """Products with attention's five D x A matrices. The release charges that of relative positions to every token."""
+    scores: int
+    """Products with keys, relative positions and values, over all T positions: causality saves nothing."""
+    softmax: int
+    norms: int
+    feed_forward: int
+    """The blocks that are not routed."""
+    experts: int
+    router: int
+    baseline: int
+    logits: int
+
+    @property
+    def total(self) -> int:
+        """All parts."""
+        return _sum(self)
+
+
+def parameters(config: ModelConfig) -> Parameters:
+    """The parts of P as the release counts them: HASH is charged a router of E * D although hashing needs none."""
+    size, layers = config.size, config.routed_layers
+    attention, feed_forward = _attention_matrices(config), _feed_forward_matrices(config)
+    return Parameters(
+        attention=size.num_blocks * attention,
+        norms=size.num_blocks * 4 * size.d_model,
+        feed_forward=(size.num_blocks - layers) * feed_forward,
+        experts=layers * _num_experts(config) * feed_forward,
+        router=layers * _router_matrix(config),
+        baseline=layers * _baseline_matrices(config),
+        embedding=config.vocabulary * size.d_model,
+        final_norm=2 * size.d_model,
+    )
+
+
+def held_parameters(config: ModelConfig) -> Parameters:
+    """What the modules hold: the same, but that HASH's router has a table instead of weights."""
+    counted = parameters(config)
+    return replace(counted, router=0) if _hashes(config) else counted
+
+
+def dense_parameter_count(config: ModelConfig) -> int:
+    """N: the weights of the dense model of this size, which are those that a token meets at k = 1, router and embedding left out."""
+    size = config.size
+    return size.num_blocks * (_attention_matrices(config) + _feed_forward_matrices(config) + 4 * size.d_model)
+
+
+def total_parameter_count(config: ModelConfig) -> int:
+    """P: all weights, embedding and final norm left out. With E = 1 it is N and the router."""
+    return parameters(config).total
+
+
+def flops_per_token(config: ModelConfig) -> Flops:
+    """A token's forward pass as the release counts it: no capacity factor, nothing dropped; HASH is charged its router here, too.
+
+    A multiplication by each matrix; 3 operations per score in the softmax, 5 per element in a LayerNorm; none for the
+    embedding, the activation, the gates, the residuals and the final norm.
+    """
+    size, layers, routed = config.size, config.routed_layers, config.router
+    feed_forward = 2 * _feed_forward_matrices(config)
+    return Flops(
+        attention=size.num_blocks * 2 * _attention_matrices(config),
+        scores=size.num_blocks * 3 * 2 * config.context * size.num_heads * size.kqv_size,
+        softmax=size.num_blocks * 3 * config.context * size.num_heads,
+        norms=size.num_blocks * 2 * 5 * size.d_model,
+        feed_forward=(size.num_blocks - layers) * feed_forward,
+        experts=layers * (routed.k if routed else 0) * feed_forward,
+        router=layers * 2 * _router_matrix(config),
+        baseline=layers * 2 * _baseline_matrices(config),
+        logits=2 * config.vocabulary * size.d_model,
+    )
+
+
+def flops_per_step(config: ModelConfig, sequences: int = SEQUENCES_PER_STEP) -> int:
+    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the release counts them."""
+    return flops_per_token(config).total * config.context * sequences
+
+
+def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flops:
+    """What `Transformer` multiplies in one forward pass over so many sequences of `config.context` tokens: its matrix products alone.
+
+    It differs from the release's count in four ways. Positions are projected once for all sequences. The experts' work is that of
+    their buffers, filled or not: E * C slots a group for a capacity of C, and where nothing is dropped as many blocks as any routing
+    can need. HASH has no router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not come out even.
+    """
+    counted, tokens = flops_per_token(config), sequences * config.context
+    once = config.size.num_blocks * 2 * (_attention_matrices(config) // 5)
+    return Flops(
+        attention=(counted.attention - once) * tokens + once * config.context,
+        scores=counted.scores * tokens,
+        softmax=0,
+        norms=0,
+        feed_forward=counted.feed_forward * tokens,
+        experts=config.routed_layers * 2 * _feed_forward_matrices(config) * expert_slots(config, sequences, inference=inference),
+        router=0 if _hashes(config) else counted.router * tokens,
+        baseline=counted.baseline * tokens,
+        logits=counted.logits * tokens,
+    )
+
+
+def training_flops(config: ModelConfig, sequences: int) -> int:
+    """FLOPs of a training step over so many sequences: three times the matrix products of the forward pass.
+
+    A product's gradient is two products of its size. The program does a little less, where an input needs no gradient (the sinusoids,
+    what RL-R's router reads), and another forward pass through the blocks with `remat`, which by convention does not count.
+    """
+    return 3 * matmul_flops(config, sequences, inference=False).total
+
+
+def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int:
+    """Rows that the experts of one routed layer work on in a forward pass, empty ones included (`dispatch`); 0 for a dense model."""
+    router = config.router
+    if router is None:
+        return 0
+    if sequences % router.sequences_per_group:
+        raise ConfigError(f"{sequences} sequences do not come out even in groups of {router.sequences_per_group}; use a multiple of it")
+    groups, tokens = sequences // router.sequences_per_group, router.sequences_per_group * config.context
+    capacity = router.capacity(tokens, inference=inference)
+    if capacity is not None:
+        return groups * router.num_experts * capacity
+    choices = router.k * tokens
+    length, started = -(-choices // router.num_experts), min(choices, router.num_experts)
+    return groups * length * ((choices - started) // length + started)
+
+
+def widened(config: ModelConfig, flop_increase: int) -> ModelConfig:
+    """What a dense model of the release with this `flop_increase` counts as: at R of its blocks, `flop_increase` feed-forwards for each
+    token and a router over them. Its N stays. Raises `ConfigError` for a routed model or an increase below 1."""
+    if config.router is not None or flop_increase < 1:
+        raise ConfigError(f"flop_increase is {flop_increase}; it is at least 1, and more than 1 for dense models only")
+    if flop_increase == 1:
+        return config
+    # Any technique does whose router is one D x E matrix.
+    return replace(config, router=RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase))
+
+
+def _attention_matrices(config: ModelConfig) -> int:
+    return 5 * config.size.d_model * config.size.num_heads * config.size.kqv_size
+
+
+def _feed_forward_matrices(config: ModelConfig) -> int:
+    return 2 * config.size.d_model * 4 * config.size.d_model
+
+
+def _router_matrix(config: ModelConfig) -> int:
+    return _num_experts(config) * config.size.d_model
+
+
+def _baseline_matrices(config: ModelConfig) -> int:
+    hidden = config.size.d_model // 8
+    return config.size.d_model * hidden + hidden if config.router and isinstance(config.router.technique, Reinforce) else 0
+
+
+def _num_experts(config: ModelConfig) -> int:
+    return config.router.num_experts if config.router else 0
+
+
+def _hashes(config: ModelConfig) -> bool:
+    return config.router is not None and isinstance(config.router.technique, Hash)
+
+
+def _sum(parts: Parameters | Flops) -> int:
+    return sum(getattr(parts, field.name) for field in fields(parts))

@@ -1,0 +1,117 @@
+"""What `cli.py count` prints: the counts of several of the paper's models, as text or as a record for JSON."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from fractions import Fraction
+from itertools import product
+from typing import Any
+
+from reference.config import SIZES, TECHNIQUES, ModelConfig, model_config
+from reference.count import dense_parameter_count, flops_per_step, flops_per_token, parameters, total_parameter_count
+from reference.errors import ConfigError
+
+_TOTALS = ("dense_parameter_count", "total_parameter_count", "flops_per_token", "flops_per_step")
+
+
+def combinations(
+    sizes: Sequence[str], routers: Sequence[str], experts: Sequence[str], ks: Sequence[str], routing_frequencies: Sequence[str]
+) -> dict[str, ModelConfig]:
+    """Every combination of what was typed, by a name for it; a dense model once.
+
+    An empty list means every size, dense, or a routed layer's default (E = 64, k = 1, R = 1/2). Raises `ConfigError`.
+    """
+    routers = routers or ("dense",)
+    if set(routers) == {"dense"} and (experts or ks or routing_frequencies):
+        raise ConfigError("--experts, --k and --routing-frequency are for routed models: add a router, such as --router s-base")
+    models: dict[str, ModelConfig] = {}
+    for size, router, e, k, r in product(sizes or SIZES, routers, experts or ("64",), ks or ("1",), routing_frequencies or ("1/2",)):
+        config = model_config(size, router, _whole("--experts", e), _whole("--k", k), _fraction("--routing-frequency", r))
+        models[_name(size, router, config)] = config
+    return models
+
+
+def record(models: dict[str, ModelConfig], sequences: int) -> dict[str, Any]:
+    """Every count, for JSON: totals by the release's column names, and what they are made of (FLOPs: of one token)."""
+    return {"models": [{"model": name, **_settings(config), **_counts(config, sequences)} for name, config in models.items()]}
+
+
+def text(models: dict[str, ModelConfig], sequences: int) -> str:
+    """Tables for a terminal: the counts in short, then to the last integer, and of a single model part by part."""
+    counts = {name: _counts(config, sequences) for name, config in models.items()}
+    context = next(iter(models.values())).context
+    heads = ("", "N", "P", "F per token", "F per step")
+    totals = {name: [count[column] for column in _TOTALS] for name, count in counts.items()}
+    blocks = [
+        _table(heads, [(name, *map(_short, values)) for name, values in totals.items()]),
+        _table(heads, [(name, *(f"{value:,}" for value in values)) for name, values in totals.items()]),
+    ]
+    if len(counts) == 1:
+        weights, flops = (next(iter(counts.values()))[of] for of in ("parameters", "flops"))
+        parts = dict.fromkeys((*weights, *flops))
+        rows = [(part.replace("_", " "), *(f"{of[part]:,}" if part in of else "-" for of in (weights, flops))) for part in parts]
+        blocks.append(_table(("", "parameters", "FLOPs per token"), rows))
+    blocks.append(
+        "N: parameters of the dense model of that size; P: all parameters; both without\n"
+        "embedding and final norm. F: FLOPs of a forward pass, per token and per step of\n"
+        f"{sequences:,} sequences of {context:,} tokens. All as the release of the paper's runs\n"
+        "counts them: docs/counts.md."
+    )
+    return "\n\n".join(blocks)
+
+
+def _settings(config: ModelConfig) -> dict[str, Any]:
+    settings = {**asdict(config.size), "context": config.context, "vocabulary": config.vocabulary, "router": "dense"}
+    if config.router is None:
+        return settings
+    technique = next(name for name, technique in TECHNIQUES.items() if isinstance(config.router.technique, technique))
+    routed = {"num_experts": config.router.num_experts, "k": config.router.k, "routing_frequency": config.routing_frequency}
+    return {**settings, "router": technique, **routed}
+
+
+def _counts(config: ModelConfig, sequences: int) -> dict[str, Any]:
+    flops = flops_per_token(config)
+    totals = (dense_parameter_count(config), total_parameter_count(config), flops.total, flops_per_step(config, sequences))
+    return {
+        **dict(zip(_TOTALS, totals, strict=True)),
+        "parameters": asdict(parameters(config)),
+        "flops": asdict(flops),
+    }
+
+
+def _name(size: str, router: str, config: ModelConfig) -> str:
+    if config.router is None:
+        return f"{size} {router}"
+    k = f" k={config.router.k}" if config.router.k > 1 else ""
+    frequency = "" if config.period == 2 else f" R=1/{config.period}" if config.period > 1 else " R=1"
+    return f"{size} {router} E={config.router.num_experts}{k}{frequency}"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    lines = (
+        "  ".join(cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths, strict=True)))
+        for row in (heads, *rows)
+    )
+    return "\n".join(lines)
+
+
+def _short(n: int) -> str:
+    """16.5M, 1.31B, 7.76e15."""
+    if n >= 9.995e14:
+        return f"{n:.2e}".replace("e+", "e")
+    scale, letter = next(((x, c) for x, c in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if n >= x * 0.9995), (1.0, ""))
+    return f"{n / scale:#.3g}".rstrip(".") + letter
+
+
+def _whole(option: str, typed: str) -> int:
+    try:
+        return int(typed)
+    except ValueError:
+        raise ConfigError(f"{option} {typed}: takes a whole number") from None
+
+
+def _fraction(option: str, typed: str) -> float:
+    try:
+        return float(Fraction(typed))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(f"{option} {typed}: takes a fraction, such as 0.5 or 1/4") from None

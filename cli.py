@@ -81,7 +81,7 @@ class Fitting:
     def options(self, laws: tuple[str, ...]) -> "Options":
         """These options for the library, with the laws to fit."""
         from fit.analysis import Options
-        from fit.errors import InputError
+        from common.errors import InputError
         from fit.solver.losses import loss_named
 
         try:
@@ -233,7 +233,7 @@ def _split(names: tuple[str, ...]) -> tuple[str, ...]:
 def _point(text: str) -> "Point":
     """N:E, with N as people write it."""
     from fit.analysis import Point
-    from fit.errors import InputError
+    from common.errors import InputError
 
     size, _, experts = text.partition(":")
     unit = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(size[-1:], 0.0)
@@ -299,13 +299,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = tyro.extras.subcommand_cli_from_dict(
         COMMANDS, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )
-    from fit.errors import InputError, WorkError
-    from reference.errors import ConfigError
+    from common.errors import InputError, WorkError
 
     try:
         command.run()
         sys.stdout.flush()
-    except (InputError, ConfigError) as error:
+    except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:

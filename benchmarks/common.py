@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
-from fit.files import write_atomically
+from common.files import write_atomically
 from fit.laws import Law
 from fit.load.grid import canonical
 from fit.load.runs import Runs, load_runs

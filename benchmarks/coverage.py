@@ -27,8 +27,9 @@ from jaxtyping import Float
 
 from benchmarks.common import RELEASE, ROOT, machine, sample_for, save
 from benchmarks.coverage_table import markdown_page, table
+from common.errors import InputError
 from fit.epc import cutoff, effective_parameter_count, has_cutoff, has_epc
-from fit.errors import InputError, NotIdentifiedError
+from fit.errors import NotIdentifiedError
 from fit.intervals.bootstrap import Method, Quantity, Scheme, interval, new_run_loss, resample
 from fit.intervals.profile import profile_interval, profiled
 from fit.laws import Law, law_named

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from fit.files import write_atomically
+from common.files import write_atomically
 
 LOW, HIGH = 93.0, 97.0
 """Coverage, in per cent, that a nominal 95 % interval is allowed."""

@@ -13,9 +13,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from common.errors import InputError
     from fit.analysis import Analysis, Options, Point, Result, analyse
     from fit.epc import cutoff, effective_parameter_count
-    from fit.errors import InputError, NotIdentifiedError
+    from fit.errors import NotIdentifiedError
     from fit.intervals.bootstrap import Draws, Interval, interval, resample
     from fit.laws import CATALOGUE, Law, Shape, law_named, stack_features
     from fit.load.grid import canonical, dense, routers
@@ -27,7 +28,8 @@ _HOME = {
     "fit.analysis": ("Analysis", "Options", "Point", "Result", "analyse"),
     "fit.intervals.bootstrap": ("Draws", "Interval", "interval", "resample"),
     "fit.epc": ("cutoff", "effective_parameter_count"),
-    "fit.errors": ("InputError", "NotIdentifiedError"),
+    "common.errors": ("InputError",),
+    "fit.errors": ("NotIdentifiedError",),
     "fit.load.grid": ("canonical", "dense", "routers"),
     "fit.laws": ("CATALOGUE", "Law", "Shape", "law_named", "stack_features"),
     "fit.solver.losses": ("Huber", "Squared", "SquaredLog"),

@@ -11,9 +11,10 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 from jaxtyping import Bool, Float
 
+from common.errors import InputError
 from fit.assess.identify import FitWarning, warnings_for
 from fit.epc import cutoff_quantity, epc_quantity, expert_slope, has_cutoff, has_epc, size_slope
-from fit.errors import InputError, NotIdentifiedError
+from fit.errors import NotIdentifiedError
 from fit.intervals.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
 from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.load.grid import canonical, routers

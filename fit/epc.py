@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Float
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.intervals.bootstrap import Quantity
 from fit.laws.interface import Law
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fit.errors import InputError, NotIdentifiedError
+from common.errors import InputError
+from fit.errors import NotIdentifiedError
 from fit.intervals.bootstrap import interval, new_run_loss, resample
 from fit.laws.interface import Law
 from fit.solver.losses import Loss

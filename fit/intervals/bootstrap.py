@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from jaxtyping import Float, Int
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.intervals.student import t_quantile
 from fit.solver.refit import Refits, refit
 from fit.solver.solve import Fit

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from jaxtyping import Float, Inexact
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.intervals.student import t_quantile
 from fit.laws.interface import Beta, Data, Law, Link, Theta
 from fit.solver.losses import SquaredLog

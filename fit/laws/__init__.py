@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.laws.dense import DENSE
 from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, FLOOR, FLOOR_INTERACTION
 from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.schema import LOSSES, NUMBERS, STEP, Rule, full_name, listed, no_such_column, quoted, rule_for
 from fit.load.stored import Source, line_of, read_text
 

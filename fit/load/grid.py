@@ -8,7 +8,7 @@ k = 1, `flop_increase` = 1, and the routing frequency that most of the router's 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.design import DENSE, dense_runs, in_order, router_labels
 from fit.load.runs import Runs
 from fit.load.schema import K, M, R, listed, number, quoted

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load import where
 from fit.load.csv_reader import Source, Table, read_table
 from fit.load.design import DataWarning, design_warnings, removed_sizes, short_runs

@@ -12,7 +12,7 @@ from difflib import get_close_matches
 import numpy as np
 from jaxtyping import Bool, Float
 
-from fit.errors import InputError
+from common.errors import InputError
 
 RUN, STEP = "hyper_id", "step"
 ROUTER, SEED, SIZE_LABEL = "router_type", "seed", "model_size_label"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int, Shaped
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.csv_reader import Table, first_wrong, is_number, to_numbers
 from fit.load.schema import LOSSES, NUMBERS, RUN, STEP, TEXTS, listed, number, quoted, rule_for
 

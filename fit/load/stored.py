@@ -7,7 +7,7 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from fit.errors import InputError
+from common.errors import InputError
 
 _GZIP_MAGIC = b"\x1f\x8b"
 

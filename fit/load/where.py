@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.schema import full_name, listed, number, quoted
 
 _LONGEST = 2000

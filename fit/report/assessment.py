@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from common.errors import InputError
 from fit.analysis import Analysis, Options, Result
 from fit.assess.held_out import Score
 from fit.assess.lack_of_fit import (
@@ -21,7 +22,6 @@ from fit.assess.lack_of_fit import (
     roll_out,
     seed_noise,
 )
-from fit.errors import InputError
 from fit.intervals.profile import ProfileInterval, profile_interval, profiled
 from fit.load.runs import Runs
 from fit.report.findings import headline

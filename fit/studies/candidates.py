@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+from common.errors import InputError
 from fit.analysis import DENSE_ROUTER, Options, Result, Skipped, fit_runs, law_for
 from fit.assess.held_out import RollOutStep, leave_one_out, roll_out
 from fit.assess.lack_of_fit import aicc
-from fit.errors import InputError
 from fit.intervals.student import t_quantile
 from fit.load.grid import canonical
 from fit.load.runs import Runs

@@ -10,9 +10,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.errors import InputError
 from fit.analysis import Analysis, Options, Skipped, default_points
 from fit.assess.held_out import RollOutStep
-from fit.errors import InputError, NotIdentifiedError
+from fit.errors import NotIdentifiedError
 from fit.load.grid import routers
 from fit.load.runs import Runs
 from fit.load.schema import E, N

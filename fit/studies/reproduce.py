@@ -8,8 +8,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from common.errors import InputError
 from fit.analysis import DENSE_ROUTER, Analysis, Estimate, Options, Result, analyse
-from fit.errors import InputError
 from fit.laws import BOUNDED
 from fit.load.grid import routers
 from fit.load.runs import Runs

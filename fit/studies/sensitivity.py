@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from common.errors import InputError
 from fit.analysis import law_for
 from fit.epc import cutoff, has_cutoff
-from fit.errors import InputError
 from fit.load.csv_reader import read_table
 from fit.load.grid import canonical
 from fit.load.runs import Runs, SelectionStep

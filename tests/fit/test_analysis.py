@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from fit.analysis import ALL_LAWS, DENSE_ROUTER, PAPER_LAWS, POOLED, Options, Point, analyse, default_points, short_count
-from fit.errors import InputError, NotIdentifiedError
+from fit.errors import NotIdentifiedError
 from fit.load.runs import Runs, load_runs
 from golden import simulated_curves
 

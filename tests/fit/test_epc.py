@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from fit.epc import cutoff, effective_parameter_count, equal_loss_line, expert_slope, has_cutoff, has_epc, size_slope
-from fit.errors import InputError
 from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, UTILISATION, Law
 from fit.laws.saturation import saturate
 from fit.solver.solve import fit_law

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from fit.files import write_atomically
+from common.files import write_atomically
 from fit.show.document import Document
 from fit.show.render.html import to_html
 from fit.show.render.markdown import to_markdown

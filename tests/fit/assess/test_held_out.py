@@ -7,8 +7,8 @@ import pytest
 from jaxtyping import Float
 from scipy.optimize import least_squares
 
+from common.errors import InputError
 from fit.assess.held_out import RollOutStep, leave_one_out, pooled, roll_out, score
-from fit.errors import InputError
 from fit.laws import BILINEAR, BOUNDED, DENSE, FLOOR, SEPARABLE, UTILISATION, Law
 from fit.laws.saturation import saturate
 from fit.load.grid import canonical

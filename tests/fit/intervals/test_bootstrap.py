@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.stats import bootstrap as scipy_bootstrap
 from scipy.stats import t as student
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.intervals.bootstrap import (
     Draws,
     Scheme,

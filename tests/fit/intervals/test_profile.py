@@ -8,7 +8,7 @@ import pytest
 from jaxtyping import Float, Inexact
 from scipy.stats import t as student
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.intervals.profile import hold, profile, profile_interval, profiled
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, FLOOR, UTILISATION, Law, Shape, stack_features
 from fit.laws.saturation import saturate

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from fit.errors import InputError, WorkError
+from common.errors import InputError, WorkError
 from fit.load.fetch import RELEASE_SHA256, RELEASE_URL, fetch
 
 CONTENT = bytes(range(256)) * 1000

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.runs import Runs, load_runs, parse_columns
 
 HEADER = "hyper_id,step,loss_validation,num_experts,dense_parameter_count,router_type,seed"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.runs import Runs
 
 COLUMNS = {

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from scipy.stats import f as f_distribution
 
+from common.errors import InputError
 from fit.analysis import Estimate, Options, Point
 from fit.assess.held_out import pooled
 from fit.epc import effective_parameter_count
-from fit.errors import InputError
 from fit.laws import BOUNDED
 from fit.load.runs import Runs, load_runs
 from fit.studies.answers import CUTOFF, HELP, SHRINKS, UNDECIDED, Answer, agree, agreements, best_router, worth

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from fit.analysis import Options, Result, analyse
-from fit.errors import InputError
 from fit.laws import BOUNDED
 from fit.load.runs import load_runs
 from fit.studies.published import Line, joint_limit, rounding, valley

@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from fit.errors import InputError
+from common.errors import InputError
 from fit.load.runs import Runs, load_runs
 from fit.load.schema import LOSSES
 from fit.solver.losses import Huber, Squared, SquaredLog

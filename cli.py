@@ -80,8 +80,8 @@ class Fitting:
 
     def options(self, laws: tuple[str, ...]) -> "Options":
         """These options for the library, with the laws to fit."""
-        from fit.analysis import Options
         from common.errors import InputError
+        from fit.analysis import Options
         from fit.solver.losses import loss_named
 
         try:
@@ -232,8 +232,8 @@ def _split(names: tuple[str, ...]) -> tuple[str, ...]:
 
 def _point(text: str) -> "Point":
     """N:E, with N as people write it."""
-    from fit.analysis import Point
     from common.errors import InputError
+    from fit.analysis import Point
 
     size, _, experts = text.partition(":")
     unit = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(size[-1:], 0.0)

@@ -1,0 +1,198 @@
+"""Token shards: a corpus as memory-mapped token ids, split by document into training and held-out text.
+
+A folder with `tokens.json`, which says what is in it, and files of little-endian 16 or 32-bit ids. It is written under another name and
+renamed when it is whole, so that a folder of its own name is complete.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int
+
+from common.errors import InputError
+from common.files import write_atomically
+from reference.training.corpus import Document
+from reference.training.tokenizer import Tokenizer
+
+Split = Literal["train", "held_out"]
+
+SHARD_TOKENS = 1 << 26
+"""Tokens of one file, but for the last."""
+
+INDEX = "tokens.json"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One file: its name in the folder, and how many tokens it holds."""
+
+    file: str
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Shards:
+    """What a folder of token shards holds."""
+
+    folder: Path
+    tokenizer: str
+    """Fingerprint of the tokenizer that wrote them."""
+    vocabulary: int
+    dtype: str
+    documents: dict[str, int]
+    """How many of each split."""
+    files: dict[str, list[Shard]]
+    """Those of each split, in order."""
+
+    def tokens(self, split: Split) -> int:
+        """How many tokens `split` has."""
+        return sum(shard.tokens for shard in self.files[split])
+
+
+def write_shards(
+    documents: Iterable[Document],
+    tokenizer: Tokenizer,
+    folder: Path,
+    *,
+    held_out: float = 0.05,
+    seed: int = 0,
+    shard_tokens: int = SHARD_TOKENS,
+    on_document: Callable[[Document], None] = lambda document: None,
+) -> Shards:
+    """Encode `documents`, each followed by the tokenizer's `end`, into `folder`, in memory of a shard or two.
+
+    A document is held out whole, if the hash of its first piece and `seed` falls below the fraction `held_out`: the choice depends
+    on nothing else in the corpus. Raises `InputError` if that leaves a split without documents, or `folder` exists.
+    """
+    if folder.exists():
+        raise InputError(f"{folder} exists; remove it, or write the tokens to another folder")
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    dtype = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
+    writers: dict[str, _Writer] = {split: _Writer(partial, split, dtype, shard_tokens) for split in ("train", "held_out")}
+    try:
+        for document in documents:
+            on_document(document)
+            writer: _Writer | None = None
+            for piece in filter(None, document.pieces):
+                writer = writer or writers["held_out" if _fraction(piece, seed) < held_out else "train"]
+                writer.add(tokenizer.encode(piece))
+            if writer is not None:
+                writer.end_document(tokenizer.end)
+        for writer in writers.values():
+            writer.flush()
+        counts = {split: writer.documents for split, writer in writers.items()}
+        _check_split(counts, held_out)
+        shards = Shards(folder, tokenizer.fingerprint, tokenizer.vocabulary, dtype.str, counts, {s: w.files for s, w in writers.items()})
+        index = {name: value for name, value in asdict(shards).items() if name != "folder"}
+        write_atomically(partial / INDEX, json.dumps(index, indent=1) + "\n")
+        partial.rename(folder)
+    except BaseException:
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+    return shards
+
+
+def open_shards(folder: Path) -> Shards:
+    """The shards in `folder`, each file's length checked. Raises `InputError` for what is missing, cut short or not ours."""
+    path = folder / INDEX
+    if not path.is_file():
+        raise InputError(f"{folder} has no {INDEX}, so it is no folder of token shards; write one with `cli.py tokenize`")
+    try:
+        index: dict[str, Any] = json.loads(path.read_text())
+        files = {split: [Shard(**shard) for shard in shards] for split, shards in index.pop("files").items()}
+        shards = Shards(folder, files=files, **index)
+        width = np.dtype(shards.dtype).itemsize
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise InputError(f"{path}: not what `cli.py tokenize` writes ({error}); write the shards again") from error
+    for shard in (shard for split in files.values() for shard in split):
+        file, expected = folder / shard.file, shard.tokens * width
+        if not file.is_file():
+            raise InputError(f"{file} is missing; write the shards again")
+        if file.stat().st_size != expected:
+            raise InputError(
+                f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: it is cut short; write the shards again"
+            )
+    return shards
+
+
+class TokenStream:
+    """The tokens of one split as one long array, read from the files as they are needed."""
+
+    def __init__(self, shards: Shards, split: Split) -> None:
+        self._parts = [np.memmap(shards.folder / s.file, np.dtype(shards.dtype), "r") for s in shards.files[split]]
+        self._ends = np.cumsum([len(part) for part in self._parts])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def read(self, start: int, stop: int) -> Int[np.ndarray, "tokens"]:
+        """Tokens `start` up to `stop`, fewer past the end."""
+        first = int(np.searchsorted(self._ends, start, side="right"))
+        pieces: list[Int[np.ndarray, "tokens"]] = []
+        for part, end in zip(self._parts[first:], self._ends[first:], strict=True):
+            begin = int(end) - len(part)
+            if begin >= stop:
+                break
+            pieces.append(np.asarray(part[max(start - begin, 0) : stop - begin], np.int32))
+        return np.concatenate(pieces) if pieces else np.zeros(0, np.int32)
+
+
+class _Writer:
+    """Collects the tokens of one split and writes a file whenever there are enough."""
+
+    def __init__(self, folder: Path, split: str, dtype: "np.dtype[Any]", shard_tokens: int) -> None:
+        self.files: list[Shard] = []
+        self.documents = 0
+        self._folder, self._split, self._dtype, self._limit = folder, split, dtype, shard_tokens
+        self._waiting: list[Int[np.ndarray, "tokens"]] = []
+        self._tokens = 0
+
+    def add(self, ids: Int[np.ndarray, "tokens"]) -> None:
+        """Take the tokens of a piece of text."""
+        self._waiting.append(ids.astype(self._dtype))
+        self._tokens += len(ids)
+        while self._tokens >= self._limit:
+            self._write(self._limit)
+
+    def end_document(self, end: int) -> None:
+        """Take the token that ends a document."""
+        self.add(np.array([end], np.int32))
+        self.documents += 1
+
+    def flush(self) -> None:
+        """Write what is left."""
+        if self._tokens:
+            self._write(self._tokens)
+
+    def _write(self, count: int) -> None:
+        tokens = np.concatenate(self._waiting)
+        name = f"{self._split}-{len(self.files):05d}.bin"
+        tokens[:count].tofile(self._folder / name)
+        self.files.append(Shard(name, count))
+        self._waiting, self._tokens = [tokens[count:]], self._tokens - count
+
+
+def _fraction(piece: str, seed: int) -> float:
+    """A number from 0 to 1 that depends on the text and the seed alone."""
+    digest = hashlib.sha256(f"{seed}\n{piece}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def _check_split(documents: dict[str, int], held_out: float) -> None:
+    total = sum(documents.values())
+    if total == 0:
+        raise InputError("the corpus has no text; give documents that are not empty")
+    for split, other in (("train", "held_out"), ("held_out", "train")):
+        if documents[split] == 0:
+            raise InputError(
+                f"all {total} documents went to the {other.replace('_', '-')} split at a held-out fraction of {held_out}; "
+                "text is split by document: give more documents, another fraction or another seed"
+            )

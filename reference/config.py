@@ -6,9 +6,30 @@ and the options that only it has. Every default that the paper does not state is
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from numbers import Integral
+from typing import Literal, get_args
 
 from reference.errors import ConfigError
+
+HashTable = Literal["modulo", "random", "balanced"]
+HASH_TABLES: tuple[HashTable, ...] = get_args(HashTable)
+
+Dtype = Literal["float32", "bfloat16", "float64"]
+DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+
+def _require(holds: bool, otherwise: str) -> None:
+    if not holds:
+        raise ConfigError(otherwise)
+
+
+def _require_count(name: str, value: object, *, at_least: int = 1) -> None:
+    fix = f"make it a whole number, at least {at_least}"
+    _require(isinstance(value, Integral) and int(value) >= at_least, f"{name} is {value!r}; {fix}")
+
+
+def _require_weight(name: str, value: float) -> None:
+    _require(math.isfinite(value) and value >= 0, f"{name} is {value}; make it a finite number, at least 0")
 
 
 @dataclass(frozen=True)
@@ -20,18 +41,22 @@ class SinkhornBase:
     within 2e-7, and `routers.sinkhorn_base` says how large ones are reached."""
 
     def __post_init__(self) -> None:
-        _require(self.iterations >= 2, f"Sinkhorn iterations is {self.iterations}; the plan needs at least 2")
+        _require_count("Sinkhorn iterations", self.iterations, at_least=2)
 
 
 @dataclass(frozen=True)
 class Hash:
     """HASH (paper, section 3; Roller et al. 2021): a fixed table from token id to expert."""
 
-    table: Literal["modulo", "random", "balanced"] = "modulo"
+    table: HashTable = "modulo"
     """How the table is made: token id modulo E (our choice of default: it needs nothing else), uniformly at random, or
     balanced by token counts, which `Transformer` then has to be given."""
     seed: int = 0
     """Seed of the random table. Each routed layer draws its own from it; the other tables are the same in every layer."""
+
+    def __post_init__(self) -> None:
+        _require(self.table in HASH_TABLES, f"no hash table is called {self.table!r}; there are {', '.join(HASH_TABLES)}")
+        _require_count("the hash table's seed", self.seed, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -51,6 +76,11 @@ class Reinforce:
     entropy_weight: float = 1e-3
     """Weight of the policy's entropy, as a bonus: it is subtracted from the loss. Negative sharpens the policy."""
 
+    def __post_init__(self) -> None:
+        for name in ("policy_weight", "baseline_weight", "balance_weight"):
+            _require_weight(f"RL-R's {name}", getattr(self, name))
+        _require(math.isfinite(self.entropy_weight), f"RL-R's entropy_weight is {self.entropy_weight}; make it a finite number")
+
 
 @dataclass(frozen=True)
 class Switch:
@@ -61,11 +91,17 @@ class Switch:
     z_weight: float = 1e-3
     """Weight of the squared log-partition (Zoph et al. 2022, Eq. 5)."""
 
+    def __post_init__(self) -> None:
+        for name in ("balance_weight", "z_weight"):
+            _require_weight(f"Switch's {name}", getattr(self, name))
+
 
 Technique = SinkhornBase | Hash | Reinforce | Switch
 
 TECHNIQUES: dict[str, type[Technique]] = {"s-base": SinkhornBase, "hash": Hash, "rl-r": Reinforce, "switch": Switch}
 """The techniques by the names that commands and tables use."""
+
+_INSTANCES = ", ".join(f"{technique.__name__}()" for technique in TECHNIQUES.values())
 
 
 @dataclass(frozen=True)
@@ -86,21 +122,24 @@ class RouterConfig:
     """Sequences that make up a group, the unit of balancing, capacity and sharding. Our choice: one."""
 
     def __post_init__(self) -> None:
-        _require(self.num_experts >= 1, f"num_experts is {self.num_experts}; a routed layer needs at least 1")
-        _require(1 <= self.k <= self.num_experts, f"k is {self.k} with {self.num_experts} experts; k must be from 1 to num_experts")
+        kind = getattr(self.technique, "__name__", self.technique)
+        _require(type(self.technique) in TECHNIQUES.values(), f"technique is {kind!r}; give one of {_INSTANCES}")
+        _require_count("num_experts", self.num_experts)
+        _require_count("k", self.k)
+        _require(self.k <= self.num_experts, f"k is {self.k} with {self.num_experts} experts; k must be from 1 to num_experts")
         _require(self.k == 1 or not isinstance(self.technique, Reinforce), f"k is {self.k}; RL-R chooses one expert per token: set k to 1")
         for name in ("capacity_factor", "evaluation_capacity_factor"):
             factor: float | None = getattr(self, name)
             fix = "give a positive number, or None to drop no token"
             _require(factor is None or (math.isfinite(factor) and factor > 0), f"{name} is {factor}; {fix}")
-        _require(self.sequences_per_group >= 1, f"sequences_per_group is {self.sequences_per_group}; a group needs at least 1")
+        _require_count("sequences_per_group", self.sequences_per_group)
 
     def capacity(self, tokens: int, *, inference: bool) -> int | None:
         """Tokens that one expert takes of a group of `tokens`: ceil(factor * k * T / E), at most T; None if none is dropped."""
         factor = self.evaluation_capacity_factor if inference else self.capacity_factor
         if factor is None:
             return None
-        return min(tokens, math.ceil(factor * self.k * tokens / self.num_experts))
+        return math.ceil(min(tokens, factor * self.k * tokens / self.num_experts))
 
 
 @dataclass(frozen=True)
@@ -111,6 +150,11 @@ class Size:
     num_blocks: int
     num_heads: int
     kqv_size: int
+
+    def __post_init__(self) -> None:
+        for name in ("d_model", "num_blocks", "num_heads", "kqv_size"):
+            _require_count(name, getattr(self, name))
+        _require(self.d_model % 2 == 0, f"d_model is {self.d_model}; the sinusoids of positions come in pairs: make it even")
 
 
 SIZES: dict[str, Size] = {
@@ -138,23 +182,24 @@ class ModelConfig:
     vocabulary: int = 32_000
     context: int = 2048
     """Tokens of a training sequence; shorter ones may be run."""
-    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    dtype: Dtype = "float32"
     """Type of the activations. Weights are kept in float32 at least; norms, softmaxes, routers and logits are computed so."""
     remat: bool = False
     """Compute each group of blocks again in the backward pass instead of keeping its activations."""
+    debug: bool = False
+    """Stop, saying in which, at the first routed layer whose router's logits are not finite. Off by default: each layer of each
+    step then waits for the answer. HASH has no logits."""
 
     def __post_init__(self) -> None:
-        size = self.size
-        for name in ("d_model", "num_blocks", "num_heads", "kqv_size"):
-            _require(getattr(size, name) >= 1, f"{name} is {getattr(size, name)}; it must be at least 1")
-        _require(size.d_model % 2 == 0, f"d_model is {size.d_model}; sinusoids come in pairs: make it even")
-        _require(self.vocabulary >= 1, f"vocabulary is {self.vocabulary}; it must be at least 1")
-        _require(self.context >= 1, f"context is {self.context}; it must be at least 1")
+        _require_count("vocabulary", self.vocabulary)
+        _require_count("context", self.context)
+        _require(self.dtype in DTYPES, f"no type of activations is called {self.dtype!r}; there are {', '.join(DTYPES)}")
         if self.router is None:
             return
-        _check_routing_frequency(self.routing_frequency, size.num_blocks)
+        _check_routing_frequency(self.routing_frequency, self.size.num_blocks)
         if isinstance(self.router.technique, Reinforce):
-            _require(size.d_model % 8 == 0, f"d_model is {size.d_model}; RL-R's baseline is d_model/8 wide: use a multiple of 8")
+            d_model = self.size.d_model
+            _require(d_model % 8 == 0, f"d_model is {d_model}; RL-R's baseline is d_model/8 wide: use a multiple of 8")
 
     @property
     def period(self) -> int:
@@ -188,8 +233,3 @@ def _check_routing_frequency(frequency: float, num_blocks: int) -> None:
         f"routing_frequency is 1/{period} with {num_blocks} blocks, so groups of {period} blocks do not come out even; "
         f"use a divisor of {num_blocks}",
     )
-
-
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ConfigError(otherwise)

@@ -137,18 +137,30 @@ class Transformer(eqx.Module):
         keys = None if key is None else jax.random.split(key, number)
 
         def _group(
-            x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None]
+            x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None, Int[Array, ""]]
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-            weights, key = xs
-            return eqx.combine(weights, static)(x, tokens, key, inference)
+            weights, key, layer = xs
+            x, routing = eqx.combine(weights, static)(x, tokens, key, inference)
+            if self.config.debug and routing is not None:
+                x = stop_if_not_finite(x, routing, layer, number)
+            return x, routing
 
         body = jax.checkpoint(_group) if self.config.remat else _group
-        return jax.lax.scan(body, x, (arrays, keys))
+        return jax.lax.scan(body, x, (arrays, keys, jnp.arange(number)))
 
     def logits(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context vocabulary"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         return einsum("btd,vd->btv", self.final_norm(x).astype(dtype), self.embedding.astype(dtype), out=(GROUPS, None, MODEL))
+
+
+def stop_if_not_finite(
+    x: Float[Array, "batch context d_model"], routing: Routing, layer: Int[Array, ""], layers: int
+) -> Float[Array, "batch context d_model"]:
+    """`x`; but the program stops, naming the routed layer, if the entropy of any group's choice, and so one of its logits, is not finite."""
+    why = "its weights or its input hold NaN or infinity; look at the step before, and try a lower learning rate"
+    messages = [f"routed layer {i} (of 0 to {layers - 1}): the router's logits are not finite: {why}" for i in range(layers)]
+    return eqx.branched_error_if(x, ~jnp.isfinite(routing.metrics["entropy"]), layer, messages)
 
 
 def checked_tables(config: ModelConfig, given: Int[np.ndarray, "layers rows choices"] | None) -> Int[Array, "layers vocabulary k"] | None:

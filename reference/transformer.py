@@ -157,7 +157,7 @@ class Transformer(eqx.Module):
 def stop_if_not_finite(
     x: Float[Array, "batch context d_model"], routing: Routing, layer: Int[Array, ""], layers: int
 ) -> Float[Array, "batch context d_model"]:
-    """`x`; but the program stops, naming the routed layer, if the entropy of any group's choice, and so one of its logits, is not finite."""
+    """`x`; but the program stops, naming the routed layer, if the entropy of a choice, and so a logit, is not finite."""
     why = "its weights or its input hold NaN or infinity; look at the step before, and try a lower learning rate"
     messages = [f"routed layer {i} (of 0 to {layers - 1}): the router's logits are not finite: {why}" for i in range(layers)]
     return eqx.branched_error_if(x, ~jnp.isfinite(routing.metrics["entropy"]), layer, messages)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Size
+from reference.linear import linear
 from reference.mesh import DATA, EXPERT, GROUPS, MODEL, einsum, shard, take
 
 WIDENING = 4
@@ -29,8 +30,8 @@ class FeedForward(eqx.Module):
 
     def __call__(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context d_model"]:
         """Each token by itself."""
-        hidden = jax.nn.gelu(einsum("btd,df->btf", x, self.w_in.astype(x.dtype), out=(GROUPS, None, MODEL)))
-        return einsum("btf,fd->btd", hidden, self.w_out.astype(x.dtype), out=(GROUPS, None, None))
+        hidden = jax.nn.gelu(linear(x, self.w_in, out=MODEL))
+        return linear(hidden, self.w_out, within=MODEL)
 
 
 class Experts(eqx.Module):

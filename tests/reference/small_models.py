@@ -1,0 +1,44 @@
+"""Models small enough to compile in a second, with weights drawn by NumPy: every array is filled, norms included."""
+
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int
+
+from reference.config import TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.transformer import Transformer, checked_tables
+
+SIZE = Size(d_model=16, num_blocks=4, num_heads=2, kqv_size=4)
+VOCABULARY = 23
+CONTEXT = 12
+
+
+def small(technique: str, *, num_experts: int = 4, k: int = 1, router: dict[str, Any] | None = None, **model: Any) -> ModelConfig:
+    """A configuration; "dense", or a technique by name; `router` and `model` are further fields of either configuration."""
+    routed = None if technique == "dense" else RouterConfig(TECHNIQUES[technique](), num_experts, k, **(router or {}))
+    fields: dict[str, Any] = {"size": SIZE, "router": routed, "vocabulary": VOCABULARY, "context": CONTEXT, **model}
+    return ModelConfig(**fields)
+
+
+def draw(config: ModelConfig, seed: int = 0) -> Transformer:
+    """A model with weights of a size at which each part of it matters: matrices normal with 0.3, scales of norms around 1."""
+    shapes = eqx.filter_eval_shape(Transformer, config, key=jax.random.key(0))
+    generator = np.random.default_rng(seed)
+    tables = checked_tables(config, None)
+
+    def _fill(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            assert tables is not None
+            return tables
+        centre = 1.0 if path[-1].name == "scale" else 0.0
+        return jnp.asarray(centre + 0.3 * generator.normal(size=leaf.shape), leaf.dtype)
+
+    return jax.tree_util.tree_map_with_path(_fill, shapes)
+
+
+def some_tokens(batch: int, context: int = CONTEXT, seed: int = 1) -> Int[Array, "batch context"]:
+    """Token ids, uniformly at random."""
+    return jnp.asarray(np.random.default_rng(seed).integers(VOCABULARY, size=(batch, context)), jnp.int32)

@@ -13,7 +13,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 
 class Plan(eqx.Module):
@@ -46,7 +46,7 @@ def plan_capacity(experts: Int[Array, "tokens k"], num_experts: int, capacity: i
     in_expert = jnp.arange(capacity)
     sorted_position = jnp.minimum(starts[:, None] + in_expert, order.shape[0] - 1)
     filled = in_expert < counts[:, None]
-    return _plan(order[sorted_position].reshape(-1), filled.reshape(-1), slot.reshape(experts.shape))
+    return _plan(_rows(order, sorted_position).reshape(-1), filled.reshape(-1), slot.reshape(experts.shape))
 
 
 def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
@@ -61,13 +61,13 @@ def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
     blocks_of_expert = -(-counts // length)
     last_block = jnp.cumsum(blocks_of_expert)
     first_slot = (last_block - blocks_of_expert) * length
-    slot = first_slot[experts.reshape(-1)] + rank
+    slot = _rows(first_slot, experts.reshape(-1)) + rank
     expert_of_block = jnp.minimum(jnp.sum(jnp.arange(blocks)[:, None] >= last_block, axis=1), num_experts - 1)
     expert_of_slot = jnp.repeat(expert_of_block, length)
-    in_expert = jnp.arange(blocks * length) - first_slot[expert_of_slot]
+    in_expert = jnp.arange(blocks * length) - _rows(first_slot, expert_of_slot)
     starts = jnp.cumsum(counts) - counts
-    sorted_position = jnp.clip(starts[expert_of_slot] + in_expert, 0, choices - 1)
-    plan = _plan(order[sorted_position], in_expert < counts[expert_of_slot], slot.reshape(experts.shape))
+    sorted_position = jnp.clip(_rows(starts, expert_of_slot) + in_expert, 0, choices - 1)
+    plan = _plan(_rows(order, sorted_position), in_expert < _rows(counts, expert_of_slot), slot.reshape(experts.shape))
     return BlockPlan(plan, expert_of_block)
 
 
@@ -125,8 +125,10 @@ def _sort(experts: Int[Array, "tokens k"], num_experts: int) -> tuple[Int[Array,
     order = jnp.argsort(flat, stable=True)
     counts = jnp.sum(flat[:, None] == jnp.arange(num_experts, dtype=flat.dtype), axis=0, dtype=jnp.int32)
     starts = jnp.cumsum(counts) - counts
-    position = jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype), unique_indices=True)
-    return order, counts, position - starts[flat]
+    position = (
+        jnp.zeros_like(order).at[order].set(jnp.arange(order.shape[0], dtype=order.dtype), unique_indices=True, wrap_negative_indices=False)
+    )
+    return order, counts, position - _rows(starts, flat)
 
 
 def _plan(choice: Int[Array, "slots"], filled: Bool[Array, "slots"], slot_of_choice: Int[Array, "tokens k"]) -> Plan:
@@ -138,6 +140,6 @@ def _plan(choice: Int[Array, "slots"], filled: Bool[Array, "slots"], slot_of_cho
     )
 
 
-def _rows(x: Float[Array, "rows ..."], index: Int[Array, "*shape"]) -> Float[Array, "..."]:
+def _rows(x: Shaped[Array, "rows ..."], index: Int[Array, "*shape"]) -> Shaped[Array, "..."]:
     """Rows of `x`, zeros for the index one past the last."""
-    return x.at[index].get(mode="fill", fill_value=0)
+    return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)

@@ -2,23 +2,27 @@
 
 Three axes, always present, of size 1 where unused, in JAX's explicit mode (a sharding is part of an array's type):
 
-    data      groups of tokens; optimizer state (ZeRO stage 1)
+    data      groups of tokens
     expert    groups of tokens outside the experts, experts inside: two all-to-alls carry the tokens over and back
     model     attention heads, feed-forward width, vocabulary
 
+Optimizer state is spread over the axes that its weight is not (ZeRO stage 1, `training.optimizer.zero_specs`).
 Without a mesh (`jax.set_mesh`) every function here is the identity, and the model runs on one device.
 """
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.sharding import AxisType, Mesh
+import numpy as np
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
+from reference.config import ModelConfig
 from reference.errors import ConfigError
 
 DATA, EXPERT, MODEL = "data", "expert", "model"
@@ -39,6 +43,47 @@ def make_mesh(data: int = 1, expert: int = 1, model: int = 1, *, devices: Sequen
         product = f"{data} x {expert} x {model} = {data * expert * model}"
         raise ConfigError(f"data x expert x model is {product}, but there are {len(devices)} devices; make the product that number")
     return jax.make_mesh((data, expert, model), (DATA, EXPERT, MODEL), (AxisType.Explicit,) * 3, devices=devices)
+
+
+def check_mesh(config: ModelConfig, mesh: Mesh | AbstractMesh, batch: int) -> None:
+    """Raises `ConfigError` unless the model's dimensions, and a batch of so many sequences, come out even on `mesh`."""
+    router = config.router
+    per_group = router.sequences_per_group if router else 1
+    for what, number, axes in (
+        ("heads", config.size.num_heads, (MODEL,)),
+        ("columns in the feed-forward", 4 * config.size.d_model, (MODEL,)),
+        ("vocabulary entries", config.vocabulary, (MODEL,)),
+        ("experts", router.num_experts if router else 0, (EXPERT,)),
+    ):
+        _require_even(what, number, mesh, axes)
+    if batch % per_group:
+        raise ConfigError(f"{batch} sequences in a batch are not whole groups of {per_group} sequences; use a multiple of {per_group}")
+    _require_even("sequences in a batch" if per_group == 1 else "groups of sequences in a batch", batch // per_group, mesh, GROUPS)
+
+
+def _require_even(what: str, number: int, mesh: Mesh | AbstractMesh, axes: tuple[str, ...]) -> None:
+    devices = math.prod(mesh.shape[axis] for axis in axes)
+    if number % devices:
+        names = " x ".join(axes)
+        raise ConfigError(
+            f"{number} {what} do not come out even on {devices} devices of the mesh's {names}; use a divisor of {number} there"
+        )
+
+
+def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
+    """`tree` with each array on the mesh's devices by its spec. With several processes, each must hold the same `tree`."""
+    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
+
+
+def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
+    """Which sequences of a batch this process's devices hold, in order: all of them if there is one process."""
+    slices = NamedSharding(mesh, P(GROUPS)).addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[index] for index in slices if index is not None]))
+
+
+def place_batch(rows: Int[np.ndarray, "rows context_and_one"], mesh: Mesh, batch: int) -> Int[Array, "batch context_and_one"]:
+    """A batch of `batch` sequences on the mesh, of which this process gives its own: those that `batch_rows` names, in order."""
+    return jax.make_array_from_process_local_data(NamedSharding(mesh, P(GROUPS, None)), rows, (batch, rows.shape[1]))
 
 
 def shard(x: Shaped[Array, "..."], *spec: Axes) -> Shaped[Array, "..."]:
@@ -82,6 +127,37 @@ _SPECS: dict[str, tuple[str | None, ...]] = {
 def parameter_specs(model: PyTree) -> PyTree[P]:
     """A partition spec for each array of `model`, or of its shapes; `P()` for what every device holds whole."""
     return jax.tree_util.tree_map_with_path(lambda path, leaf: _spec(_dotted(path), leaf.ndim), eqx.filter(model, is_array))
+
+
+_SUMMED: dict[str, tuple[str, ...]] = {
+    "attention.query": GROUPS,
+    "attention.key": GROUPS,
+    "attention.value": GROUPS,
+    "attention.output": GROUPS,
+    "feedforward.w_in": GROUPS,
+    "feedforward.w_out": GROUPS,
+    "experts.w_in": (DATA,),
+    "experts.w_out": (DATA,),
+}
+"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights of a block."""
+
+
+def sum_gradients_later(model: PyTree) -> PyTree:
+    """`model` with its matrices typed so that each device keeps its own part of their gradient, unsummed.
+
+    Otherwise JAX sums the gradient over devices where a layer's backward pass ends, and every device gets it whole. Left for the
+    end, resharding it to the shares of ZeRO stage 1 is one reduce-scatter, in float32: half of what an all-reduce moves.
+    Without a mesh `model` itself.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return model
+
+    def _spec_of(path: tuple[Any, ...], spec: P) -> P:
+        axes = next((axes for end, axes in _SUMMED.items() if _dotted(path).endswith(end)), ())
+        return P(*spec, reduced=frozenset(axes))
+
+    specs = jax.tree_util.tree_map_with_path(_spec_of, parameter_specs(model), is_leaf=lambda leaf: isinstance(leaf, P))
+    return jax.sharding.reshard(model, specs)
 
 
 def is_array(leaf: object) -> bool:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from reference.mesh import GROUPS, reshape
 from reference.routed import RoutedFeedForward
 from reference.routers import AbstractRouter, Routing
 from reference.transformer import Transformer
@@ -81,4 +82,4 @@ def router_of(model: Transformer) -> AbstractRouter:
 
 
 def _by_group(per_token: Float[Array, "batch context"], like: Float[Array, "layers groups tokens"]) -> Float[Array, "1 groups tokens"]:
-    return per_token.reshape(1, *like.shape[1:])
+    return reshape(per_token, (1, *like.shape[1:]), out=(None, GROUPS, None))

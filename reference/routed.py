@@ -15,7 +15,7 @@ from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Size, 
 from reference.dispatch import block_length, combine, plan_blocks, plan_capacity, to_slots
 from reference.errors import ConfigError
 from reference.feedforward import Experts
-from reference.mesh import GROUPS, shard
+from reference.mesh import GROUPS, reshape, shard
 from reference.routers import AbstractRouter, HashRouter, ReinforceRouter, Routing, SinkhornBaseRouter, SwitchRouter
 
 
@@ -57,7 +57,7 @@ class RoutedFeedForward(eqx.Module):
             out = self.experts(buffer).reshape(number, -1, d_model)
             y, dropped = jax.vmap(combine)(out, routing.gates, plan), jax.vmap(lambda plan: plan.dropped_fraction())(plan)
         routing = dataclasses.replace(routing, metrics=routing.metrics | {"dropped_fraction": dropped})
-        return y.reshape(x.shape), routing
+        return reshape(y, x.shape, out=(GROUPS, None, None)), routing
 
     def _drop_none(
         self, groups: Float[Array, "groups tokens d_model"], routing: Routing
@@ -77,7 +77,8 @@ class RoutedFeedForward(eqx.Module):
         if x.shape[0] % per_group:
             fix = "make the batch a multiple of it"
             raise ConfigError(f"a batch of {x.shape[0]} sequences does not come out even in groups of {per_group} sequences; {fix}")
-        return x.reshape(x.shape[0] // per_group, per_group * x.shape[1], *x.shape[2:])
+        shape = x.shape[0] // per_group, per_group * x.shape[1], *x.shape[2:]
+        return reshape(x, shape, out=(GROUPS, *(None,) * (len(shape) - 1)))
 
 
 def make_router(

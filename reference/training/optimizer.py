@@ -1,9 +1,10 @@
-"""AdamW with warm-up, cosine decay and clipping, and ZeRO stage 1: each device of the `data` axis keeps a share of its state.
+"""AdamW with warm-up, cosine decay and clipping, and ZeRO stage 1: devices that hold the same weight keep a share of its state each.
 
 The paper states AdamW and ZeRO stage 1, and the learning rates below with their steps; betas, weight decay and clipping are our
 choice (GPT-3's).
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +15,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree
 
 from reference.errors import ConfigError
-from reference.mesh import DATA, parameter_specs
+from reference.mesh import DATA, GROUPS, Axes, parameter_specs
 
 
 @dataclass(frozen=True)
@@ -60,17 +61,20 @@ def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
 
 
 def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
-    """The partition specs of optimizer state: a weight's own, and the first dimension that is free and comes out even over `data`.
+    """The partition specs of optimizer state: a weight's own, and a free dimension for the axes of the batch that it is not spread over.
 
-    Small or odd weights may have none; every device then keeps their state whole.
+    Those are `data`, and `expert` for all but the experts. The first dimension that comes out even takes them both, or else `data`
+    alone. Small or odd weights may have none; every device then keeps their state whole.
     """
 
     def _spread(weight: jax.Array | jax.ShapeDtypeStruct, spec: P) -> P:
-        axes = [*spec, *(None,) * (weight.ndim - len(spec))]
-        for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
-            if axis is None and length % mesh.shape[DATA] == 0 and length > 1:
-                axes[dimension] = DATA
-                break
+        axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
+        both = tuple(axis for axis in GROUPS if axis not in axes)
+        for share in (both, (DATA,)):
+            for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
+                if axis is None and length > 1 and length % math.prod(mesh.shape[name] for name in share) == 0:
+                    axes[dimension] = share
+                    return P(*axes)
         return P(*axes)
 
     return jax.tree.map(_spread, weights, parameter_specs(weights))

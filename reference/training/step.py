@@ -8,7 +8,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from reference.mesh import is_array, parameter_specs
+from reference.mesh import is_array, parameter_specs, sum_gradients_later
 from reference.objective import Report, objective
 from reference.training.optimizer import zero_specs
 from reference.transformer import Transformer
@@ -47,7 +47,7 @@ def train_step(
     def _loss(weights: Transformer) -> tuple[Array, Report]:
         return objective(eqx.combine(weights, fixed), tokens, key=step_key)
 
-    gradient, report = jax.grad(_loss, has_aux=True)(weights)
+    gradient, report = jax.grad(_loss, has_aux=True)(sum_gradients_later(weights))
     weights, optimizer_state = _update(weights, gradient, state.optimizer_state, optimizer)
     return TrainState(eqx.combine(weights, fixed), optimizer_state, state.step + 1), report
 

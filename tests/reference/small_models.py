@@ -1,12 +1,12 @@
 """Models small enough to compile in a second, with weights drawn by NumPy: every array is filled, norms included."""
 
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int
+from jaxtyping import Array, Float, Int
 
 from reference.config import TECHNIQUES, ModelConfig, RouterConfig, Size
 from reference.transformer import Transformer, checked_tables
@@ -14,6 +14,8 @@ from reference.transformer import Transformer, checked_tables
 SIZE = Size(d_model=16, num_blocks=4, num_heads=2, kqv_size=4)
 VOCABULARY = 23
 CONTEXT = 12
+
+T = TypeVar("T")
 
 
 def small(technique: str, *, num_experts: int = 4, k: int = 1, router: dict[str, Any] | None = None, **model: Any) -> ModelConfig:
@@ -24,10 +26,13 @@ def small(technique: str, *, num_experts: int = 4, k: int = 1, router: dict[str,
 
 
 def draw(config: ModelConfig, seed: int = 0) -> Transformer:
-    """A model with weights of a size at which each part of it matters: matrices normal with 0.3, scales of norms around 1."""
-    shapes = eqx.filter_eval_shape(Transformer, config, key=jax.random.key(0))
+    """A model with drawn weights, norms included, and the hash tables that `config` asks for."""
+    return drawn(eqx.filter_eval_shape(Transformer, config, key=jax.random.key(0)), seed, tables=checked_tables(config, None))
+
+
+def drawn(shapes: T, seed: int = 0, *, tables: Int[Array, "layers vocabulary k"] | None = None) -> T:
+    """A module with its weights in place of their shapes: normal with 0.3, at which every part matters, scales of norms around 1."""
     generator = np.random.default_rng(seed)
-    tables = checked_tables(config, None)
 
     def _fill(path: Any, leaf: jax.ShapeDtypeStruct) -> Array:
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
@@ -42,3 +47,8 @@ def draw(config: ModelConfig, seed: int = 0) -> Transformer:
 def some_tokens(batch: int, context: int = CONTEXT, seed: int = 1) -> Int[Array, "batch context"]:
     """Token ids, uniformly at random."""
     return jnp.asarray(np.random.default_rng(seed).integers(VOCABULARY, size=(batch, context)), jnp.int32)
+
+
+def some_normal(*shape: int, seed: int = 0) -> Float[Array, "..."]:
+    """Standard normal numbers, in float32 or, where JAX has it on, float64."""
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype=float)

@@ -5,6 +5,7 @@ time, under `vmap`; the experts see the buffers of all.
 """
 
 import dataclasses
+from typing import TypeVar
 
 import equinox as eqx
 import jax
@@ -17,6 +18,8 @@ from reference.errors import ConfigError
 from reference.feedforward import Experts
 from reference.mesh import GROUPS, reshape, shard
 from reference.routers import AbstractRouter, HashRouter, ReinforceRouter, Routing, SinkhornBaseRouter, SwitchRouter
+
+T = TypeVar("T")
 
 
 class RoutedFeedForward(eqx.Module):
@@ -47,12 +50,12 @@ class RoutedFeedForward(eqx.Module):
         groups, ids = self._grouped(x), self._grouped(token_id)
         number, tokens, d_model = groups.shape
         keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, shard(jnp.arange(number), GROUPS))
-        routing = jax.vmap(lambda x, ids, key: self.router(x, ids, key=key, inference=inference))(groups, ids, keys)
+        routing = _spread(jax.vmap(lambda x, ids, key: self.router(x, ids, key=key, inference=inference))(groups, ids, keys))
         capacity = self.config.capacity(tokens, inference=inference)
         if capacity is None:
             y, dropped = self._drop_none(groups, routing)
         else:
-            plan = jax.vmap(lambda experts: plan_capacity(experts, self.config.num_experts, capacity))(routing.experts)
+            plan = _spread(jax.vmap(lambda experts: plan_capacity(experts, self.config.num_experts, capacity))(routing.experts))
             buffer = jax.vmap(to_slots)(groups, plan).reshape(number, self.config.num_experts, capacity, d_model)
             out = self.experts(buffer).reshape(number, -1, d_model)
             y, dropped = jax.vmap(combine)(out, routing.gates, plan), jax.vmap(lambda plan: plan.dropped_fraction())(plan)
@@ -63,7 +66,7 @@ class RoutedFeedForward(eqx.Module):
         self, groups: Float[Array, "groups tokens d_model"], routing: Routing
     ) -> tuple[Float[Array, "groups tokens d_model"], Float[Array, "groups"]]:
         num_experts = self.config.num_experts
-        blocks = jax.vmap(lambda experts: plan_blocks(experts, num_experts))(routing.experts)
+        blocks = _spread(jax.vmap(lambda experts: plan_blocks(experts, num_experts))(routing.experts))
         length = block_length(routing.experts.shape[1] * self.config.k, num_experts)
         buffer = jax.vmap(to_slots)(groups, blocks.plan).reshape(groups.shape[0], -1, length, groups.shape[-1])
         out = self.experts.by_block(buffer, blocks.expert_of_block).reshape(groups.shape[0], -1, groups.shape[-1])
@@ -79,6 +82,11 @@ class RoutedFeedForward(eqx.Module):
             raise ConfigError(f"a batch of {x.shape[0]} sequences does not come out even in groups of {per_group} sequences; {fix}")
         shape = x.shape[0] // per_group, per_group * x.shape[1], *x.shape[2:]
         return reshape(x, shape, out=(GROUPS, *(None,) * (len(shape) - 1)))
+
+
+def _spread(by_group: T) -> T:
+    """Every array laid out by groups, which JAX forgets of a batch of one group."""
+    return jax.tree.map(lambda array: shard(array, GROUPS, *(None,) * (array.ndim - 1)), by_group)
 
 
 def make_router(

@@ -25,7 +25,8 @@ Split = Literal["train", "held_out"]
 SHARD_TOKENS = 1 << 26
 """Tokens of one file, but for the last."""
 
-INDEX = "tokens.json"
+INDEX, MODEL = "tokens.json", "tokenizer.model"
+"""What is in the folder, and the tokenizer that wrote it, if it is not bytes."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,7 @@ def write_shards(
             on_document(document)
             writer: _Writer | None = None
             for piece in filter(None, document.pieces):
-                writer = writer or writers["held_out" if _fraction(piece, seed) < held_out else "train"]
+                writer = writer or writers["held_out" if is_held_out(piece, held_out, seed) else "train"]
                 writer.add(tokenizer.encode(piece))
             if writer is not None:
                 writer.end_document(tokenizer.end)
@@ -91,6 +92,8 @@ def write_shards(
         counts = {split: writer.documents for split, writer in writers.items()}
         _check_split(counts, held_out)
         shards = Shards(folder, tokenizer.fingerprint, tokenizer.vocabulary, dtype.str, counts, {s: w.files for s, w in writers.items()})
+        if tokenizer.model is not None:
+            write_atomically(partial / MODEL, tokenizer.model)
         index = {name: value for name, value in asdict(shards).items() if name != "folder"}
         write_atomically(partial / INDEX, json.dumps(index, indent=1) + "\n")
         partial.rename(folder)
@@ -121,6 +124,12 @@ def open_shards(folder: Path) -> Shards:
                 f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: it is cut short; write the shards again"
             )
     return shards
+
+
+def is_held_out(first_piece: str, held_out: float, seed: int = 0) -> bool:
+    """Whether the document that begins with `first_piece` is in the held-out fraction `held_out`."""
+    digest = hashlib.sha256(f"{seed}\n{first_piece}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") < held_out * 2**64
 
 
 class TokenStream:
@@ -178,12 +187,6 @@ class _Writer:
         tokens[:count].tofile(self._folder / name)
         self.files.append(Shard(name, count))
         self._waiting, self._tokens = [tokens[count:]], self._tokens - count
-
-
-def _fraction(piece: str, seed: int) -> float:
-    """A number from 0 to 1 that depends on the text and the seed alone."""
-    digest = hashlib.sha256(f"{seed}\n{piece}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
 
 
 def _check_split(documents: dict[str, int], held_out: float) -> None:

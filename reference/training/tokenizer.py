@@ -28,7 +28,9 @@ class Tokenizer(ABC):
     name: str
     """As `--tokenizer` takes it, or the file's name."""
     fingerprint: str
-    """Same for the same tokenizer; kept in token shards and checkpoints."""
+    """Same for the same tokenizer; kept in token shards."""
+    model: bytes | None
+    """What `load_tokenizer` reads from a file; None for bytes."""
 
     @property
     def end(self) -> int:
@@ -48,7 +50,7 @@ class ByteTokenizer(Tokenizer):
     """UTF-8 bytes: 256 ids and `end`."""
 
     def __init__(self) -> None:
-        self.vocabulary, self.name, self.fingerprint = 257, "bytes", "bytes"
+        self.vocabulary, self.name, self.fingerprint, self.model = 257, "bytes", "bytes", None
 
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
         """The bytes."""
@@ -75,7 +77,7 @@ class SentencePieceTokenizer(Tokenizer):
         if self._pieces.unk_id() in self._bytes:
             raise InputError(f"tokenizer {name} has no byte fallback, so some text would be lost; train it with byte_fallback=True")
         self.vocabulary, self.name = self._pieces.GetPieceSize() + 1, name
-        self.fingerprint = hashlib.sha256(model).hexdigest()
+        self.fingerprint, self.model = hashlib.sha256(model).hexdigest(), model
 
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
         """Ids, line by line: one long text is ten times slower."""

@@ -1,0 +1,139 @@
+"""What a run writes for others: `curves.csv`, which `fit` reads, and `metrics.jsonl`, a line per step.
+
+Both are cut back to the checkpoint that a run continues from, so that an interrupted run ends with the same files.
+"""
+
+import csv
+import io
+import json
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from common.files import write_atomically
+from reference.config import ModelConfig
+from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
+
+ROUTER_TYPES = {"dense": "Dense", "s-base": "S-Base", "hash": "Hash", "rl-r": "RL-R", "switch": "Switch"}
+"""The release's names for the techniques, and Switch."""
+
+
+@dataclass(frozen=True)
+class CurvesRow:
+    """One evaluation: the release's 22 columns in its order, then ours; a loss that was not measured is an empty cell.
+
+    Losses in nats per token. `flops_per_step` is the forward pass over the run's own batch.
+    """
+
+    hyper_id: int
+    step: int
+    loss_c4: float | None
+    loss_curation_corpus: float | None
+    loss_lambada: float | None
+    loss_pile: float | None
+    loss_validation: float
+    loss_wikitext103: float | None
+    num_experts: int
+    d_model: int
+    num_blocks: int
+    num_heads: int
+    kqv_size: int
+    flop_increase: float
+    k: int
+    router_type: str
+    seed: int
+    routing_frequency: float
+    total_parameter_count: float
+    dense_parameter_count: float
+    flops_per_step: float
+    model_size_label: str
+    tokens_seen: int
+    corpus: str
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a run share."""
+
+    model: ModelConfig
+    router: str
+    label: str
+    batch: int
+    seed: int
+    corpus: str
+    tokenizer: str
+
+
+def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
+    """The row of an evaluation after `step` steps that found `loss` on the held-out text."""
+    model, size = setting.model, setting.model.size
+    router = model.router
+    return CurvesRow(
+        hyper_id=0, step=step, loss_c4=None, loss_curation_corpus=None, loss_lambada=None, loss_pile=None,
+        loss_validation=loss, loss_wikitext103=None, num_experts=router.num_experts if router else 1,
+        d_model=size.d_model, num_blocks=size.num_blocks, num_heads=size.num_heads, kqv_size=size.kqv_size,
+        flop_increase=1.0, k=router.k if router else 1, router_type=ROUTER_TYPES[setting.router], seed=setting.seed,
+        routing_frequency=model.routing_frequency, total_parameter_count=float(total_parameter_count(model)),
+        dense_parameter_count=float(dense_parameter_count(model)), flops_per_step=float(flops_per_step(model, setting.batch)),
+        model_size_label=setting.label, tokens_seen=step * setting.batch * model.context,
+        corpus=setting.corpus, tokenizer=setting.tokenizer,
+    )  # fmt: skip
+
+
+class Curves:
+    """`curves.csv` of one run, written whole each time."""
+
+    def __init__(self, path: Path, *, after: int) -> None:
+        """Take up the file at `path`, if there is one, with its rows up to step `after`."""
+        self._path = path
+        self._rows: list[list[str]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self._rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) <= after]
+        self._write()
+
+    def append(self, row: CurvesRow) -> None:
+        """Add a row, unless the file has one for its step."""
+        cells = ["" if value is None else str(value) for value in (getattr(row, field.name) for field in fields(row))]
+        if all(cells[1] != known[1] for known in self._rows):
+            self._rows.append(cells)
+            self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow([field.name for field in fields(CurvesRow)])
+        writer.writerows(self._rows)
+        write_atomically(self._path, text.getvalue())
+
+
+class Metrics:
+    """`metrics.jsonl` of one run: a JSON object per line, each with its `step`."""
+
+    def __init__(self, path: Path, *, after: int) -> None:
+        """Take up the file at `path` with its lines up to step `after`; a line that a kill cut short goes too."""
+        kept: list[str] = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                record = _record(line)
+                if record is not None and record["step"] <= after:
+                    kept.append(line)
+        write_atomically(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line; what is not a finite number becomes null."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

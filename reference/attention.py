@@ -14,7 +14,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reference.config import Size
-from reference.mesh import GROUPS, MODEL, einsum, reshape
+from reference.linear import linear
+from reference.mesh import GROUPS, MODEL, einsum, reshape, shard
 
 
 class Attention(eqx.Module):
@@ -35,18 +36,26 @@ class Attention(eqx.Module):
     def __call__(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context d_model"]:
         """Attend; the softmax is in float32 at least, the rest in the type of `x`."""
         query, key, value = (self._project(x, weight) for weight in (self.query, self.key, self.value))
-        sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
-        position = einsum("md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None))
-        scores = jnp.einsum("bhik,bhjk->bhij", query, key)
-        scores += shift(jnp.einsum("bhik,hmk->bhim", query, position))
-        weights = causal_softmax(scores / self.query.shape[-1] ** 0.5).astype(x.dtype)
-        heads = jnp.einsum("bhij,bhjk->bhik", weights, value)
-        return einsum("bhik,hkd->bid", heads, self.output.astype(x.dtype), out=(GROUPS, None, None))
+        query /= self.query.shape[-1] ** 0.5
+        scores = jnp.einsum("bhik,bhjk->bhij", query, key) + shift(jnp.einsum("bhik,bhmk->bhim", query, self._positions(x)))
+        heads = jnp.einsum("bhij,bhjk->bhik", causal_softmax(scores).astype(x.dtype), value)
+        batch, _, context, _ = heads.shape
+        inner, d_model = self.output.shape[0] * self.output.shape[1], self.output.shape[2]
+        together = reshape(jnp.moveaxis(heads, 1, 2), (batch, context, inner), out=(GROUPS, None, MODEL))
+        return linear(together, reshape(self.output, (inner, d_model), out=(MODEL, None)), within=MODEL)
 
     def _project(
         self, x: Float[Array, "batch context d_model"], weight: Float[Array, "d_model heads kqv"]
     ) -> Float[Array, "batch heads context kqv"]:
-        return einsum("btd,dhk->bhtk", x, weight.astype(x.dtype), out=(GROUPS, MODEL, None, None))
+        d_model, heads, kqv = weight.shape
+        together = linear(x, reshape(weight, (d_model, heads * kqv), out=(None, MODEL)), out=MODEL)
+        return jnp.moveaxis(reshape(together, (*x.shape[:2], heads, kqv), out=(GROUPS, None, MODEL, None)), 2, 1)
+
+    def _positions(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch heads context kqv"]:
+        """r, from the largest distance to 0; once for each sequence, so that the product with it is batched as the keys' is."""
+        sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
+        position = einsum("md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None))
+        return shard(jnp.broadcast_to(position, (x.shape[0], *position.shape)), GROUPS, MODEL, None, None)
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:
@@ -68,8 +77,18 @@ def shift(scores: Float[Array, "batch heads context context"]) -> Float[Array, "
     return reshape(padded, (batch, heads, context + 1, context), out=(GROUPS, MODEL, None, None))[:, :, 1:]
 
 
+@jax.custom_jvp
 def causal_softmax(scores: Float[Array, "batch heads context context"]) -> Float[Array, "batch heads context context"]:
-    """Softmax over the positions up to each token's own, in float32 at least."""
+    """Softmax over the positions up to each token's own, in float32 at least. Its gradient needs its output alone."""
     wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     causal = jnp.tri(scores.shape[-1], dtype=bool)
     return jax.nn.softmax(jnp.where(causal, wide, -jnp.inf), axis=-1)
+
+
+@causal_softmax.defjvp
+def _causal_softmax_jvp(
+    primals: tuple[Float[Array, "batch heads context context"]], tangents: tuple[Float[Array, "batch heads context context"]]
+) -> tuple[Float[Array, "batch heads context context"], Float[Array, "batch heads context context"]]:
+    p = causal_softmax(*primals)
+    tangent = tangents[0].astype(p.dtype)
+    return p, p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))

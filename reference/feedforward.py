@@ -3,6 +3,8 @@
 Ungated and without biases, as the counts imply; GELU in its tanh form is our choice, the cheaper one on every device.
 """
 
+from functools import partial
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -30,8 +32,15 @@ class FeedForward(eqx.Module):
 
     def __call__(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context d_model"]:
         """Each token by itself."""
-        hidden = jax.nn.gelu(linear(x, self.w_in, out=MODEL))
-        return linear(hidden, self.w_out, within=MODEL)
+        return _activated(linear(x, self.w_in, out=MODEL), self.w_out)
+
+
+# The GELU is computed again in the backward pass, which then keeps the product before it alone, one array of this size, not five.
+@partial(jax.checkpoint, prevent_cse=False)
+def _activated(
+    product: Float[Array, "batch context hidden"], w_out: Float[Array, "hidden d_model"]
+) -> Float[Array, "batch context d_model"]:
+    return linear(jax.nn.gelu(product), w_out, within=MODEL)
 
 
 class Experts(eqx.Module):

@@ -1,1 +1,1 @@
-"""Measurements, each a ratio against a peer or a limit in the same run: `uv run --group bench python -m benchmarks.NAME`."""
+"""Measurements, each a ratio against a peer or a limit in the same run: `uv run python -m benchmarks.NAME`."""

@@ -1,6 +1,6 @@
 """Do 95 % intervals cover the truth 95 times in 100? A simulation on the real design, with a known truth.
 
-    uv run --group bench python -m benchmarks.coverage --law bounded --reps 500 --draws 1000 --markdown docs/coverage.md
+    uv run python -m benchmarks.coverage --law bounded --reps 500 --draws 1000 --markdown docs/coverage.md
 
 The truth is our fit of the law to the released runs; each repetition adds noise to it at the same (N, E), with the fit's residual
 SD, degrees of freedom accounted for, fits the law, resamples, and asks of every interval whether the truth is inside.

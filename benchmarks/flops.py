@@ -1,6 +1,6 @@
 """FLOPs of a forward pass: the release's count, what the program multiplies, and what XLA says of the compiled program.
 
-    uv run --group bench python -m benchmarks.flops
+    uv run python -m benchmarks.flops
 
 XLA takes the body of a loop once, however often it runs. So the model is compiled twice: as it is, and without loops, that is with
 the groups of blocks one after the other and every block of an evaluation's experts at once. The parts say where the operations come

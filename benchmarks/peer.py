@@ -1,6 +1,6 @@
 """The released notebook's method as a peer: Eq. 1 by 500 random starts of L-BFGS-B in float32, against our point fit.
 
-    uv run --group bench python -m benchmarks.peer
+    uv run python -m benchmarks.peer
 
 The peer is our own writing of that method. Of the notebook this much is known: scipy's L-BFGS-B on the squared error of log10 loss,
 in float32 with JAX's gradient, 500 random starts, the best kept; a start that ends in NaN is never better than what there is,

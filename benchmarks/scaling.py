@@ -1,6 +1,6 @@
 """How time and memory of refits grow with the number of draws, and with the number of runs: linearly, and not at all.
 
-    uv run --group bench python -m benchmarks.scaling
+    uv run python -m benchmarks.scaling
 
 Eq. 1 on one router's released runs for 10^3, 10^4 and 10^5 residual draws; and on simulated designs of 10^2, 10^3 and 10^4 runs
 for 200 draws. Every measurement is a process of its own, whose peak memory the system reports. Targets: a log-log slope of

@@ -1,6 +1,6 @@
 """How long the command line takes to start, and what it imports, beside a bare interpreter in the same run.
 
-    uv run --group bench python -m benchmarks.startup
+    uv run python -m benchmarks.startup
 
 Limits: `cli.py --help` within 0.5 s; neither it nor `cli.py fit` imports JAX, pandas, or (unless a report is written) scipy or
 matplotlib; `--help` no numerics at all.

@@ -199,3 +199,24 @@ def test_a_model_that_cannot_be_is_one_line_and_code_2(arguments: list[str], wor
     assert said.err.count("\n") == 1
     assert said.err.startswith("error: ")
     assert words in said.err
+
+
+def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    corpus = tmp_path / "corpus.jsonl"
+    corpus.write_text("".join(json.dumps({"text": f"document {i} " * 20}) + "\n" for i in range(60)))
+    arguments = ["train", "--corpus", str(corpus), "--size", "27K", "--context", "16", "--batch", "4", "--experts", "2", "--steps", "6"]
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["step"] == 6
+    assert main([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["loss_validation"] == first["loss_validation"]
+    from fit.load.runs import load_runs
+
+    (loss,) = load_runs([str(tmp_path / "run" / "curves.csv")]).loss
+    assert loss == first["loss_validation"]
+    assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "run")]) == 2
+    assert "run.seed: 0 -> 1" in capsys.readouterr().err

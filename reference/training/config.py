@@ -188,7 +188,7 @@ def _lines(options: Any) -> str:
     return "".join(f"{name} = {_literal(getattr(options, name))}\n" for name in _names(type(options)))
 
 
-def _literal(value: str | float | bool) -> str:
+def _literal(value: str | int | float | bool) -> str:
     match value:
         case bool():
             return str(value).lower()

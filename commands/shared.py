@@ -1,0 +1,86 @@
+"""What several subcommands share: lists of names, where results go, and how progress is shown."""
+
+import sys
+import time
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
+
+if TYPE_CHECKING:
+    from fit.show.document import Document
+
+Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME,...")]
+"""A list of names: an option given several times, or once with commas."""
+
+Numbers = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NUMBER,...")]
+"""A list of numbers, in the same way."""
+
+
+Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where results go."""
+
+    out: Path | None = None
+    """A folder for the report: HTML, Markdown, JSON, and from `fit` CSV, LaTeX and figures too."""
+    json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print JSON on standard output, and nothing else there."""
+
+
+def split(names: tuple[str, ...]) -> tuple[str, ...]:
+    """Each name of a list that may hold several with commas, once, in order."""
+    return tuple(dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip()))
+
+
+def finish(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
+    """Write the report if a folder was given, then show the result."""
+    if output.out:
+        from fit.show.render import write_document
+
+        write_document(as_document(), as_json(), output.out, name)
+    show(output, name, as_json, as_document)
+
+
+def show(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
+    if output.json:
+        import json
+
+        print(json.dumps(as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        return
+    from fit.show.render import terminal
+
+    terminal.show(as_document())
+    if output.out:
+        print(f"Report: {output.out / f'{name}.html'}")
+
+
+@contextmanager
+def progress_shown(unit: str = "") -> Generator[Callable[[int, int, str], None], None, None]:
+    """Shows how far the work is: a bar on a terminal, a line every few seconds elsewhere; on standard error."""
+    if not sys.stderr.isatty():
+        last = time.monotonic()
+
+        def _line(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > 5:
+                last = time.monotonic()
+                print(f"{done} of {total} {unit} {what}".replace("  ", " "), file=sys.stderr, flush=True)
+
+        yield _line
+        return
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=None)
+
+        def _move(done: int, total: int, what: str) -> None:
+            bar.update(task, completed=done, total=total or None, description=what)
+
+        yield _move

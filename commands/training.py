@@ -1,0 +1,173 @@
+"""`train`, and what one does with a run: `sample`, `eval`, `show`; and `tokenize`."""
+
+import math
+import sys
+import time
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
+
+if TYPE_CHECKING:
+    from reference.training.config import TrainConfig
+    from reference.training.run import Outcome, Progress, Watcher
+
+Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train a language model, dense or routed, and write its curves for `fit`. The same command continues a run that was stopped."""
+
+    size: str | None = None
+    """A rung of the ladder: 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] | None = None
+    """The router, or a dense model."""
+    experts: int | None = None
+    """Experts E of a routed layer."""
+    k: int | None = None
+    """Experts per token."""
+    routing_frequency: float | None = None
+    """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
+    steps: int | None = None
+    """Steps to train for."""
+    tokens: float | None = None
+    """Tokens to train for, instead of steps, such as 8e6."""
+    batch: int | None = None
+    """Sequences of a step."""
+    context: int | None = None
+    """Tokens of a sequence."""
+    learning_rate: float | None = None
+    """Peak learning rate."""
+    seed: int | None = None
+    """Of weights, sampling and the order of the data."""
+    corpus: str | None = None
+    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a pattern, or a folder of token shards; none: State of the Union addresses."""
+    tokenizer: str | None = None
+    """bytes, bpe:SIZE, or a SentencePiece model's file."""
+    mesh: str | None = None
+    """Devices along each axis, such as data=4,expert=2,model=1."""
+    dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the activations."""
+    config: Path | None = None
+    """A run's config.toml, to repeat it exactly; the options above change what it says."""
+    out: Path | None = None
+    """The run's folder; none: one named after the options, in runs/."""
+    json: Json = False
+    """Print the outcome as JSON on standard output, and nothing else there."""
+
+    def run(self) -> None:
+        """Train, and say where the run is and what it reached."""
+        from reference.training.prepare import cache_folder
+        from reference.training.run import train
+
+        config = self.options()
+        folder = self.out or Path("runs") / _name(config)
+        with watching() as watcher:
+            outcome = train(config, folder, watcher, cache_folder())
+        _tell(outcome, self.json)
+
+    def options(self) -> "TrainConfig":
+        """The run's options: those of `config` or the defaults, changed by what was asked for."""
+        from common.errors import InputError
+        from reference.training.config import TrainConfig, read_toml
+
+        if self.steps is not None and self.tokens is not None:
+            raise InputError("--steps and --tokens both say how long to train; give one of them")
+        base = read_toml(self.config) if self.config else TrainConfig()
+        model = _changed(base.model, self, ("size", "router", "experts", "k", "routing_frequency", "context", "dtype"))
+        data = _changed(base.data, self, ("corpus", "tokenizer", "batch"))
+        run = _changed(base.run, self, ("steps", "seed", "mesh"))
+        if self.tokens is not None:
+            run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
+        optimizer = replace(base.optimizer, steps=run.steps, warmup_steps=min(base.optimizer.warmup_steps, run.steps // 10))
+        if self.learning_rate is not None:
+            peak, scale = self.learning_rate, self.learning_rate / optimizer.peak_learning_rate
+            optimizer = replace(optimizer, peak_learning_rate=peak, final_learning_rate=optimizer.final_learning_rate * scale)
+        return TrainConfig(model, data, optimizer, run)
+
+
+def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:
+    return replace(options, **{name: getattr(asked, name) for name in names if getattr(asked, name) is not None})
+
+
+def _name(config: "TrainConfig") -> str:
+    model = config.model
+    routed = "" if model.router == "dense" else f"-e{model.experts}" + (f"-k{model.k}" if model.k > 1 else "")
+    return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
+
+
+def _tell(outcome: "Outcome", as_json: bool) -> None:
+    if as_json:
+        import json
+
+        record = {"folder": str(outcome.folder), "step": outcome.step, "loss_validation": outcome.held_out, "stopped": outcome.stopped}
+        print(json.dumps(record | {"sample": outcome.sample}, indent=2))
+        return
+    if outcome.stopped:
+        print(f"{outcome.folder}: stopped after step {outcome.step}; the same command goes on from there")
+        return
+    print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
+    print(f"\n{outcome.sample}\n")
+    print(f"Fit the curves of several runs with: cli.py fit {outcome.folder.parent}/*/curves.csv")
+
+
+@contextmanager
+def watching() -> Generator["Watcher"]:
+    """A bar on a terminal, a line every few seconds elsewhere; on standard error."""
+    if not sys.stderr.isatty():
+        yield _Lines()
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    console = Console(stderr=True)
+    with Bar(MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
+        yield _Bar(bar)
+
+
+def _described(progress: "Progress") -> str:
+    parts = [f"loss {progress.loss:.3f}", f"{progress.tokens_per_second:,.0f} tokens/s"]
+    if progress.metrics:
+        parts.append(f"load {progress.metrics['load_max_over_mean']:.2f}")
+        parts.append(f"dropped {progress.metrics['dropped_fraction']:.1%}")
+    if progress.held_out is not None:
+        parts.append(f"held-out {progress.held_out:.3f}")
+    return "  ".join(parts)
+
+
+class _Lines:
+    """A line every five seconds."""
+
+    def __init__(self) -> None:
+        self._last = time.monotonic()
+
+    def on_step(self, progress: "Progress") -> None:
+        """Say so if it is time."""
+        if time.monotonic() - self._last > 5 or progress.step == progress.steps:
+            self._last = time.monotonic()
+            print(f"step {progress.step} of {progress.steps}  {_described(progress)}", file=sys.stderr, flush=True)
+
+    def on_event(self, message: str) -> None:
+        """Say so."""
+        print(message, file=sys.stderr, flush=True)
+
+
+class _Bar:
+    """A bar, and events above it."""
+
+    def __init__(self, bar: Any) -> None:
+        self._bar = bar
+        self._task = bar.add_task("compiling", total=None)
+
+    def on_step(self, progress: "Progress") -> None:
+        """Move the bar."""
+        self._bar.update(self._task, completed=progress.step, total=progress.steps, description=_described(progress))
+
+    def on_event(self, message: str) -> None:
+        """Write it above the bar."""
+        self._bar.console.print(message)

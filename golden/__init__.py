@@ -1,4 +1,4 @@
-"""Independent references: simulated curves with a known law, made by committed scripts with fixed seeds."""
+"""Independent references, made by committed scripts with fixed seeds: simulated curves with a known law, and an oracle's outputs."""
 
 from importlib.resources import files
 from pathlib import Path

@@ -2,17 +2,23 @@
 
 RL-R's reward is known only here, after the logits: the log-probability of each token's correct next token. Every routed layer is
 handed its own `Routing` and that reward. Router losses are means over tokens and groups, summed over layers.
+
+A target that is `PADDING` counts for nothing, in the loss as in the terms that need a reward. Routers see padding as token 0: what
+follows a text's end changes nothing before it, and only the last sequence of an epoch has any.
 """
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from reference.mesh import GROUPS, reshape
 from reference.routed import RoutedFeedForward
 from reference.routers import AbstractRouter, Routing
 from reference.transformer import Transformer
+
+PADDING = -1
+"""Stands where a sequence has no token; as a target it counts for nothing."""
 
 
 class Report(eqx.Module):
@@ -33,21 +39,23 @@ def objective(
 ) -> tuple[Float[Array, ""], Report]:
     """Total loss of a batch of sequences, each with the token after it: language-model loss + router losses.
 
-    `key` is needed in training by routers that sample.
+    `key` is needed in training by routers that sample. Without a single target that is not padding the loss is NaN.
     """
-    inputs, targets = tokens[:, :-1], tokens[:, 1:]
+    inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
+    real = targets != PADDING
     logits, routing = model(inputs, key=key, inference=inference)
     log_prob = target_log_prob(logits, targets)
-    loss = -jnp.mean(log_prob)
+    loss = -mean_of(log_prob, real)
     if routing is None:
         return loss, Report(loss, {}, {}, None)
-    losses = router_losses(router_of(model), routing, log_prob)
+    losses = router_losses(router_of(model), routing, log_prob, real)
     load = jnp.mean(routing.load, axis=1)
     metrics = {name: jnp.mean(value, axis=1) for name, value in routing.metrics.items()}
     metrics["dead_experts"] = jnp.sum(load == 0, axis=1).astype(load.dtype)
     if routing.policy is not None:
         advantage = _by_group(log_prob, routing.policy.baseline) - routing.policy.baseline
-        metrics |= {"advantage": jnp.mean(advantage, axis=(1, 2)), "baseline_error": jnp.mean(advantage**2, axis=(1, 2))}
+        rewarded = _by_group(real, routing.policy.baseline)
+        metrics |= {"advantage": mean_of(advantage, rewarded, axis=(1, 2)), "baseline_error": mean_of(advantage**2, rewarded, axis=(1, 2))}
     total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
     return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load))
 
@@ -64,13 +72,26 @@ def target_log_prob(
     return of_target - jax.nn.logsumexp(logits, axis=-1)
 
 
-def router_losses(router: AbstractRouter, routing: Routing, log_prob: Float[Array, "batch context"]) -> dict[str, Float[Array, ""]]:
-    """Each of the routers' terms, with its weight: mean over groups (and tokens), summed over layers."""
+def mean_of(values: Float[Array, "*all"], real: Bool[Array, "*all_or_1"], axis: tuple[int, ...] | None = None) -> Float[Array, "*other"]:
+    """Mean along `axis`, of all by default, of the `values` that are `real`.
+
+    It is the mean over all positions times their number for a real one: a factor of exactly 1 where there is no padding.
+    """
+    real = jnp.broadcast_to(real, values.shape)
+    mean, count = jnp.mean(jnp.where(real, values, 0), axis=axis), jnp.sum(real, axis=axis, dtype=values.dtype)
+    return mean * ((values.size // mean.size) / count)
+
+
+def router_losses(
+    router: AbstractRouter, routing: Routing, log_prob: Float[Array, "batch context"], real: Bool[Array, "batch context"]
+) -> dict[str, Float[Array, ""]]:
+    """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed over layers."""
     terms = {name: jnp.sum(jnp.mean(value, axis=1)) for name, value in routing.losses.items()}
     if routing.policy is not None:
         reward = _by_group(log_prob, routing.policy.baseline)
         per_token = router.policy_losses(routing.policy, jnp.broadcast_to(reward, routing.policy.baseline.shape))
-        terms |= {name: jnp.sum(jnp.mean(value, axis=(1, 2))) for name, value in per_token.items()}
+        rewarded = _by_group(real, routing.policy.baseline)
+        terms |= {name: jnp.sum(mean_of(value, rewarded, axis=(1, 2))) for name, value in per_token.items()}
     return terms
 
 
@@ -81,5 +102,5 @@ def router_of(model: Transformer) -> AbstractRouter:
     return feedforward.router
 
 
-def _by_group(per_token: Float[Array, "batch context"], like: Float[Array, "layers groups tokens"]) -> Float[Array, "1 groups tokens"]:
+def _by_group(per_token: Shaped[Array, "batch context"], like: Float[Array, "layers groups tokens"]) -> Shaped[Array, "1 groups tokens"]:
     return reshape(per_token, (1, *like.shape[1:]), out=(None, GROUPS, None))

@@ -161,7 +161,7 @@ def _gradients_of_parts() -> list[PyTree]:
         logits, routing = model(tokens[:, :-1], key=key)
         log_prob = target_log_prob(logits, tokens[:, 1:])
         assert routing is not None
-        of_router = sum(router_losses(router_of(model), routing, log_prob).values())
+        of_router = sum(router_losses(router_of(model), routing, log_prob, jnp.ones_like(log_prob, bool)).values())
         reported = sum(jnp.sum(x) for x in jax.tree.leaves(objective(model, tokens, key=key)[1]))
         return jnp.stack([jnp.asarray(of_router), -jnp.mean(log_prob), jnp.asarray(reported)])
 

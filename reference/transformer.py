@@ -17,7 +17,8 @@ from reference.attention import Attention
 from reference.config import Hash, ModelConfig
 from reference.errors import ConfigError
 from reference.feedforward import FeedForward
-from reference.mesh import GROUPS, MODEL, einsum, shard, take
+from reference.linear import linear
+from reference.mesh import GROUPS, MODEL, shard, take
 from reference.norm import LayerNorm
 from reference.routed import RoutedFeedForward
 from reference.routers import Routing
@@ -151,7 +152,7 @@ class Transformer(eqx.Module):
     def logits(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context vocabulary"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        return einsum("btd,vd->btv", self.final_norm(x).astype(dtype), self.embedding.astype(dtype), out=(GROUPS, None, MODEL))
+        return linear(self.final_norm(x).astype(dtype), self.embedding.astype(dtype).T, out=MODEL)
 
 
 def stop_if_not_finite(

@@ -32,6 +32,8 @@ class Report(eqx.Module):
     """By name, means over groups; `dead_experts` counts the experts that no token of the whole batch chose."""
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices that fell on each expert."""
+    gradient_norm: Float[Array, ""] | None = None
+    """Of all weights, before clipping; known after a training step."""
 
 
 def objective(

@@ -12,6 +12,7 @@ Without a mesh (`jax.set_mesh`) every function here is the identity, and the mod
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -93,8 +94,10 @@ def shard(x: Shaped[Array, "..."], *spec: Axes) -> Shaped[Array, "..."]:
 
 def reshape(x: Shaped[Array, "..."], shape: tuple[int, ...], *, out: tuple[Axes, ...]) -> Shaped[Array, "..."]:
     """`x.reshape(shape)` laid out by `out`, where JAX cannot tell which dimensions are still spread."""
-    without_mesh = jax.sharding.get_abstract_mesh().empty
-    return jax.lax.reshape(x, shape, out_sharding=None if without_mesh else P(*out))
+    if jax.sharding.get_abstract_mesh().empty:
+        return jax.lax.reshape(x, shape)
+    # A weight of `sum_gradients_later` stays one.
+    return jax.lax.reshape(x, shape, out_sharding=P(*out, reduced=jax.typeof(x).sharding.spec.reduced))
 
 
 def einsum(equation: str, *operands: Shaped[Array, "..."], out: tuple[Axes, ...]) -> Shaped[Array, "..."]:
@@ -143,11 +146,11 @@ _SUMMED: dict[str, tuple[str, ...]] = {
 
 
 def sum_gradients_later(model: PyTree) -> PyTree:
-    """`model` with its matrices typed so that each device keeps its own part of their gradient, unsummed.
+    """`model` with its matrices typed so that each device keeps its own part of their gradient, for `sum_to_shares` to sum.
 
     Otherwise JAX sums the gradient over devices where a layer's backward pass ends, and every device gets it whole. Left for the
-    end, resharding it to the shares of ZeRO stage 1 is one reduce-scatter, in float32: half of what an all-reduce moves.
-    Without a mesh `model` itself.
+    end, and to the shares of ZeRO stage 1, that is a reduce-scatter: it moves half as much as an all-reduce, once for all parts of a
+    batch, and adds in float32. Without a mesh `model` itself.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return model
@@ -158,6 +161,25 @@ def sum_gradients_later(model: PyTree) -> PyTree:
 
     specs = jax.tree_util.tree_map_with_path(_spec_of, parameter_specs(model), is_leaf=lambda leaf: isinstance(leaf, P))
     return jax.sharding.reshard(model, specs)
+
+
+def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
+    """The gradient by `sum_gradients_later`, summed over devices, each of which gets its share of it."""
+
+    def _sum(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
+        spec = jax.typeof(x).sharding.spec
+        dimension = next((i for i, axes in enumerate(share) if axes is not None and axes != spec.partitions[i]), None)
+        if dimension is None or set(_names(share[dimension])) != set(spec.unreduced):
+            return jax.sharding.reshard(x, share)
+        # XLA makes an all-reduce of a reshard here.
+        scatter = partial(jax.lax.psum_scatter, axis_name=_names(share[dimension]), scatter_dimension=dimension, tiled=True)
+        return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
+
+    return jax.tree.map(_sum, gradient, shares)
+
+
+def _names(axes: Axes) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
 def is_array(leaf: object) -> bool:

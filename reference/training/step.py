@@ -11,7 +11,7 @@ from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from reference.mesh import is_array, parameter_specs, sum_gradients_later
+from reference.mesh import is_array, parameter_specs, sum_gradients_later, sum_to_shares
 from reference.objective import PADDING, Report, objective
 from reference.training.optimizer import zero_specs
 from reference.transformer import Transformer
@@ -94,6 +94,6 @@ def _update(
         return optax.apply_updates(weights, updates), optimizer_state, optax.global_norm(gradient)
     shares, whole = zero_specs(weights, mesh), parameter_specs(weights)
     mine = jax.sharding.reshard(weights, shares)
-    gradient = jax.sharding.reshard(gradient, shares)
+    gradient = sum_to_shares(gradient, shares)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, mine)
     return jax.sharding.reshard(optax.apply_updates(mine, updates), whole), optimizer_state, optax.global_norm(gradient)

@@ -12,7 +12,7 @@ import tyro
 
 from commands.fitting import Compare, Fetch, Fit, Reproduce
 from commands.models import Count
-from commands.training import Train
+from commands.training import Show, Tokenize, Train
 
 # Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -24,6 +24,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "fetch": Fetch,
     "count": Count,
     "train": Train,
+    "tokenize": Tokenize,
+    "show": Show,
 }
 
 

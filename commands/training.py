@@ -1,5 +1,6 @@
 """`train`, and what one does with a run: `sample`, `eval`, `show`; and `tokenize`."""
 
+import io
 import math
 import sys
 import time
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
+
+from commands.shared import progress_shown
 
 if TYPE_CHECKING:
     from reference.training.config import TrainConfig
@@ -88,6 +91,66 @@ class Train:
             peak, scale = self.learning_rate, self.learning_rate / optimizer.peak_learning_rate
             optimizer = replace(optimizer, peak_learning_rate=peak, final_learning_rate=optimizer.final_learning_rate * scale)
         return TrainConfig(model, data, optimizer, run)
+
+
+@dataclass(frozen=True)
+class Tokenize:
+    """Turn a corpus into token shards, which `train --corpus` reads without holding them in memory."""
+
+    corpus: Annotated[str, tyro.conf.Positional]
+    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a pattern."""
+    out: Annotated[Path, tyro.conf.Positional]
+    """The folder to write; it must not exist."""
+    tokenizer: str = "bytes"
+    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    held_out: float = 0.05
+    """Fraction of the documents that is kept for evaluation."""
+
+    def run(self) -> None:
+        """Tokenize, and say what the folder holds."""
+        from reference.training.corpus import Document, documents
+        from reference.training.prepare import cache_folder, tokenizer_for
+        from reference.training.shards import write_shards
+
+        tokenizer = tokenizer_for(self.corpus, self.tokenizer, self.held_out, cache_folder())
+        with progress_shown("documents") as progress:
+            done = 0
+
+            def _count(document: Document) -> None:
+                nonlocal done
+                done += 1
+                progress(done, 0, document.name)
+
+            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=self.held_out, on_document=_count)
+        for split, name in (("train", "training"), ("held_out", "held out")):
+            tokens = sum(shard.tokens for shard in shards.files[split])
+            print(f"{self.out}, {name}: {tokens:,} tokens of {shards.documents[split]:,} documents")
+
+
+@dataclass(frozen=True)
+class Show:
+    """Show a run at a glance: its loss curve, and how its experts share the tokens."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    out: Path | None = None
+    """A file for the figure: .png, .svg or .pdf."""
+
+    def run(self) -> None:
+        """Print the summary; draw the figure if asked for."""
+        from reference.training.show import figure, history, summary
+
+        run = history(self.folder)
+        print(summary(run))
+        if self.out:
+            from common.files import write_atomically
+
+            image = io.BytesIO()
+            figure(run).savefig(
+                image, format=self.out.suffix.removeprefix(".") or "png", metadata={"Date": None} if self.out.suffix == ".svg" else None
+            )
+            write_atomically(self.out, image.getvalue())
+            print(f"Figure: {self.out}")
 
 
 def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:

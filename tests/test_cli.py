@@ -220,3 +220,20 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
     assert loss == first["loss_validation"]
     assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "run")]) == 2
     assert "run.seed: 0 -> 1" in capsys.readouterr().err
+
+
+def test_tokenize_writes_shards_that_train_reads(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    corpus, shards, run = tmp_path / "corpus.jsonl", tmp_path / "shards", tmp_path / "run"
+    corpus.write_text("".join(json.dumps({"text": f"document {i} " * 20}) + "\n" for i in range(60)))
+    assert main(["tokenize", str(corpus), str(shards), "--tokenizer", "bpe:300"]) == 0
+    assert "training" in capsys.readouterr().out
+    arguments = ["--corpus", str(shards), "--size", "27K", "--router", "hash", "--context", "16", "--batch", "4", "--steps", "3"]
+    assert main(["train", *arguments, "--out", str(run)]) == 0
+    assert main(["show", str(run), "--out", str(tmp_path / "run.svg")]) == 0
+    assert "dead experts" in capsys.readouterr().out
+    assert (tmp_path / "run.svg").read_text().startswith("<?xml")
+    assert main(["tokenize", str(corpus), str(shards)]) == 2
+    assert "exists; remove it" in capsys.readouterr().err

@@ -30,17 +30,24 @@ def prepare(
         return _given(Path(corpus), tokenizer)
     source = corpus or None
     content = content_hash(source)
-    if tokenizer.startswith("bpe:"):
-        on_event(f"tokenizer {tokenizer}")
-        encoder: Tokenizer = trained_tokenizer(_training_text(source, held_out), _pieces(tokenizer), cache, f"{content}-{held_out}")
-    else:
-        encoder = load_tokenizer(tokenizer)
+    encoder = tokenizer_for(corpus, tokenizer, held_out, cache, on_event)
     key = hashlib.sha256(f"{content} {encoder.fingerprint} {held_out}".encode()).hexdigest()[:32]
     folder = cache / f"tokens-{key}"
     if folder.exists():
         return encoder, open_shards(folder)
     on_event(f"tokens of {corpus or 'the default corpus'}")
     return encoder, write_shards(documents(source), encoder, folder, held_out=held_out)
+
+
+def tokenizer_for(
+    corpus: str, tokenizer: str, held_out: float, cache: Path, on_event: Callable[[str], None] = lambda message: None
+) -> Tokenizer:
+    """The tokenizer called `tokenizer`; `bpe:SIZE` is trained on the corpus, or found in the cache if it was."""
+    if not tokenizer.startswith("bpe:"):
+        return load_tokenizer(tokenizer)
+    source = corpus or None
+    on_event(f"tokenizer {tokenizer}")
+    return trained_tokenizer(_training_text(source, held_out), _pieces(tokenizer), cache, f"{content_hash(source)}-{held_out}")
 
 
 def content_hash(source: str | None) -> str:

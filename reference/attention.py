@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from reference.config import Size
 from reference.linear import linear
-from reference.mesh import GROUPS, MODEL, einsum, reshape, shard
+from reference.mesh import GROUPS, MODEL, broadcast, einsum, reshape
 
 
 class Attention(eqx.Module):
@@ -55,7 +55,7 @@ class Attention(eqx.Module):
         """r, from the largest distance to 0; once for each sequence, so that the product with it is batched as the keys' is."""
         sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
         position = einsum("md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None))
-        return shard(jnp.broadcast_to(position, (x.shape[0], *position.shape)), GROUPS, MODEL, None, None)
+        return broadcast(position, (x.shape[0], *position.shape), out=(GROUPS, MODEL, None, None))
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:

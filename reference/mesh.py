@@ -100,6 +100,15 @@ def reshape(x: Shaped[Array, "..."], shape: tuple[int, ...], *, out: tuple[Axes,
     return jax.lax.reshape(x, shape, out_sharding=P(*out, reduced=jax.typeof(x).sharding.spec.reduced))
 
 
+def broadcast(x: Shaped[Array, "..."], shape: tuple[int, ...], *, out: tuple[Axes, ...]) -> Shaped[Array, "..."]:
+    """`x` repeated along new axes in front, laid out by `out` from the start.
+
+    Were it laid out afterwards, its gradient would be gathered whole on each device before it is summed.
+    """
+    without_mesh = jax.sharding.get_abstract_mesh().empty
+    return jnp.broadcast_to(x, shape, out_sharding=None if without_mesh else P(*out))
+
+
 def einsum(equation: str, *operands: Shaped[Array, "..."], out: tuple[Axes, ...]) -> Shaped[Array, "..."]:
     """`jnp.einsum` whose result is laid out by `out`, which says what a contraction over a sharded axis leaves."""
     without_mesh = jax.sharding.get_abstract_mesh().empty

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Size
 from reference.linear import linear
-from reference.mesh import DATA, EXPERT, GROUPS, MODEL, einsum, shard, take
+from reference.mesh import DATA, EXPERT, GROUPS, MODEL, einsum, reshape, shard, take
 
 WIDENING = 4
 """Hidden width over d_model (released counts)."""
@@ -43,6 +43,13 @@ def _activated(
     return linear(jax.nn.gelu(product), w_out, within=MODEL)
 
 
+@partial(jax.checkpoint, prevent_cse=False)
+def _activated_each(
+    product: Float[Array, "experts slots hidden"], w_out: Float[Array, "experts hidden d_model"]
+) -> Float[Array, "experts slots d_model"]:
+    return einsum("enf,efd->end", jax.nn.gelu(product), w_out.astype(product.dtype), out=(EXPERT, DATA, None))
+
+
 class Experts(eqx.Module):
     """E whole feed-forwards, with one more leading axis on each weight."""
 
@@ -53,11 +60,16 @@ class Experts(eqx.Module):
         self.w_in, self.w_out = jax.vmap(lambda k: _weights(size, k))(jax.random.split(key, num_experts))
 
     def __call__(self, buffer: Float[Array, "groups experts capacity d_model"]) -> Float[Array, "groups experts capacity d_model"]:
-        """Expert e on slots [:, e]. Spread over devices, the buffer goes to the experts' devices and back: an all-to-all each way."""
-        buffer = shard(buffer, DATA, EXPERT, None, None)
-        hidden = jax.nn.gelu(einsum("gecd,edf->gecf", buffer, self.w_in.astype(buffer.dtype), out=(DATA, EXPERT, None, MODEL)))
-        out = einsum("gecf,efd->gecd", hidden, self.w_out.astype(buffer.dtype), out=(DATA, EXPERT, None, None))
-        return shard(out, GROUPS, None, None, None)
+        """Expert e on slots [:, e], those of all groups on one axis, which spares XLA on CPU transposed copies (as in `linear`).
+
+        Spread over devices, the buffer goes to the experts' devices and back: an all-to-all each way.
+        """
+        groups, num_experts, capacity, d_model = buffer.shape
+        by_expert = jnp.moveaxis(shard(buffer, DATA, EXPERT, None, None), 1, 0)
+        slots = reshape(by_expert, (num_experts, groups * capacity, d_model), out=(EXPERT, DATA, None))
+        product = einsum("end,edf->enf", slots, self.w_in.astype(buffer.dtype), out=(EXPERT, DATA, MODEL))
+        out = reshape(_activated_each(product, self.w_out), by_expert.shape, out=(EXPERT, DATA, None, None))
+        return shard(jnp.moveaxis(out, 0, 1), GROUPS, None, None, None)
 
     def by_block(
         self, blocks: Float[Array, "groups blocks length d_model"], expert_of_block: Int[Array, "groups blocks"]

@@ -5,15 +5,15 @@ token but the first is the target of exactly one position; the last sequence is 
 in an order of its own, drawn from the seed.
 """
 
+from collections.abc import Iterator
+
 import grain
 import numpy as np
 from jaxtyping import Int
 
 from common.errors import InputError
+from reference.objective import PADDING
 from reference.training.shards import TokenStream
-
-PADDING = -1
-"""Stands where a sequence has no token; as a target it counts for nothing."""
 
 
 class Sequences:
@@ -34,28 +34,58 @@ class Sequences:
         return np.pad(tokens, (0, self._context + 1 - len(tokens)), constant_values=PADDING)
 
 
-def training_batches(
-    sequences: Sequences, batch: int, seed: int, *, process: int = 0, processes: int = 1
-) -> "grain.DatasetIterator[Int[np.ndarray, 'batch context_and_one']]":
-    """Endless batches, epoch after epoch; `get_state` and `set_state` save and restore the place.
+Batch = Int[np.ndarray, "batch context_and_one"]
 
-    Of `batch` sequences a process reads its share only, and the shares side by side are the batch of one process. Raises `InputError`
-    if the corpus is too small for one batch, or the batch does not come out even.
+
+def training_batches(
+    sequences: Sequences, batch: int, seed: int, *, rows: Int[np.ndarray, "rows"] | None = None
+) -> "grain.DatasetIterator[Batch]":
+    """Endless batches, epoch after epoch, of which this process reads the `rows` that its devices need; all by default.
+
+    `get_state` and `set_state` save and restore the place, which is the same for every process. Raises `InputError` if the corpus is
+    too small for one batch.
     """
     if len(sequences) < batch:
         raise InputError(
             f"the training text has {len(sequences)} sequences, fewer than a batch of {batch}; give more text, a smaller batch or context"
         )
-    if batch % processes:
-        raise InputError(f"a batch of {batch} does not come out even over {processes} processes; make it a multiple of {processes}")
     endless = grain.MapDataset.source(sequences).seed(seed).shuffle().repeat()
-    shares = endless.batch(batch // processes, drop_remainder=True)[process::processes]
+    shares = grain.MapDataset.source(_Shares(endless, batch, np.arange(batch) if rows is None else rows))
     return iter(shares.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=4)))
 
 
-def evaluation_batches(sequences: Sequences, batch: int) -> list[Int[np.ndarray, "batch context_and_one"]]:
-    """All sequences in order, the last batch filled up with padding."""
-    rows = [sequences[i] for i in range(len(sequences))]
-    filler = np.full_like(rows[0], PADDING)
-    rows += [filler] * (-len(rows) % batch)
-    return [np.stack(rows[i : i + batch]) for i in range(0, len(rows), batch)]
+class _Shares:
+    """Some rows of each batch, by the batch's number."""
+
+    def __init__(
+        self, sequences: "grain.MapDataset[Int[np.ndarray, 'context_and_one']]", batch: int, rows: Int[np.ndarray, "rows"]
+    ) -> None:
+        self._sequences, self._batch, self._rows = sequences, batch, rows.tolist()
+
+    def __len__(self) -> int:
+        return len(self._sequences) // self._batch
+
+    def __getitem__(self, index: int) -> Batch:
+        return np.stack([self._sequences[int(index) * self._batch + row] for row in self._rows])
+
+
+class EvaluationBatches:
+    """All sequences in order, read as they are needed; the last batch is filled up with padding."""
+
+    def __init__(self, sequences: Sequences, batch: int, *, tokens: int = 0, rows: Int[np.ndarray, "rows"] | None = None) -> None:
+        """`tokens`: only as many batches as hold so many tokens, at least one; 0 for all. `rows`: of each batch, as in training."""
+        self._sequences, self._batch = sequences, batch
+        self._rows = np.arange(batch) if rows is None else rows
+        all_batches = -(-len(sequences) // batch)
+        width = len(sequences[0]) - 1
+        self._number = min(all_batches, -(-tokens // (batch * width))) if tokens else all_batches
+
+    def __len__(self) -> int:
+        return self._number
+
+    def __iter__(self) -> Iterator[Batch]:
+        for i in range(self._number):
+            yield np.stack([self._row(i * self._batch + row) for row in self._rows.tolist()])
+
+    def _row(self, index: int) -> Int[np.ndarray, "context_and_one"]:
+        return self._sequences[index] if index < len(self._sequences) else np.full_like(self._sequences[0], PADDING)

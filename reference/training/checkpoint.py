@@ -10,19 +10,24 @@ from typing import Any
 import equinox as eqx
 import jax
 import orbax.checkpoint as ocp
-from jaxtyping import Array, Shaped
 
 from common.errors import InputError
+from reference.mesh import is_array
 from reference.training.step import TrainState
+
+STATE, DATA = "state", "data"
+"""The two parts of a checkpoint."""
 
 
 class Checkpoints:
     """The checkpoints of one run, in a folder of their own."""
 
-    def __init__(self, folder: Path, keep: int) -> None:
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, enable_async_checkpointing=True, step_prefix="step")
-        handlers = {"state": ocp.StandardCheckpointHandler(), "data": ocp.JsonCheckpointHandler()}
-        self._manager = ocp.CheckpointManager(folder.absolute(), options=options, item_handlers=handlers)
+    def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
+        """Keep the newest `keep`, and those of every `keep_every` steps; clear away what a kill has left half-written."""
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=keep, keep_period=keep_every or None, cleanup_tmp_directories=True, step_prefix="step"
+        )
+        self._manager = _manager(folder, options)
 
     @property
     def latest(self) -> int | None:
@@ -37,34 +42,73 @@ class Checkpoints:
         self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and place in the data at `step`, laid out over devices as `like` is. Raises `InputError` if its arrays are others."""
-        named = _named(like)
-        stored = self._manager.item_metadata(step)["state"]
-        for name in sorted({*named} ^ {*stored}):
-            raise InputError(
-                f"the checkpoint of step {step} {'lacks' if name in named else 'has besides'} {name}; use the options of its run"
-            )
-        for name, array in named.items():
-            if tuple(stored[name].shape) != array.shape:
-                raise InputError(
-                    f"the checkpoint's {name} has shape {stored[name].shape}, the model's {array.shape}; use the options of its run"
-                )
-        abstract = jax.tree.map(lambda a: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding), named)
-        args = ocp.args.Composite(state=ocp.args.StandardRestore(abstract), data=ocp.args.JsonRestore())
-        found = self._manager.restore(step, args=args)
-        structure = jax.tree.structure(eqx.filter(like, eqx.is_array))
-        return eqx.combine(jax.tree.unflatten(structure, [found["state"][name] for name in named]), like), found["data"]
+        """State and place in the data at `step`; `like` gives shapes, types and layout over devices (`jax.ShapeDtypeStruct`).
+
+        Raises `InputError` if the checkpoint's arrays are others.
+        """
+        return restored(self._manager, step, like, self._manager.directory)
 
     def wait(self) -> None:
         """Return when nothing is being written any more."""
         self._manager.wait_until_finished()
 
-    def close(self) -> None:
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         """Finish writing and let go of the folder."""
         self._manager.close()
 
 
-def _named(state: TrainState) -> dict[str, Shaped[Array, "..."]]:
-    """The arrays of `state` by their path, in the order of its leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, eqx.is_array))
+def read_checkpoint(folder: Path, step: int | None, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    """As `Checkpoints.restore`, from a folder that another process may be writing to; the newest if `step` is None.
+
+    Raises `InputError` if there is none.
+    """
+    steps: list[int] = []
+    if folder.is_dir():
+        manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True, step_prefix="step"))
+        steps = sorted(manager.all_steps())
+        if steps and (step is None or step in steps):
+            return restored(manager, steps[-1] if step is None else step, like, folder)
+    found = f"only of steps {', '.join(map(str, steps))}" if steps else "none at all"
+    raise InputError(f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}, {found}; train first, or keep more of them")
+
+
+def restored(manager: ocp.CheckpointManager, step: int, like: TrainState, folder: Any) -> tuple[TrainState, dict[str, Any]]:
+    """As `Checkpoints.restore`; `folder` is for the message."""
+    named = _named(like)
+    stored = manager.item_metadata(step)[STATE]
+    for name in sorted({*named} ^ {*stored}):
+        raise InputError(f"{folder}: the checkpoint of step {step} {'lacks' if name in named else 'has besides'} {name}; {_FIX}")
+    for name, array in named.items():
+        if tuple(stored[name].shape) != array.shape:
+            raise InputError(
+                f"{folder}: {name} has shape {tuple(stored[name].shape)} in the checkpoint, {array.shape} in the model; {_FIX}"
+            )
+    args = ocp.args.Composite(state=ocp.args.StandardRestore(named), data=ocp.args.JsonRestore())
+    found = manager.restore(step, args=args)
+    arrays, static = eqx.partition(like, is_array)
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(arrays), [found[STATE][name] for name in named]), static), found[DATA]
+
+
+def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
+    """A manager that knows what the two parts are before it has seen them saved."""
+    registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
+    arrays, place = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
+    for item, handler, kinds in (
+        (STATE, arrays, (ocp.args.StandardSave, ocp.args.StandardRestore)),
+        (DATA, place, (ocp.args.JsonSave, ocp.args.JsonRestore)),
+    ):
+        for kind in kinds:
+            registry.add(item, kind, handler)
+    return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)
+
+
+_FIX = "use the options of its run"
+
+
+def _named(state: TrainState) -> dict[str, Any]:
+    """The arrays of `state`, or their shapes, by their path, in the order of its leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, is_array))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

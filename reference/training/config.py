@@ -78,6 +78,15 @@ class DataOptions:
     accumulate: int = 1
     """Parts in which a step's gradient is computed, one after the other, to fit in memory."""
 
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch % self.accumulate:
+            raise ConfigError(f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it")
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
+
 
 @dataclass(frozen=True)
 class RunOptions:
@@ -94,6 +103,11 @@ class RunOptions:
     """Steps between checkpoints; there is one at the end besides."""
     keep: int = 2
     """Checkpoints that are kept, the newest."""
+    keep_every: int = 0
+    """Steps between checkpoints that are kept for good, besides; 0 for none. Other runs can begin from them."""
+    begin_from: str = ""
+    """Folder of a run of the same model and text with the stable schedule: this one begins from its checkpoint at the step where the
+    decay begins, so that one long run gives several end points."""
     mesh: str = "data=1"
     """Devices along each axis, such as data=4,expert=2,model=1."""
 
@@ -101,6 +115,12 @@ class RunOptions:
         for name in ("steps", "evaluate_every", "checkpoint_every", "keep"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("keep_every", "evaluation_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.keep_every % self.checkpoint_every:
+            raise ConfigError(f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; make it a multiple of that")
+        self.mesh_shape()
 
     def mesh_shape(self) -> dict[str, int]:
         """`mesh` by axis. Raises `ConfigError` for one that cannot be read."""
@@ -169,14 +189,14 @@ def read_toml(path: Path) -> TrainConfig:
     return from_toml(path.read_text(), str(path))
 
 
-def differences(ours: TrainConfig, theirs: TrainConfig) -> list[str]:
-    """The knobs in which two configurations differ, each with both values."""
+def differences(ours: TrainConfig, theirs: TrainConfig, *, except_for: tuple[str, ...] = ()) -> list[str]:
+    """The knobs in which two configurations differ, each with both values, from theirs to ours."""
     return [
         f"{section}.{name}: {getattr(theirs_section, name)!r} -> {getattr(ours_section, name)!r}"
         for section in _names(TrainConfig)
         for ours_section, theirs_section in [(getattr(ours, section), getattr(theirs, section))]
         for name in _names(type(ours_section))
-        if getattr(ours_section, name) != getattr(theirs_section, name)
+        if getattr(ours_section, name) != getattr(theirs_section, name) and f"{section}.{name}" not in except_for
     ]
 
 

@@ -1,33 +1,82 @@
 """Loss on held-out text, and text from a model."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reference.mesh import GROUPS, shard
-from reference.objective import target_log_prob
-from reference.training.batches import PADDING
+from reference.mesh import GROUPS, reshape, shard
+from reference.objective import PADDING, target_log_prob
+from reference.routers import Routing
+from reference.training.batches import Batch
 from reference.transformer import Transformer
 
-Batch = Int[np.ndarray, "batch context_and_one"]
+
+class Sums(eqx.Module):
+    """What an evaluation adds up, over batches."""
+
+    loss: Float[Array, ""]
+    """Cross-entropy in nats."""
+    targets: Int[Array, ""]
+    choices: Int[Array, "layers experts"] | None
+    """How many choices fell on each expert."""
 
 
-def loss_and_targets(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> tuple[Float[Array, ""], Int[Array, ""]]:
-    """Summed cross-entropy in nats and number of targets of a batch, in evaluation: padding counts for nothing."""
-    logits, _ = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    loss: float
+    """Mean cross-entropy, nats per token."""
+    targets: int
+    load: Float[np.ndarray, "layers experts"] | None
+    """Fraction of the choices that fell on each expert, by routed layer; None for a dense model."""
+
+
+def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> Sums:
+    """The sums of one batch, in evaluation: nothing is dropped, padding counts for nothing."""
+    logits, routing = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
     real = tokens[:, 1:] != PADDING
-    return -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0)), jnp.sum(real)
+    loss = -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0))
+    return Sums(loss, jnp.sum(real), None if routing is None else _choices(routing, real))
 
 
-def evaluate(batches: Iterable[Batch], on_batch: Callable[[Batch], tuple[Float[Array, ""], Int[Array, ""]]]) -> float:
-    """Mean cross-entropy in nats per token over `batches`, of which `on_batch` gives sums: `loss_and_targets`, compiled."""
-    sums = [on_batch(batch) for batch in batches]
-    # In float64 on the host, so that the order of the batches' sizes does not show.
-    return sum(float(loss) for loss, _ in sums) / sum(int(targets) for _, targets in sums)
+def evaluate(batches: Iterable[Batch], on_batch: Callable[[Batch], Sums]) -> Evaluation:
+    """The mean over `batches`, of which `on_batch` gives sums: `sums_of`, compiled."""
+    # Two batches are under way, so that the device need not wait for the host, nor the host hold all batches. Summed in float64, as
+    # Python has it.
+    loss, targets, choices = 0.0, 0, None
+    under_way: deque[Sums] = deque()
+
+    def _collect() -> None:
+        nonlocal loss, targets, choices
+        sums = under_way.popleft()
+        loss, targets = loss + float(sums.loss), targets + int(sums.targets)
+        if sums.choices is not None:
+            choices = np.asarray(sums.choices, np.int64) + (0 if choices is None else choices)
+
+    for batch in batches:
+        under_way.append(on_batch(batch))
+        if len(under_way) > 2:
+            _collect()
+    while under_way:
+        _collect()
+    load = None if choices is None else choices / choices.sum(axis=1, keepdims=True)
+    return Evaluation(loss / targets, targets, load)
+
+
+def _choices(routing: Routing, real: Bool[Array, "batch context"]) -> Int[Array, "layers experts"]:
+    """By expert, the choices of tokens that have a real target."""
+    _, groups, tokens, _ = routing.experts.shape
+    experts = jnp.arange(routing.load.shape[-1], dtype=routing.experts.dtype)
+    counted = reshape(real, (1, groups, tokens, 1, 1), out=(None, GROUPS, None, None, None))
+    return jnp.sum(counted & (routing.experts[..., None] == experts), axis=(1, 2, 3), dtype=jnp.int32)
 
 
 def sample(
@@ -41,15 +90,17 @@ def sample(
     rows = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in GROUPS)
 
     @jax.jit
-    def _next(model: Transformer, window: Int[Array, "context"], last: Int[Array, ""], key: PRNGKeyArray) -> Int[Array, ""]:
+    def _next(
+        model: Transformer, window: Int[Array, "context"], last: Int[Array, ""], key: PRNGKeyArray, i: Int[Array, ""]
+    ) -> Int[Array, ""]:
         # On a mesh a batch is spread over devices, so all of its rows are the same text.
         batch = shard(jnp.tile(window, (rows, 1)), GROUPS, None)
         logits = shard(model(batch, inference=True)[0], None, None, None)[0, last]
-        return jnp.argmax(logits) if temperature == 0 else jax.random.categorical(key, logits / temperature)
+        return jnp.argmax(logits) if temperature == 0 else jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
 
     tokens = prompt.tolist()
     for i in range(length):
         recent = tokens[-context:]
         window = np.array(recent + [0] * (context - len(recent)), np.int32)
-        tokens.append(int(_next(model, jnp.asarray(window), jnp.asarray(len(recent) - 1), jax.random.fold_in(key, i))))
+        tokens.append(int(_next(model, window, np.int32(len(recent) - 1), key, np.int32(i))))
     return np.array(tokens, np.int32)

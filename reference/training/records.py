@@ -1,4 +1,8 @@
-"""What a run writes for others: `curves.csv`, which `fit` reads, and `metrics.jsonl`, a line per step.
+"""What a run writes for others: `curves.csv`, which `fit` reads, and `metrics.jsonl`, a line per step and per evaluation.
+
+A step's line has `step`, `loss`, `router_losses`, `learning_rate`, `gradient_norm`, `tokens_per_second` (null for a first step, which is
+compiled), `metrics` (means over routed layers) and `layers` (the same by layer). An evaluation's line has `step` and `evaluation`, with
+`loss`, `targets` and `load`: the fraction of choices of each expert, by routed layer.
 
 Both are cut back to the checkpoint that a run continues from, so that an interrupted run ends with the same files.
 """
@@ -10,9 +14,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from common.files import write_atomically
 from reference.config import ModelConfig
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
+from reference.objective import Report
+from reference.training.evaluate import Evaluation
+
+METRICS, CURVES = "metrics.jsonl", "curves.csv"
 
 ROUTER_TYPES = {"dense": "Dense", "s-base": "S-Base", "hash": "Hash", "rl-r": "RL-R", "switch": "Switch"}
 """The release's names for the techniques, and Switch."""
@@ -81,6 +91,50 @@ def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
     )  # fmt: skip
 
 
+class Records:
+    """Both files of a run, from a checkpoint on."""
+
+    def __init__(self, folder: Path, setting: Setting, *, after: int, writes: bool) -> None:
+        """Take up the files in `folder`, cut back to step `after`; or write nothing, as all processes but one do."""
+        self._setting = setting
+        self._curves = Curves(folder / CURVES, after=after) if writes else None
+        self._metrics = Metrics(folder / METRICS, after=after) if writes else None
+
+    def step(self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None) -> dict[str, float]:
+        """Record a step; returns the routers' metrics, means over layers."""
+        layers = {name: np.asarray(values).tolist() for name, values in report.metrics.items()}
+        means = {name: float(np.mean(values)) for name, values in layers.items()}
+        if self._metrics is not None:
+            record = {
+                "step": step,
+                "loss": float(report.loss),
+                "router_losses": {name: float(value) for name, value in report.router_losses.items()},
+                "learning_rate": learning_rate,
+                "gradient_norm": float(np.asarray(report.gradient_norm)),
+                "tokens_per_second": tokens_per_second,
+                "metrics": means,
+                "layers": layers,
+            }
+            self._metrics.append(record)
+        return means
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """Record an evaluation: a row of the curves, and a line with the experts' loads."""
+        if self._metrics is not None:
+            load = None if found.load is None else np.round(found.load, 6).tolist()
+            self._metrics.append({"step": step, "evaluation": {"loss": found.loss, "targets": found.targets, "load": load}})
+        if self._curves is not None:
+            self._curves.append(curves_row(self._setting, step, found.loss))
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+
 class Curves:
     """`curves.csv` of one run, written whole each time."""
 
@@ -108,6 +162,15 @@ class Curves:
         write_atomically(self._path, text.getvalue())
 
 
+def last_loss(path: Path, step: int) -> float | None:
+    """Held-out loss of the evaluation after `step` in the file at `path`; None if there is no file or no such row."""
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["step"] == str(step)]
+    return float(rows[-1]["loss_validation"]) if rows else None
+
+
 class Metrics:
     """`metrics.jsonl` of one run: a JSON object per line, each with its `step`."""
 
@@ -123,7 +186,7 @@ class Metrics:
         self._file = path.open("a")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line; what is not a finite number becomes null."""
+        """Add a line."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 

@@ -91,9 +91,9 @@ def _update(
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
-        return optax.apply_updates(weights, updates), optimizer_state, optax.global_norm(gradient)
+        return optax.apply_updates(weights, updates), optimizer_state, optax.tree.norm(gradient)
     shares, whole = zero_specs(weights, mesh), parameter_specs(weights)
     mine = jax.sharding.reshard(weights, shares)
     gradient = sum_to_shares(gradient, shares)
     updates, optimizer_state = optimizer.update(gradient, optimizer_state, mine)
-    return jax.sharding.reshard(optax.apply_updates(mine, updates), whole), optimizer_state, optax.global_norm(gradient)
+    return jax.sharding.reshard(optax.apply_updates(mine, updates), whole), optimizer_state, optax.tree.norm(gradient)

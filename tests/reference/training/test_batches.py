@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from reference.training.batches import PADDING, Sequences, evaluation_batches, training_batches
+from reference.objective import PADDING
+from reference.training.batches import EvaluationBatches, Sequences, training_batches
 from reference.training.corpus import Document
 from reference.training.shards import TokenStream, write_shards
 from reference.training.tokenizer import ByteTokenizer
@@ -47,12 +48,17 @@ def test_the_order_depends_on_the_seed_and_the_epoch(stream: TokenStream) -> Non
     assert len({*first, *other}) == 4
 
 
-def test_processes_side_by_side_read_the_batch_of_one(stream: TokenStream) -> None:
+def test_processes_read_their_rows_of_the_batch_of_one(stream: TokenStream) -> None:
     sequences = Sequences(stream, CONTEXT)
     whole = training_batches(sequences, 6, seed=0)
-    shares = [training_batches(sequences, 6, seed=0, process=p, processes=3) for p in range(3)]
+    # On a mesh a process's rows need be neither apart from another's (devices along `model` share them) nor next to each other.
+    rows = [np.array([0, 1]), np.array([2, 5]), np.array([3, 4]), np.array([0, 1])]
+    shares = [training_batches(sequences, 6, seed=0, rows=own) for own in rows]
     for _ in range(2 * len(sequences) // 6):
-        assert np.array_equal(next(whole), np.concatenate([next(share) for share in shares]))
+        batch = next(whole)
+        for own, share in zip(rows, shares, strict=True):
+            assert np.array_equal(next(share), batch[own])
+    assert all(share.get_state() == whole.get_state() for share in shares)
 
 
 def test_the_place_is_saved_and_restored(stream: TokenStream) -> None:
@@ -69,13 +75,22 @@ def test_the_place_is_saved_and_restored(stream: TokenStream) -> None:
 
 
 def test_evaluation_sees_every_token_once_in_order(stream: TokenStream) -> None:
-    batches = evaluation_batches(Sequences(stream, CONTEXT), 4)
+    batches = EvaluationBatches(Sequences(stream, CONTEXT), 4)
     targets = np.concatenate([batch[:, 1:].reshape(-1) for batch in batches])
     assert np.array_equal(targets[targets != PADDING], stream.read(1, len(stream)))
     assert {batch.shape for batch in batches} == {(4, CONTEXT + 1)}
 
 
-@pytest.mark.parametrize(("batch", "processes", "said"), [(10_000, 1, "smaller batch"), (4, 3, "multiple of 3")])
-def test_a_batch_that_does_not_fit_is_refused(stream: TokenStream, batch: int, processes: int, said: str) -> None:
-    with pytest.raises(InputError, match=said):
-        training_batches(Sequences(stream, CONTEXT), batch, seed=0, processes=processes)
+def test_an_evaluation_can_be_cut_short_and_shared(stream: TokenStream) -> None:
+    sequences = Sequences(stream, CONTEXT)
+    some = list(EvaluationBatches(sequences, 4, tokens=4 * CONTEXT + 1))
+    assert len(some) == 2
+    assert np.array_equal(np.concatenate(some), np.stack([sequences[i] for i in range(8)]))
+    own = list(EvaluationBatches(sequences, 4, tokens=4 * CONTEXT + 1, rows=np.array([1, 3])))
+    assert np.array_equal(np.stack(own), np.stack(some)[:, [1, 3]])
+    assert len(EvaluationBatches(sequences, 4, tokens=1)) == 1
+
+
+def test_a_batch_that_does_not_fit_is_refused(stream: TokenStream) -> None:
+    with pytest.raises(InputError, match="smaller batch"):
+        training_batches(Sequences(stream, CONTEXT), 10_000, seed=0)

@@ -1,0 +1,89 @@
+"""Several processes as one run: joining them, agreeing with them, and ending when one of them is gone.
+
+Each process has devices of its own; the mesh spans all. Every process runs the same program on its share of the batch, and process 0
+alone writes the run's files, but for checkpoints, to which each adds its part: the run's folder must be one that all of them see.
+"""
+
+import zlib
+from collections.abc import Generator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from common.errors import InputError, WorkError
+
+HEARTBEAT_SECONDS = 20
+"""How long a process may be silent before the others take it for gone. Our choice: JAX's 100 s are long to pay for idle machines."""
+
+SHUTDOWN_SECONDS = 30
+"""How long a process that is done waits for the others to be."""
+
+
+@dataclass(frozen=True)
+class Processes:
+    """How processes find each other; nothing given: as the cluster's environment says (SLURM, Open MPI, Kubernetes, TPU pods)."""
+
+    coordinator: str | None = None
+    """Address and port of process 0, such as 10.0.0.1:1234."""
+    count: int | None = None
+    index: int | None = None
+    """This process's number, from 0."""
+
+    def __post_init__(self) -> None:
+        given = [part is not None for part in (self.coordinator, self.count, self.index)]
+        if any(given) and not all(given):
+            raise InputError("several processes need all of: the coordinator's address, how many they are, and which one this is")
+        if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
+            raise InputError(f"process {self.index} of {self.count}: processes are numbered from 0 to {self.count - 1}")
+
+
+def join(processes: Processes) -> None:
+    """Find the other processes; before anything else is asked of JAX. Once joined, or where there is no cluster, nothing happens.
+
+    Raises `WorkError` if they cannot be reached.
+    """
+    if jax.distributed.is_initialized():
+        return
+    try:
+        jax.distributed.initialize(
+            processes.coordinator,
+            processes.count,
+            processes.index,
+            heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
+            shutdown_timeout_seconds=SHUTDOWN_SECONDS,
+        )
+    except ValueError:
+        # What JAX raises where it finds no cluster.
+        if processes.coordinator is not None:
+            raise
+    except RuntimeError as error:
+        raise WorkError(f"the other processes cannot be reached ({_first_line(error)}); start all of them within five minutes") from error
+
+
+def check_alike(what: str) -> None:
+    """Raises `InputError` unless every process says the same of itself, `what` being its options and data."""
+    if jax.process_count() == 1:
+        return
+    own = np.uint32(zlib.crc32(what.encode()))
+    all_of_them = np.asarray(multihost_utils.process_allgather(own))
+    different = np.flatnonzero(all_of_them != all_of_them[0])
+    if len(different):
+        raise InputError(f"process {different[0]} has other options or other data than process 0; start all with the same command")
+
+
+@contextmanager
+def peers(say_kept: str) -> Generator[None]:
+    """Turns what JAX raises when another process is gone into a `WorkError` that says what is kept."""
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        if jax.process_count() == 1:
+            raise
+        raise WorkError(f"another process of this run is gone or has failed ({_first_line(error)}); {say_kept}") from error
+
+
+def _first_line(error: BaseException) -> str:
+    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -37,3 +37,17 @@ def test_the_example_law_explains_what_the_readme_says_it_does(release: Path) ->
     curved = fit_law(_run("CURVED")["CURVED"], data, loss)
     # It is nested around Eq. 7, so it cannot be worse; the README claims that curvature is most of what is left.
     assert curved.rmse_log10**2 < 0.5 * fit_law(BILINEAR, data, loss).rmse_log10 ** 2
+
+
+def test_the_model_example_prints_where_the_tokens_of_each_layer_went(capsys: pytest.CaptureFixture[str]) -> None:
+    names = _run("Transformer")
+    first, *layers = capsys.readouterr().out.splitlines()
+    assert first.startswith("loss ")
+    assert [line.split(":")[0] for line in layers] == ["layer 0", "layer 1"]
+    for line in layers:
+        percent = [int(word) for word in line.partition(":")[2].partition("dropped")[0].split()]
+        # Eight whole numbers, each rounded by at most a half.
+        assert len(percent) == names["config"].router.num_experts
+        assert abs(sum(percent) - 100) <= 4
+    (block,) = [block for block in BLOCKS if "Transformer" in block]
+    assert len(block.splitlines()) <= 20

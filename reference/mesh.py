@@ -174,11 +174,13 @@ def sum_gradients_later(model: PyTree) -> PyTree:
 
 def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     """The gradient by `sum_gradients_later`, summed over devices, each of which gets its share of it."""
+    mesh = jax.sharding.get_abstract_mesh()
 
     def _sum(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
         spec = jax.typeof(x).sharding.spec
         dimension = next((i for i, axes in enumerate(share) if axes is not None and axes != spec.partitions[i]), None)
-        if dimension is None or set(_names(share[dimension])) != set(spec.unreduced):
+        devices = math.prod(mesh.shape[axis] for axis in spec.unreduced)
+        if dimension is None or devices == 1 or set(_names(share[dimension])) != set(spec.unreduced):
             return jax.sharding.reshard(x, share)
         # XLA makes an all-reduce of a reshard here.
         scatter = partial(jax.lax.psum_scatter, axis_name=_names(share[dimension]), scatter_dimension=dimension, tiled=True)

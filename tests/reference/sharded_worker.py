@@ -1,0 +1,156 @@
+"""Trains tiny models on one device and on a mesh, and prints how far apart they come out, as JSON. `test_mesh.py` and
+`test_multiprocess.py` run it in processes of their own, for the number of devices is fixed when JAX starts.
+
+    python sharded_worker.py '{"x64": true, "cases": [{"technique": "s-base", "mesh": [2, 2, 2]}, ...]}'
+
+prints one list, an entry per case. `processes`, `rank` and `port` make it one of several.
+"""
+
+import dataclasses
+import json
+import sys
+from dataclasses import asdict
+from functools import cache, partial
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import Array, Int, PyTree, install_import_hook
+
+with install_import_hook("reference", "beartype.beartype"):
+    from reference.config import TECHNIQUES, ModelConfig, Reinforce, RouterConfig, Size
+    from reference.mesh import batch_rows, make_mesh, place, place_batch
+    from reference.objective import Report, objective
+    from reference.plan.hlo import Collectives, collectives
+    from reference.training.optimizer import OptimizerConfig, make_optimizer
+    from reference.training.step import TrainState, init_state, state_specs, train_step
+
+from small_models import draw
+
+BATCH = 16
+# An epsilon as large as the gradients: AdamW's usual one divides gradients that are nothing but rounding by themselves.
+OPTIMIZER = make_optimizer(OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=1, steps=10, epsilon=1e-2, clip=0.5))
+
+
+class Case(NamedTuple):
+    """One model. Two blocks, all of them routed if any is; dimensions that 8 devices divide along any axis."""
+
+    technique: str
+    k: int
+    sequences_per_group: int
+    dtype: str
+
+    def config(self) -> ModelConfig:
+        """Its configuration."""
+        router = None
+        if self.technique != "dense":
+            technique = TECHNIQUES[self.technique]()
+            if isinstance(technique, Reinforce):
+                # Weights that make the policy's gradient as large as the others'.
+                technique = dataclasses.replace(technique, policy_weight=1.0, baseline_weight=1.0)
+            router = RouterConfig(technique, 8, self.k, sequences_per_group=self.sequences_per_group)
+        dtype: Any = self.dtype
+        return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype=dtype)
+
+
+class Outcome(NamedTuple):
+    """What is compared."""
+
+    first_moment: PyTree
+    """The gradient of the first step, clipped, times 1 - beta1."""
+    state: TrainState
+    """After two steps."""
+    training: Report
+    evaluation: Report
+
+
+def outcome(state: TrainState, tokens: Int[Array, "batch context_and_one"]) -> tuple[Outcome, dict[str, Collectives]]:
+    """Two steps, and an evaluation; and the collectives of a step."""
+    key = jax.random.key(3)
+    step = jax.jit(partial(train_step, optimizer=OPTIMIZER)).lower(state, tokens, key).compile()
+    state, _ = step(state, tokens, key)
+    moment = optimizer_moments(state)[0]
+    state, training = step(state, tokens, key)
+    _, evaluation = jax.jit(partial(objective, inference=True))(state.model, tokens)
+    return Outcome(moment, state, training, evaluation), collectives(step.as_text() or "")
+
+
+def optimizer_moments(state: TrainState) -> tuple[PyTree, PyTree]:
+    """AdamW's first and second moments."""
+    optimizer_state: Any = state.optimizer_state
+    return optimizer_state[1][0].mu, optimizer_state[1][0].nu
+
+
+def tokens_of(config: ModelConfig) -> Int[np.ndarray, "batch context_and_one"]:
+    """The same batch in every process."""
+    return np.random.default_rng(0).integers(0, config.vocabulary, (BATCH, config.context + 1), dtype=np.int32)
+
+
+@cache
+def on_one_device(case: Case) -> tuple[TrainState, Outcome]:
+    """The state before the first step, and what became of it."""
+    config = case.config()
+    with jax.default_device(jax.local_devices()[0]):
+        state = init_state(draw(config), OPTIMIZER)
+        return state, jax.tree.map(np.asarray, outcome(state, jax.numpy.asarray(tokens_of(config)))[0])
+
+
+def on_mesh(case: Case, axes: list[int]) -> tuple[Outcome, dict[str, Collectives]]:
+    """The same on a mesh."""
+    mesh, config = make_mesh(*axes), case.config()
+    state = on_one_device(case)[0]
+    with jax.set_mesh(mesh):
+        state = place(jax.tree.map(np.asarray, state), state_specs(state, mesh), mesh)
+        return outcome(state, place_batch(tokens_of(config)[batch_rows(mesh, BATCH)], mesh, BATCH))
+
+
+def distance(found: PyTree, expected: PyTree) -> float:
+    """Largest difference of two entries, over all arrays, as a fraction of the array's largest entry; of this process's shards."""
+
+    def _of_array(found: Array, expected: np.ndarray) -> float:
+        scale = max(np.max(np.abs(expected), initial=0.0), 1e-6)
+        return max(float(np.max(np.abs(np.asarray(shard.data) - expected[shard.index]))) for shard in found.addressable_shards) / scale
+
+    return max(
+        jax.tree.leaves(jax.tree.map(_of_array, eqx.filter(found, eqx.is_inexact_array), eqx.filter(expected, eqx.is_inexact_array)))
+    )
+
+
+def moment_bytes(state: TrainState) -> list[int]:
+    """Bytes of AdamW's moments on each of this process's devices, counted from the shards they hold."""
+    held = dict.fromkeys(jax.local_devices(), 0)
+    for array in jax.tree.leaves(optimizer_moments(state)):
+        for shard in array.addressable_shards:
+            held[shard.device] += shard.data.nbytes
+    return list(held.values())
+
+
+def run(technique: str, mesh: list[int], k: int = 1, sequences_per_group: int = 1, dtype: str = "float64") -> dict[str, Any]:
+    """One case: how far the mesh is from one device."""
+    case = Case(technique, k, sequences_per_group, dtype)
+    expected = on_one_device(case)[1]
+    found, moved = on_mesh(case, mesh)
+    distances = {name: distance(getattr(found, name), getattr(expected, name)) for name in Outcome._fields}
+    return {
+        "distances": distances,
+        "loss": float(expected.training.loss),
+        "gradient": max(float(np.max(np.abs(leaf))) for leaf in jax.tree.leaves(expected.first_moment)),
+        "moment_bytes": moment_bytes(found.state),
+        "collectives": {kind: asdict(counts) for kind, counts in moved.items()},
+    }
+
+
+def main(request: dict[str, Any]) -> None:
+    """Run the cases of `request` and print what they gave."""
+    jax.config.update("jax_enable_x64", request["x64"])
+    # Takes half the time, and changes nothing but rounding.
+    jax.config.update("jax_disable_most_optimizations", True)
+    if "processes" in request:
+        address = f"127.0.0.1:{request['port']}"
+        jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=60)
+    print(json.dumps([run(**case) for case in request["cases"]]))
+
+
+if __name__ == "__main__":
+    main(json.loads(sys.argv[1]))

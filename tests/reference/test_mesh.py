@@ -1,0 +1,147 @@
+"""Any mesh of 8 devices gives what one device gives. `sharded_worker.py` computes it, in a process that has 8 (simulated) devices."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from jax.sharding import AbstractMesh
+
+from reference.config import SIZES, ModelConfig, RouterConfig, model_config
+from reference.errors import ConfigError
+from reference.mesh import DATA, EXPERT, MODEL, check_mesh, make_mesh
+
+ROOT = Path(__file__).parents[2]
+TECHNIQUES = ("dense", "s-base", "hash", "rl-r", "switch")
+# Every way to write 8 as data x expert x model.
+MESHES = ((8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (4, 1, 2), (2, 4, 1), (1, 4, 2), (2, 1, 4), (1, 2, 4), (2, 2, 2))
+# On meshes only sums are taken in another order. In float64 that moves a number by some 1e-15 of the array's largest; AdamW divides
+# by a gradient plus its epsilon of 1e-2 and no more than doubles it, and the marginal error, itself near 1e-6, is a difference of
+# numbers near 1. A wrong scale, a missing device or a doubled sum changes the leading digits.
+FLOAT64 = 1e-9
+# In float32 it is some 1e-7 each, over sums of a few hundred numbers.
+FLOAT32 = 1e-4
+
+
+def compare(cases: list[dict[str, Any]], *, x64: bool = True) -> list[dict[str, Any]]:
+    """What the worker finds for each case."""
+    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, str(Path(__file__).with_name("sharded_worker.py")), json.dumps({"x64": x64, "cases": cases})]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout)
+
+
+def assert_equal(found: dict[str, Any], tolerance: float) -> None:
+    """That gradient, state, training and evaluation reports are the single device's, and not all zero."""
+    assert max(found["distances"].values()) < tolerance, found["distances"]
+    assert found["gradient"] > 1e-3
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "experts": {"technique": "s-base", "mesh": [1, 8, 1], "k": 2},
+    "all axes": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2},
+    "dense": {"technique": "dense", "mesh": [2, 2, 2]},
+    "hash": {"technique": "hash", "mesh": [2, 4, 1], "k": 2},
+    "two sequences a group": {"technique": "rl-r", "mesh": [2, 2, 2], "sequences_per_group": 2},
+    "switch": {"technique": "switch", "mesh": [4, 1, 2]},
+}
+
+
+@pytest.fixture(scope="module")
+def found() -> dict[str, dict[str, Any]]:
+    """What one run of the worker finds for `CASES`."""
+    return dict(zip(CASES, compare(list(CASES.values())), strict=True))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_mesh_gives_the_gradient_weights_and_losses_of_one_device(found: dict[str, dict[str, Any]], case: str) -> None:
+    assert_equal(found[case], FLOAT64)
+
+
+@pytest.mark.parametrize("case", ["experts", "all axes"])
+def test_each_device_keeps_its_share_of_the_optimizer_state_and_no_more(found: dict[str, dict[str, Any]], case: str) -> None:
+    data, expert, model = CASES[case]["mesh"]
+    d, layers, experts, vocabulary = 16, 2, 8, 32
+    # D x A is 16 x 16: five matrices a block; E experts of 8 D^2; the tied embedding. All of these have a dimension for `model`.
+    spread = layers * (5 * d * d + experts * 8 * d * d) + vocabulary * d
+    # Two norms a block and the last one, of 2 D each; routers of D x E.
+    rest = layers * (4 * d + d * experts) + 2 * d
+    # Two moments of 8 bytes a weight.
+    expected = 16 * (spread // (data * expert * model) + rest // (data * expert))
+    assert found[case]["moment_bytes"] == [expected] * 8
+
+
+def test_a_step_moves_tokens_to_their_experts_and_back_and_gathers_nothing_but_updated_weights(found: dict[str, dict[str, Any]]) -> None:
+    moved = found["experts"]["collectives"]
+    # There and back, forward and backward, in each of two blocks.
+    assert moved["all-to-all"]["runs"] == 4 * 2
+    # What a block's pass gathered would be in the loop over blocks, and so run more often than it is written.
+    assert moved["all-gather"]["runs"] == moved["all-gather"]["instructions"]
+    # Queries, keys, values and output are summed into shares; experts are on one device each, so their gradients need no sum.
+    assert moved["reduce-scatter"]["bytes"] == 8 * 4 * 2 * 16 * 16
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("technique", TECHNIQUES)
+def test_every_mesh_of_eight_devices_gives_what_one_device_gives(technique: str) -> None:
+    several = technique in ("s-base", "hash", "switch")
+    cases: list[dict[str, Any]] = [{"technique": technique, "mesh": mesh, "k": 2 if several else 1} for mesh in MESHES]
+    # Two sequences a group: no more devices along data x expert than the 8 groups.
+    if technique != "dense":
+        cases += [{**case, "sequences_per_group": 2} for case in cases[-2:]]
+    for result in compare(cases):
+        assert_equal(result, FLOAT64)
+
+
+@pytest.mark.slow
+def test_single_precision_differs_by_rounding_only() -> None:
+    cases: list[dict[str, Any]] = [{"technique": name, "mesh": [2, 2, 2], "dtype": "float32"} for name in TECHNIQUES]
+    for result in compare(cases, x64=False):
+        # The marginal error is nothing but rounding in float32.
+        assert_equal({**result, "distances": {k: v for k, v in result["distances"].items() if k != "training"}}, FLOAT32)
+
+
+def mesh(data: int = 1, expert: int = 1, model: int = 1) -> AbstractMesh:
+    """Its shape alone."""
+    return AbstractMesh((data, expert, model), (DATA, EXPERT, MODEL))
+
+
+SMALL = model_config("15M", "s-base", num_experts=8)
+
+
+@pytest.mark.parametrize(
+    ("config", "shape", "batch", "words"),
+    [
+        (SMALL, mesh(model=16), 16, "8 heads do not come out even on 16 devices of the mesh's model"),
+        (replace(SMALL, size=replace(SIZES["15M"], num_heads=3, d_model=514)), mesh(model=3), 16, "2056 columns in the feed-forward"),
+        (replace(SMALL, vocabulary=31_999), mesh(model=2), 16, "31999 vocabulary entries"),
+        (SMALL, mesh(expert=3), 15, "8 experts do not come out even on 3 devices of the mesh's expert"),
+        (SMALL, mesh(data=2, expert=4), 12, "12 sequences in a batch do not come out even on 8 devices of the mesh's data x expert"),
+        (replace(SMALL, router=RouterConfig(num_experts=8, sequences_per_group=4)), mesh(data=8), 16, "4 groups of sequences in a batch"),
+        (replace(SMALL, router=RouterConfig(num_experts=8, sequences_per_group=4)), mesh(), 6, "not whole groups of 4 sequences"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_the_model_is_refused_in_one_line(
+    config: ModelConfig, shape: AbstractMesh, batch: int, words: str
+) -> None:
+    with pytest.raises(ConfigError) as error:
+        check_mesh(config, shape, batch)
+    assert words in str(error.value)
+    assert "use a" in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_mesh_that_fits_the_model_is_accepted() -> None:
+    check_mesh(SMALL, mesh(2, 4, 2), 8)
+    check_mesh(ModelConfig(), mesh(2, 3, 8), 6)
+
+
+def test_a_mesh_of_more_devices_than_there_are_is_refused_with_their_number() -> None:
+    with pytest.raises(ConfigError, match=f"= {7 * 2}, but there are {len(jax.devices())} devices"):
+        make_mesh(7, 2, 1)

@@ -185,7 +185,7 @@ class ModelConfig:
     dtype: Dtype = "float32"
     """Type of the activations. Weights are kept in float32 at least; norms, softmaxes, routers and logits are computed so."""
     remat: bool = False
-    """Compute each group of blocks again in the backward pass instead of keeping its activations."""
+    """Compute each block again in the backward pass instead of keeping its activations."""
     debug: bool = False
     """Stop, saying in which, at the first routed layer whose router's logits are not finite. Off by default: each layer of each
     step then waits for the answer. HASH has no logits."""

@@ -70,12 +70,18 @@ class Group(eqx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "batch context d_model"], token_id: Int[Array, "batch context"], key: PRNGKeyArray | None, inference: bool
+        self,
+        x: Float[Array, "batch context d_model"],
+        token_id: Int[Array, "batch context"],
+        key: PRNGKeyArray | None,
+        inference: bool,
+        remat: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-        """The blocks in turn; the routing is the last one's."""
+        """The blocks in turn; the routing is the last one's. `remat`: a backward pass computes each block again."""
         routing = None
         for block in self.blocks:
-            x, routing = block(x, token_id, key, inference)
+            run = eqx.filter_checkpoint(block) if remat else block
+            x, routing = run(x, token_id, key, inference)
         return x, routing
 
 
@@ -141,13 +147,12 @@ class Transformer(eqx.Module):
             x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None, Int[Array, ""]]
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
             weights, key, layer = xs
-            x, routing = eqx.combine(weights, static)(x, tokens, key, inference)
+            x, routing = eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
             if self.config.debug and routing is not None:
                 x = stop_if_not_finite(x, routing, layer, number)
             return x, routing
 
-        body = jax.checkpoint(_group) if self.config.remat else _group
-        return jax.lax.scan(body, x, (arrays, keys, jnp.arange(number)))
+        return jax.lax.scan(_group, x, (arrays, keys, jnp.arange(number)))
 
     def logits(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context vocabulary"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""

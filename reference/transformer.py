@@ -75,7 +75,7 @@ class Group(eqx.Module):
         token_id: Int[Array, "batch context"],
         key: PRNGKeyArray | None,
         inference: bool,
-        remat: bool,
+        remat: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """The blocks in turn; the routing is the last one's. `remat`: a backward pass computes each block again."""
         routing = None

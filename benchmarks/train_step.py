@@ -1,6 +1,6 @@
 """A whole training step (forward, backward, AdamW) of a small dense model against the same architecture in eager PyTorch.
 
-    uv run --group bench python -m benchmarks.train_step --torch-python PATH
+    uv run python -m benchmarks.train_step --torch-python PATH
 
 PATH is a Python that has PyTorch, which this project does not depend on: `pip install torch==2.13.0` into an environment of its
 own. It runs `benchmarks/torch_step.py`. Both sides take a few steps in turn, in the same minutes, so that what else the machine
@@ -22,6 +22,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import jax
 import tyro
@@ -57,6 +58,9 @@ class Options:
     """Turns of each side."""
     steps: int = 4
     """Steps of a turn."""
+    clock: Literal["wall", "processor"] = "wall"
+    """What is measured: seconds that pass, or seconds of all threads together, which a busy machine changes less; with more than one
+    thread PyTorch's wait for each other by spinning, which counts."""
     keep_memory: bool = True
     """Keep freed memory in our process (`reference.host`)."""
     torch_python: Path | None = None
@@ -69,6 +73,7 @@ class Ours:
     """Our step, compiled and warm."""
 
     def __init__(self, options: Options, vocabulary: int) -> None:
+        self._clock = time.perf_counter if options.clock == "wall" else time.process_time
         size = Size(options.d_model, options.layers, options.heads, options.d_model // options.heads)
         optimizer = make_optimizer(OptimizerConfig())
         model = Transformer(ModelConfig(size, None, vocabulary=vocabulary, context=options.context), key=jax.random.key(0))
@@ -79,13 +84,13 @@ class Ours:
         self.seconds(2)
 
     def seconds(self, steps: int) -> list[float]:
-        """Wall seconds of each of so many further steps."""
+        """Seconds of each of so many further steps."""
         taken: list[float] = []
         for _ in range(steps):
-            start = time.perf_counter()
+            start = self._clock()
             self._state, report = self._step(self._state, self._tokens, self._key)
             jax.block_until_ready((self._state, report))
-            taken.append(time.perf_counter() - start)
+            taken.append(self._clock() - start)
         return taken
 
 
@@ -98,7 +103,7 @@ class Peer:
         self.seconds(2)
 
     def seconds(self, steps: int) -> list[float]:
-        """Wall seconds of each of so many further steps."""
+        """Seconds of each of so many further steps."""
         assert self._process.stdin is not None
         print(steps, file=self._process.stdin, flush=True)
         return json.loads(self._line())
@@ -120,6 +125,7 @@ def peer(options: Options, vocabulary: int) -> Generator[Peer | None]:
     given = {
         "d_model": options.d_model, "heads": options.heads, "kqv": options.d_model // options.heads, "layers": options.layers,
         "context": options.context, "vocabulary": vocabulary, "batch": options.batch, "threads": len(os.sched_getaffinity(0)),
+        "clock": options.clock,
     }  # fmt: skip
     command = [str(options.torch_python), str(ROOT / "benchmarks" / "torch_step.py"), json.dumps(given)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -135,7 +141,7 @@ def main(options: Options) -> None:
     kept = options.keep_memory and keep_freed_memory()
     tokens = options.batch * options.context
     rows: list[list[str]] = []
-    figures: dict[str, object] = {"jax": jax.__version__, "kept_memory": kept, "tokens": tokens}
+    figures: dict[str, object] = {"jax": jax.__version__, "kept_memory": kept, "clock": options.clock, "tokens": tokens}
     met = True
     for vocabulary in options.vocabulary:
         ours = Ours(options, vocabulary)
@@ -158,7 +164,7 @@ def main(options: Options) -> None:
             rows.append([f"V = {vocabulary}, {side}", *cells, *(times if i == 0 else ["", ""])])
     what = f"D = {options.d_model}, L = {options.layers}, H = {options.heads}, {options.batch} x {options.context} tokens"
     header = ["", "least ms", "median ms", "tokens/s", "times", "median of pairs"]
-    show(f"Training step, {what}, {len(os.sched_getaffinity(0))} threads", header, rows)
+    show(f"Training step, {what}, {len(os.sched_getaffinity(0))} threads, {options.clock} time", header, rows)
     if options.torch_python is not None:
         print(f"\nat least {TIMES} times PyTorch's tokens per second, by the fastest steps: {verdict(met)}")
     save(options.json, figures)

@@ -23,3 +23,23 @@ def test_coverage_is_measured_and_continued(tmp_path: Path) -> None:
     assert (tmp_path / "dense-independent.jsonl").read_text().startswith(first)
     found = json.loads((tmp_path / "coverage.json").read_text())
     assert found["reps"] == 3
+
+
+def test_routed_layers_are_timed_beside_the_dense_one(tmp_path: Path) -> None:
+    figures = tmp_path / "layer.json"
+    sizes = ("--tokens", "32", "--d-model", "16", "--experts", "4", "--groups", "2", "--capacity-factor", "1.0")
+    _run("routed_layer", *sizes, "--rounds", "1", "--sinkhorn-experts", "4", "--json", str(figures))
+    found = json.loads(figures.read_text())
+    (layer,) = found["layers"]
+    routers = ("s-base", "hash", "rl-r", "switch")
+    assert set(layer["milliseconds"]) == {"dense", "experts alone", *routers, *(f"{router} alone" for router in routers)}
+    assert set(found["sinkhorn"]["4"]) == {"layer", "router", "sinkhorn", "dense"}
+
+
+def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
+    figures = tmp_path / "step.json"
+    sizes = ("--d-model", "16", "--layers", "2", "--heads", "2", "--context", "8", "--batch", "2", "--vocabulary", "32")
+    _run("train_step", *sizes, "--rounds", "2", "--steps", "1", "--json", str(figures))
+    found = json.loads(figures.read_text())
+    assert found["tokens"] == 16
+    assert [len(ours) for ours, _ in found["32"]["seconds"]] == [1, 1]

@@ -12,6 +12,7 @@ import tyro
 
 from commands.fitting import Compare, Fetch, Fit, Reproduce
 from commands.models import Count
+from commands.planning import Plan
 from commands.training import Show, Tokenize, Train
 
 # Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "reproduce": Reproduce,
     "fetch": Fetch,
     "count": Count,
+    "plan": Plan,
     "train": Train,
     "tokenize": Tokenize,
     "show": Show,

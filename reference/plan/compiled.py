@@ -80,6 +80,8 @@ def measure(request: Request) -> Result:
         raise WorkError("plan needs the TPU compiler, libtpu, which is not installed: uv run --group tpu cli.py plan ...")
     settings = {
         "JAX_PLATFORMS": "cpu",
+        # An error's last line is then the error.
+        "JAX_TRACEBACK_FILTERING": "off",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": Topology(request.topology).accelerator_type,
@@ -141,8 +143,8 @@ def compile_here(request: Request) -> Result:
     data, expert, model = request.axes
     mesh = make_mesh(data, expert, model, devices=devices)
     begin = time.monotonic()
+    program = make_program(request, mesh)
     with jax.set_mesh(mesh):
-        program = make_program(request, mesh)
         lowered = jax.jit(program.function, donate_argnums=program.donated).lower(*program.arguments)
         try:
             compiled = lowered.compile()

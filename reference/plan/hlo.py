@@ -86,9 +86,11 @@ def _runs(computations: dict[str, list[_Instruction]], entry: str) -> Counter[st
             if instruction.op == "while" and body and condition:
                 _visit(body, times * _turns(computations[condition]))
                 continue
-            for called in (instruction.attribute(name) for name in ("calls", "to_apply")):
-                if called in computations:
-                    _visit(called, times)
+            called = instruction.attribute("calls")
+            # A collective that runs beside other work is written in each fusion it runs beside; it is counted where it starts.
+            beside = instruction.name.startswith("async-collective-done") or (called or "").startswith("async_collective_fusion")
+            if called in computations and not beside:
+                _visit(called, times)
 
     _visit(entry, 1)
     return runs

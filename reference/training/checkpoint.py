@@ -55,9 +55,10 @@ class Checkpoints:
     def __enter__(self) -> "Checkpoints":
         return self
 
-    def __exit__(self, *_: object) -> None:
-        """Finish writing and let go of the folder."""
-        self._manager.close()
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        """Finish writing and let go of the folder; of several processes one that failed cannot, since that takes all of them."""
+        if kind is None or jax.process_count() == 1:
+            self._manager.close()
 
 
 def read_checkpoint(folder: Path, step: int | None, like: TrainState) -> tuple[TrainState, dict[str, Any]]:

@@ -4,6 +4,9 @@ Each process has devices of its own; the mesh spans all. Every process runs the 
 alone writes the run's files, but for checkpoints, to which each adds its part: the run's folder must be one that all of them see.
 """
 
+import atexit
+import os
+import sys
 import zlib
 from collections.abc import Generator
 from contextlib import contextmanager
@@ -75,14 +78,28 @@ def check_alike(what: str) -> None:
 
 
 @contextmanager
-def peers(say_kept: str) -> Generator[None]:
-    """Turns what JAX raises when another process is gone into a `WorkError` that says what is kept."""
+def peers(kept: str) -> Generator[None]:
+    """For what several processes do together: if it fails in one, none of them hangs.
+
+    What JAX raises when another process is gone becomes a `WorkError`, which says what is `kept`. A process that fails leaves as soon as
+    Python ends, without waiting for the others as JAX would; those notice by its connections. Does nothing for a single process.
+    """
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
+    except BaseException as error:
         if jax.process_count() == 1:
             raise
-        raise WorkError(f"another process of this run is gone or has failed ({_first_line(error)}); {say_kept}") from error
+        atexit.register(_leave, 2 if isinstance(error, InputError) else 1)
+        if isinstance(error, jax.errors.JaxRuntimeError):
+            raise WorkError(f"another process of this run is gone or has failed ({_first_line(error)}); {kept}") from error
+        raise
+
+
+def _leave(code: int) -> None:
+    """End at once. Registered later than JAX's own farewell, it comes before it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _first_line(error: BaseException) -> str:

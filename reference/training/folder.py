@@ -64,11 +64,9 @@ def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shard
     Raises `InputError` if options, tokenizer or text are others.
     """
     check_options(folder, config)
-    data = data_of(tokenizer, shards)
-    if (folder / DATA).exists():
-        _check_data(folder, data)
-    elif write:
-        write_atomically(folder / DATA, json.dumps(asdict(data), indent=1) + "\n")
+    check_data(folder, tokenizer, shards)
+    if write and not (folder / DATA).exists():
+        write_atomically(folder / DATA, json.dumps(asdict(data_of(tokenizer, shards)), indent=1) + "\n")
     if write and tokenizer.model is not None and not (folder / MODEL).exists():
         write_atomically(folder / MODEL, tokenizer.model)
     if write and not (folder / CONFIG).exists():
@@ -81,8 +79,11 @@ def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     return SentencePieceTokenizer(model.read_bytes(), config.data.tokenizer) if model.exists() else ByteTokenizer()
 
 
-def _check_data(folder: Path, data: Data) -> None:
-    before = json.loads((folder / DATA).read_text())
+def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
+    """Raises `InputError` if the run in `folder` was begun with another tokenizer or text; not if there is none."""
+    if not (folder / DATA).exists():
+        return
+    data, before = data_of(tokenizer, shards), json.loads((folder / DATA).read_text())
     for name, what in (
         ("vocabulary", "a vocabulary of {} ids"),
         ("tokenizer", "tokenizer {:.12}"),

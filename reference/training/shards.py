@@ -1,12 +1,15 @@
 """Token shards: a corpus as memory-mapped token ids, split by document into training and held-out text.
 
 A folder with `tokens.json`, which says what is in it, and files of little-endian 16 or 32-bit ids. It is written under another name and
-renamed when it is whole, so that a folder of its own name is complete.
+renamed when it is whole, so that a folder of its own name is complete, and several processes may write it at once.
 """
 
 import hashlib
 import json
+import os
+import secrets
 import shutil
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -73,9 +76,7 @@ def write_shards(
     """
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or write the tokens to another folder")
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial = _partial_folder(folder)
     dtype = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
     writers: dict[str, _Writer] = {split: _Writer(partial, split, dtype, shard_tokens) for split in ("train", "held_out")}
     try:
@@ -96,11 +97,35 @@ def write_shards(
             write_atomically(partial / MODEL, tokenizer.model)
         index = {name: value for name, value in asdict(shards).items() if name != "folder"}
         write_atomically(partial / INDEX, json.dumps(index, indent=1) + "\n")
-        partial.rename(folder)
+        _take_name(partial, folder)
     except BaseException:
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return shards
+
+
+def _partial_folder(folder: Path) -> Path:
+    """A new folder beside `folder`, of this writer alone; what killed writers left an hour ago or more is cleared away.
+
+    An hour, because a writer at work touches its files every minute or so.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    for left in folder.parent.glob(f".{folder.name}.*.partial"):
+        if time.time() - max(path.stat().st_mtime for path in (left, *left.iterdir())) > 3600:
+            shutil.rmtree(left, ignore_errors=True)
+    partial = folder.with_name(f".{folder.name}.{os.getpid()}-{secrets.token_hex(4)}.partial")
+    partial.mkdir()
+    return partial
+
+
+def _take_name(partial: Path, folder: Path) -> None:
+    """Rename; if another process was faster, which writes the same from the same text, leave it what it wrote."""
+    try:
+        partial.rename(folder)
+    except OSError:
+        if not (folder / INDEX).is_file():
+            raise
+        shutil.rmtree(partial)
 
 
 def open_shards(folder: Path) -> Shards:

@@ -45,6 +45,10 @@ class Tokenizer(ABC):
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of `ids`; `end` has none, and bytes that are not UTF-8 (which only a model makes) show as U+FFFD."""
 
+    @abstractmethod
+    def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
+        """Bytes of text, in UTF-8, that each id stands for; `end` stands for none."""
+
 
 class ByteTokenizer(Tokenizer):
     """UTF-8 bytes: 256 ids and `end`."""
@@ -59,6 +63,10 @@ class ByteTokenizer(Tokenizer):
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of the bytes."""
         return bytes(ids[ids < 256].astype(np.uint8)).decode(errors="replace")
+
+    def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
+        """One, but for `end`."""
+        return (np.arange(257) < 256).astype(np.int32)
 
 
 class SentencePieceTokenizer(Tokenizer):
@@ -91,6 +99,14 @@ class SentencePieceTokenizer(Tokenizer):
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of the pieces."""
         return self._pieces.DecodeIds(ids[ids < self.end].tolist())
+
+    def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
+        """Of the pieces as they are decoded: those of single bytes have one, and so has the mark of a space."""
+        single = set(self._bytes.tolist())
+        pieces = (self._pieces.IdToPiece(i).replace(SPACE_MARK, " ") for i in range(self.end))
+        lengths = [1 if i in single else len(piece.encode()) for i, piece in enumerate(pieces)]
+        lengths[self._pieces.unk_id()] = 0
+        return np.array([*lengths, 0], np.int32)
 
 
 def train_bpe(texts: Iterable[str], pieces: int) -> bytes:

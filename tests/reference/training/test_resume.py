@@ -86,7 +86,7 @@ def test_twenty_kills_leave_no_trace(config: TrainConfig, cache: Path, uninterru
     assert resumed >= 5
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
     config: TrainConfig, cache: Path, uninterrupted: dict[str, Any], number: signal.Signals
 ) -> None:

@@ -93,7 +93,7 @@ class Started:
 
     def stderr(self) -> str:
         """What it wrote on standard error."""
-        return self._errors.read_text(errors="replace")[-3000:]
+        return self._errors.read_text(errors="replace")
 
 
 def result(folder: Path, step: int) -> dict[str, Any]:

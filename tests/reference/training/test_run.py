@@ -12,11 +12,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 from small_models import quick_compiles
 from tiny_runs import result, tiny, write_corpus
 
 from common.errors import InputError, WorkError
-from fit.runs import load
+from fit.load.runs import load_runs
 from reference.objective import PADDING, objective
 from reference.training.config import TrainConfig
 from reference.training.corpus import documents
@@ -30,18 +31,17 @@ from reference.training.tokenizer import ByteTokenizer
 def cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
     """Of tokens and, since each run compiles anew, of compiled programs."""
     folder = tmp_path_factory.mktemp("cache")
-    kept = {
-        "jax_compilation_cache_dir": str(folder / "xla"),
-        "jax_persistent_cache_min_compile_time_secs": 0.0,
-        "jax_persistent_cache_min_entry_size_bytes": -1,
-    }
-    before = {name: jax.config.read(name) for name in kept}
-    for name, value in kept.items():
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(folder / "xla"), 0.0, -1), strict=True):
         jax.config.update(name, value)
+    # JAX looks once whether it has such a cache.
+    compilation_cache.reset_cache()
     with quick_compiles():
         yield folder
-    for name, value in before.items():
+    for name, value in zip(names, before, strict=True):
         jax.config.update(name, value)
+    compilation_cache.reset_cache()
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def lines(folder: Path) -> list[dict[str, Any]]:
 
 
 def test_the_curves_are_what_fit_reads(routed: Path) -> None:
-    runs = load(routed / "curves.csv")
+    runs = load_runs(routed / "curves.csv")
     assert len(runs) == 1
     with (routed / "curves.csv").open() as file:
         rows = list(csv.DictReader(file))

@@ -9,7 +9,7 @@ from typing import Any
 from common.files import write_atomically
 from reference.config import TECHNIQUES
 from reference.plan.compiled import Result, from_result, measure
-from reference.plan.hlo import KINDS
+from reference.plan.hlo import KINDS, Collectives
 from reference.plan.request import GIB, Request, Topology
 
 SCHEMA = "routelaw.plan/1"
@@ -19,8 +19,9 @@ BEGIN, END = "<!-- begin: cli.py plan --all -->", "<!-- end: cli.py plan --all -
 ALL: tuple[Request, ...] = (
     *(Request("layer", topology=topology, router=router) for topology in ("v5e:4x4", "v5p:2x2x4") for router in TECHNIQUES),
     *(Request("step", size, topology=topology) for size in ("370M", "1.3B") for topology in ("v5e:4x4", "v5p:2x2x4", "v5e:16x16")),
+    Request("step", "370M", topology="v5e:4x4", parts=16),
 )
-"""Each router's layer on two kinds of chip, and whole steps of two sizes on slices of 16 and of 256 chips."""
+"""Each router's layer on two kinds of chip, and whole steps of two sizes on slices of 16 and of 256 chips; one of them in parts."""
 
 Progress = Callable[[int, int, str], None]
 
@@ -65,7 +66,7 @@ def markdown(results: Sequence[Result]) -> str:
 
 def text(results: Sequence[Result]) -> str:
     """The same for a terminal, each result a block of lines."""
-    blocks = ("\n".join(f"{name:>18}  {value}" for name, value in row.items()) for _, rows in _tables(results) for row in rows)
+    blocks = ("\n".join(f"{name:>21}  {value}" for name, value in row.items()) for _, rows in _tables(results) for row in rows)
     return "\n\n".join(blocks)
 
 
@@ -92,20 +93,20 @@ def _row(result: Result) -> dict[str, str]:
         "model": f"{request.size} {request.router}" + ("" if request.router == "dense" else f" E={request.experts}"),
         "batch": f"{request.batch}" + (f" in {request.parts}" if request.parts > 1 else ""),
         "fits": f"{'yes' if result.fits else 'no'}: {_gib(memory.total)} of {_gib(Topology(request.topology).chip.hbm)} GiB",
-        "arguments": _gib(memory.arguments),
-        "temporaries": _gib(memory.temporaries),
+        "arguments GiB": _gib(memory.arguments),
+        "temporaries GiB": _gib(memory.temporaries),
         "FLOPs": "" if result.flops is None else f"{result.flops:.3g}",
         "of closed form": "" if result.ratio is None else f"{result.ratio:.3f}",
-        **{kind: "" if moved is None else _moved(moved[kind].runs, moved[kind].bytes) for kind in KINDS if kind != "collective-permute"},
+        **{f"{kind} (GiB)": "" if moved is None else _moved(moved[kind]) for kind in KINDS if kind != "collective-permute"},
     }
 
 
-def _moved(runs: int, size: int) -> str:
-    return f"{runs}" + (f" ({_gib(size)})" if runs else "")
+def _moved(found: Collectives) -> str:
+    return f"{found.runs} ({_gib(found.bytes)})" if found.runs else "0"
 
 
 def _gib(size: int) -> str:
-    return f"{size / GIB:.3g}"
+    return f"{size / GIB:.2f}"
 
 
 def _table(rows: Sequence[dict[str, str]]) -> str:

@@ -185,7 +185,7 @@ def test_the_committed_page_holds_every_program_of_the_list_and_is_what_its_json
     before = page.read_text()
     assert before.count(BEGIN) == before.count(END) == 1
     for result in results:
-        assert f"{result.memory.total / GIB:.3g} of" in before
+        assert f"{result.memory.total / GIB:.2f} of" in before
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -199,7 +199,7 @@ def test_a_page_keeps_its_prose_and_its_results(missing: bool, tmp_path: Path, m
     # Nothing is compiled again, so no compiler is needed.
     assert measure_all([complete.request], page, lambda done, total, what: None) == [complete]
     said = page.read_text()
-    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3 of 95 GiB |" in said
+    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3.00 of 95.00 GiB |" in said
     assert "old" not in said
     assert missing or (said.startswith("# Title\n") and said.endswith("\nMore.\n"))
     assert json.loads(page.with_suffix(".json").read_text()) == record([complete])

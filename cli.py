@@ -13,7 +13,7 @@ import tyro
 from commands.fitting import Compare, Fetch, Fit, Reproduce
 from commands.models import Count
 from commands.planning import Plan
-from commands.training import Show, Tokenize, Train
+from commands.training import Evaluate, Sample, Show, Tokenize, Train
 
 # Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -28,6 +28,8 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "train": Train,
     "tokenize": Tokenize,
     "show": Show,
+    "sample": Sample,
+    "eval": Evaluate,
 }
 
 

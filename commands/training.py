@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Generator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -55,6 +55,12 @@ class Train:
     """Devices along each axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the activations."""
+    coordinator: str | None = None
+    """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; clusters that JAX knows need none."""
+    processes: int | None = None
+    """How many processes there are."""
+    process: int | None = None
+    """Which of them this is, from 0."""
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above change what it says."""
     out: Path | None = None
@@ -65,12 +71,13 @@ class Train:
     def run(self) -> None:
         """Train, and say where the run is and what it reached."""
         from reference.training.prepare import cache_folder
-        from reference.training.run import train
+        from reference.training.run import Processes, train
 
         config = self.options()
+        others = Processes(self.coordinator, self.processes, self.process) if self.coordinator else None
         folder = self.out or Path("runs") / _name(config)
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder())
+            outcome = train(config, folder, watcher, cache_folder(), others)
         _tell(outcome, self.json)
 
     def options(self) -> "TrainConfig":
@@ -125,6 +132,55 @@ class Tokenize:
         for split, name in (("train", "training"), ("held_out", "held out")):
             tokens = sum(shard.tokens for shard in shards.files[split])
             print(f"{self.out}, {name}: {tokens:,} tokens of {shards.documents[split]:,} documents")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Let a trained model go on with a text."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    prompt: str = ""
+    """What to go on with; nothing begins a document."""
+    tokens: int = 256
+    """How many tokens to add."""
+    temperature: float = 1.0
+    """0 takes the most probable token each time."""
+    seed: int = 0
+    """Of the drawing."""
+
+    def run(self) -> None:
+        """Print the text."""
+        from reference.training.load import sample_run
+
+        print(sample_run(self.folder, self.prompt, tokens=self.tokens, temperature=self.temperature, seed=self.seed))
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Measure a trained model's loss on a text."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    corpus: str | None = None
+    """The text, as for `train`; none: the run's own held-out text."""
+    tokens: int = 0
+    """About how many tokens to read, from the beginning; 0 for all."""
+    json: Json = False
+    """Print JSON on standard output, and nothing else there."""
+
+    def run(self) -> None:
+        """Print loss and bits per byte."""
+        from reference.training.load import evaluate_run
+        from reference.training.prepare import cache_folder
+
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens)
+        if self.json:
+            import json
+
+            print(json.dumps(asdict(found), indent=2))
+            return
+        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {found.tokens:,} tokens")
 
 
 @dataclass(frozen=True)

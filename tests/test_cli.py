@@ -220,6 +220,11 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
     assert loss == first["loss_validation"]
     assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "run")]) == 2
     assert "run.seed: 0 -> 1" in capsys.readouterr().err
+    assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
+    # The same text in the same batches, summed by another program: float32 rounding.
+    assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(first["loss_validation"], rel=1e-5)
+    assert main(["sample", str(tmp_path / "run"), "--prompt", "document", "--tokens", "5"]) == 0
+    assert capsys.readouterr().out.startswith("document")
 
 
 def test_tokenize_writes_shards_that_train_reads(

@@ -2,8 +2,9 @@
 
     uv run --group bench python -m benchmarks.depth
 
-Wall seconds of `jax.jit(...).lower(...)` (tracing) and `.compile()`, with nothing cached; the median of `--times`. Beside them what
-the same model costs whose groups of blocks are not scanned but written out one after the other.
+CPU seconds, of all threads (wall seconds are also those of whoever else is on the machine), of `jax.jit(...).lower(...)`, which traces,
+and `.compile()`, with nothing cached; the median of `--times`. Beside them what the same model costs whose groups of blocks are
+not scanned but written out one after the other.
 """
 
 import os
@@ -50,7 +51,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Cost:
-    """Seconds of one model."""
+    """CPU seconds of one model."""
 
     router: str
     blocks: int
@@ -78,7 +79,7 @@ def costs(router: str, options: Options, *, scanned: bool, times: int) -> tuple[
 
 
 def trace_and_compile(router: str, blocks: int, *, scanned: bool) -> tuple[float, float]:
-    """Seconds for loss and gradients of a batch of two sequences; nothing is computed, and weights are only shapes."""
+    """CPU seconds for loss and gradients of a batch of two sequences; nothing is computed, and weights are only shapes."""
     routed = None if router == "dense" else RouterConfig(TECHNIQUES[router](), 8)
     config = ModelConfig(Size(64, blocks, 4, 16), routed, vocabulary=512, context=128)
     key = jax.eval_shape(lambda: jax.random.key(0))
@@ -97,11 +98,11 @@ def trace_and_compile(router: str, blocks: int, *, scanned: bool) -> tuple[float
 
     jax.clear_caches()
     with patch.object(jax.lax, "scan", scan if scanned else _written_out):
-        start = time.perf_counter()
+        start = time.process_time()
         lowered = jax.jit(jax.value_and_grad(_loss)).lower(*arguments)
-        traced = time.perf_counter()
+        traced = time.process_time()
         lowered.compile()
-    return traced - start, time.perf_counter() - traced
+    return traced - start, time.process_time() - traced
 
 
 def main(options: Options) -> None:
@@ -121,7 +122,7 @@ def main(options: Options) -> None:
             for a, b in found[scanned]
         ]
         how = f"scanned, median of {times}" if scanned else "written out, once"
-        show(f"Seconds to trace and compile {' and '.join(map(str, options.blocks))} blocks, {how}", heads, rows)
+        show(f"CPU seconds to trace and compile {' and '.join(map(str, options.blocks))} blocks, {how}", heads, rows)
     worst = max(deep.total / shallow.total for shallow, deep in found[True])
     print(f"\n{options.blocks[1]} blocks over {options.blocks[0]}, worst: {worst:.2f} (at most {LIMIT}: {verdict(worst <= LIMIT)})")
     save(options.json, {"costs": [asdict(c) for pairs in found.values() for pair in pairs for c in pair], "worst": worst})

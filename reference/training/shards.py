@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import numpy as np
 from jaxtyping import Int
@@ -69,7 +69,7 @@ def write_shards(
     shard_tokens: int = SHARD_TOKENS,
     on_document: Callable[[Document], None] = lambda document: None,
 ) -> Shards:
-    """Encode `documents`, each followed by the tokenizer's `end`, into `folder`, in memory of a shard or two.
+    """Encode `documents`, each followed by the tokenizer's `end`, into `folder`, in memory of a few pieces of text.
 
     A document is held out whole, if the hash of its first piece and `seed` falls below the fraction `held_out`: the choice depends
     on nothing else in the corpus. Raises `InputError` if that leaves a split without documents, or `folder` exists.
@@ -89,7 +89,7 @@ def write_shards(
             if writer is not None:
                 writer.end_document(tokenizer.end)
         for writer in writers.values():
-            writer.flush()
+            writer.close()
         counts = {split: writer.documents for split, writer in writers.items()}
         _check_split(counts, held_out)
         shards = Shards(folder, tokenizer.fingerprint, tokenizer.vocabulary, dtype.str, counts, {s: w.files for s, w in writers.items()})
@@ -99,6 +99,8 @@ def write_shards(
         write_atomically(partial / INDEX, json.dumps(index, indent=1) + "\n")
         _take_name(partial, folder)
     except BaseException:
+        for writer in writers.values():
+            writer.close()
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return shards
@@ -180,38 +182,37 @@ class TokenStream:
 
 
 class _Writer:
-    """Collects the tokens of one split and writes a file whenever there are enough."""
+    """Appends the tokens of one split to a file, and begins another whenever one is full."""
 
     def __init__(self, folder: Path, split: str, dtype: "np.dtype[Any]", shard_tokens: int) -> None:
         self.files: list[Shard] = []
         self.documents = 0
         self._folder, self._split, self._dtype, self._limit = folder, split, dtype, shard_tokens
-        self._waiting: list[Int[np.ndarray, "tokens"]] = []
-        self._tokens = 0
+        self._file: BinaryIO | None = None
 
     def add(self, ids: Int[np.ndarray, "tokens"]) -> None:
         """Take the tokens of a piece of text."""
-        self._waiting.append(ids.astype(self._dtype))
-        self._tokens += len(ids)
-        while self._tokens >= self._limit:
-            self._write(self._limit)
+        while len(ids):
+            if self._file is None:
+                self.files.append(Shard(f"{self._split}-{len(self.files):05d}.bin", 0))
+                self._file = (self._folder / self.files[-1].file).open("wb")
+            before = self.files[-1]
+            now, ids = np.split(ids, [self._limit - before.tokens])
+            self._file.write(now.astype(self._dtype).tobytes())
+            self.files[-1] = Shard(before.file, before.tokens + len(now))
+            if self.files[-1].tokens == self._limit:
+                self.close()
 
     def end_document(self, end: int) -> None:
         """Take the token that ends a document."""
         self.add(np.array([end], np.int32))
         self.documents += 1
 
-    def flush(self) -> None:
-        """Write what is left."""
-        if self._tokens:
-            self._write(self._tokens)
-
-    def _write(self, count: int) -> None:
-        tokens = np.concatenate(self._waiting)
-        name = f"{self._split}-{len(self.files):05d}.bin"
-        tokens[:count].tofile(self._folder / name)
-        self.files.append(Shard(name, count))
-        self._waiting, self._tokens = [tokens[count:]], self._tokens - count
+    def close(self) -> None:
+        """Let the file be as long as it is."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
 
 
 def _check_split(documents: dict[str, int], held_out: float) -> None:

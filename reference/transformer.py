@@ -152,7 +152,7 @@ class Transformer(eqx.Module):
                 x = stop_if_not_finite(x, routing, layer, number)
             return x, routing
 
-        return jax.lax.scan(_group, x, (arrays, keys, jnp.arange(number)))
+        return jax.lax.scan(_group, x, (arrays, keys, jnp.arange(number)), unroll=min(self.config.unroll, number))
 
     def logits(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context vocabulary"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""

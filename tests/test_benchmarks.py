@@ -42,4 +42,4 @@ def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
     _run("train_step", *sizes, "--rounds", "2", "--steps", "1", "--json", str(figures))
     found = json.loads(figures.read_text())
     assert found["tokens"] == 16
-    assert [len(ours) for ours, _ in found["32"]["seconds"]] == [1, 1]
+    assert [{side: len(taken) for side, taken in turn.items()} for turn in found["32"]["seconds"]] == [{"scan": 1, "unrolled": 1}] * 2

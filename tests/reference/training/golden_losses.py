@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import tempfile
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import jax
-import jaxlib
 from tiny_runs import Started, tiny, write_corpus
 
 FILE = Path(__file__).with_name("golden_losses.json")
@@ -26,7 +26,7 @@ def fingerprint() -> dict[str, Any]:
         model = "; ".join(
             next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "") for name in ("model name", "flags")
         )
-    return {"processor": model, "cores": os.cpu_count(), "jax": jax.__version__, "jaxlib": jaxlib.__version__}
+    return {"processor": model, "cores": os.cpu_count(), "jax": jax.__version__, "jaxlib": version("jaxlib")}
 
 
 def losses(router: str, folder: Path, **request: Any) -> list[float]:

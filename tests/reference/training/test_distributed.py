@@ -62,11 +62,11 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
     found |= losses(rest)
     assert rest[-1]["done"] == 16
     assert set(range(5, 17)) <= set(found)
-    # Sums over devices are in another order: 1e-7 of a loss in a step, which training on a repeating text and a routing that is a
-    # step function of the weights make larger with the steps. A batch read twice, or in another order, is off by more than 1e-1.
+    # Sums over devices are in another order: 1e-7 of a loss in a step, 1e-6 after a hundred. The rest is room for a token that goes to
+    # another expert because two scores all but tie. A batch read twice, or in another order, is off by more than 1e-1.
     for step, of_step in found.items():
         # What it held out before it was stopped, a run does not show again.
-        np.testing.assert_allclose(of_step, expected[step][: len(of_step)], rtol=2e-3, err_msg=str(step))
+        np.testing.assert_allclose(of_step, expected[step][: len(of_step)], rtol=1e-4, err_msg=str(step))
     rows = (folder / "curves.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == [str(step) for step in range(4, 17, 4)]
 

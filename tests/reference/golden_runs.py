@@ -242,7 +242,9 @@ def outcome_of_attention(name: str, dtype: str) -> Arrays:
 
 def golden_optimizer(learning_rate: float) -> optax.GradientTransformation:
     """`reference`'s optimizer with its default constants, at one learning rate throughout."""
-    return make_optimizer(OptimizerConfig(learning_rate, learning_rate, learning_rate, warmup_steps=1, steps=10))
+    rate = learning_rate
+    rates = OptimizerConfig(initial_learning_rate=rate, peak_learning_rate=rate, final_learning_rate=rate, warmup_steps=1, steps=10)
+    return make_optimizer(rates)
 
 
 def three_steps() -> Arrays:

@@ -32,9 +32,8 @@ def fingerprint() -> dict[str, Any]:
 def losses(router: str, folder: Path, **request: Any) -> list[float]:
     """Of 100 steps; `request` as `Started` takes it, with `mesh`."""
     mesh = request.pop("mesh", "data=1")
-    corpus = folder / "corpus" if (folder / "corpus").exists() else write_corpus(folder / "corpus")
-    config = tiny(corpus, router=router, mesh=mesh, steps=100, evaluate_every=100, checkpoint_every=100)
-    run = Started(config, folder / f"{router}-{mesh}", folder, **request)
+    config = tiny(folder / "corpus", router=router, mesh=mesh, steps=100, evaluate_every=100, checkpoint_every=100)
+    run = Started(config, folder / f"golden-{router}-{mesh}", folder, **request)
     found = {event["step"]: event["loss"] for event in run.finish() if "loss" in event}
     assert list(found) == list(range(1, 101)), run.stderr()
     return list(found.values())
@@ -42,5 +41,6 @@ def losses(router: str, folder: Path, **request: Any) -> list[float]:
 
 if __name__ == "__main__":
     with tempfile.TemporaryDirectory() as folder:
+        write_corpus(Path(folder) / "corpus")
         found = {router: losses(router, Path(folder)) for router in ROUTERS}
     FILE.write_text(json.dumps({"platform": fingerprint(), "losses": found}, indent=1) + "\n")

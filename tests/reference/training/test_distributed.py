@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_runs import Started, tiny, write_corpus
+from tiny_runs import Started, tiny
 
 from common.errors import InputError
 from reference.training.config import TrainConfig
@@ -15,24 +15,18 @@ from reference.training.distributed import Processes
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of text, tokens and compiled programs, for all runs here."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def corpus(cache: Path) -> Path:
+def corpus(programs: Path) -> Path:
     """Text for all runs here."""
-    return write_corpus(cache / "corpus")
+    return programs / "corpus"
 
 
-def start_two(configs: list[TrainConfig], folder: Path, cache: Path) -> list[Started]:
+def start_two(configs: list[TrainConfig], folder: Path, programs: Path) -> list[Started]:
     """Two processes with a device each."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        Started(config, folder, cache, processes={"coordinator": address, "count": 2, "index": index})
+        Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": index})
         for index, config in enumerate(configs)
     ]
 
@@ -42,10 +36,13 @@ def losses(events: list[dict[str, Any]]) -> dict[int, list[float]]:
     return {event["step"]: [loss for loss in (event["loss"], event["held_out"]) if loss is not None] for event in events if "loss" in event}
 
 
-def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_device(corpus: Path, cache: Path) -> None:
-    expected = losses(Started(tiny(corpus, steps=16), cache / "one", cache).finish())
-    folder, config = cache / "moved", tiny(corpus, steps=16, mesh="data=2")
-    first, second = start_two([config, config], folder, cache)
+@pytest.mark.parametrize(("mesh", "devices"), [("data=1", 1), pytest.param("data=2,expert=2", 4, marks=pytest.mark.slow)])
+def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_device(
+    mesh: str, devices: int, corpus: Path, programs: Path
+) -> None:
+    expected = losses(Started(tiny(corpus, steps=16), programs / f"one-before-{devices}", programs).finish())
+    folder, config = programs / f"moved-to-{devices}", tiny(corpus, steps=16, mesh="data=2")
+    first, second = start_two([config, config], folder, programs)
     found = losses([first.until("step", 5)])
     # Only the second is asked; both must stop, after the same step.
     second.process.send_signal(signal.SIGTERM)
@@ -56,7 +53,7 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
     assert other["stopped"]
     assert events[-1]["done"] == other["done"] < 16
     found |= losses(events)
-    moved = Started(tiny(corpus, steps=16, mesh="data=2,expert=2"), folder, cache, devices=4)
+    moved = Started(tiny(corpus, steps=16, mesh=mesh), folder, programs, devices=devices)
     rest = moved.finish()
     assert moved.process.returncode == 0, moved.stderr()
     found |= losses(rest)
@@ -72,9 +69,9 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
 
 
 @pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
-def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, cache: Path, gone: int) -> None:
+def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, programs: Path, gone: int) -> None:
     config = tiny(corpus, steps=2000, mesh="data=2")
-    both = start_two([config, config], cache / f"without-{gone}", cache)
+    both = start_two([config, config], programs / f"without-{gone}", programs)
     both[0].until("step", 4)
     both[gone].kill()
     left = both[1 - gone]
@@ -86,13 +83,13 @@ def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, cache: Pat
     assert "another process of this run is gone" in said or "another task died" in said
 
 
-def test_processes_with_other_options_are_refused(corpus: Path, cache: Path) -> None:
-    both = start_two([tiny(corpus, mesh="data=2"), tiny(corpus, mesh="data=2", seed=1)], cache / "unlike", cache)
+def test_processes_with_other_options_are_refused(corpus: Path, programs: Path) -> None:
+    both = start_two([tiny(corpus, mesh="data=2"), tiny(corpus, mesh="data=2", seed=1)], programs / "unlike", programs)
     for process in both:
         *_, last = process.finish()
         assert "process 1 has other options or other data than process 0" in last["error"]
         assert process.process.returncode == 2
-    assert not (cache / "unlike").exists()
+    assert not (programs / "unlike").exists()
 
 
 @pytest.mark.parametrize(

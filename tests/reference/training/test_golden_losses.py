@@ -21,8 +21,8 @@ def one_routed(router: str) -> object:
 
 
 @pytest.mark.parametrize("router", [one_routed(router) for router in ROUTERS])
-def test_a_hundred_steps_give_the_losses_written_down(router: str, tmp_path: Path) -> None:
-    found = losses(router, tmp_path)
+def test_a_hundred_steps_give_the_losses_written_down(router: str, programs: Path) -> None:
+    found = losses(router, programs)
     if GOLDEN["platform"] == fingerprint():
         assert found == GOLDEN["losses"][router]
     else:
@@ -31,8 +31,8 @@ def test_a_hundred_steps_give_the_losses_written_down(router: str, tmp_path: Pat
 
 @pytest.mark.slow
 @pytest.mark.parametrize("router", ROUTERS)
-def test_they_do_so_on_a_mesh(router: str, tmp_path: Path) -> None:
-    assert_close(losses(router, tmp_path, mesh="data=2,expert=2", devices=4), router)
+def test_they_do_so_on_a_mesh(router: str, programs: Path) -> None:
+    assert_close(losses(router, programs, mesh="data=2,expert=2", devices=4), router)
 
 
 def assert_close(found: list[float], router: str) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tiny_runs import Started, result, tiny, write_corpus
+from tiny_runs import Started, result, tiny
 
 from reference.training.config import TrainConfig
 
@@ -15,30 +15,24 @@ STEPS = 40
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Of text, tokens and compiled programs, for all runs here."""
-    return tmp_path_factory.mktemp("cache")
-
-
-@pytest.fixture(scope="module")
-def config(cache: Path) -> TrainConfig:
+def config(programs: Path) -> TrainConfig:
     """A run of 40 steps that is saved every other step, so that a checkpoint is nearly always being written."""
-    return tiny(write_corpus(cache / "corpus"), steps=STEPS, checkpoint_every=2)
+    return tiny(programs / "corpus", steps=STEPS, checkpoint_every=2)
 
 
 @pytest.fixture(scope="module")
-def uninterrupted(config: TrainConfig, cache: Path) -> dict[str, Any]:
+def uninterrupted(config: TrainConfig, programs: Path) -> dict[str, Any]:
     """What a run leaves that nothing happens to."""
-    run = Started(config, cache / "whole", cache)
+    run = Started(config, programs / "whole", programs)
     assert run.finish()[-1]["done"] == STEPS, run.stderr()
-    return result(cache / "whole", STEPS)
+    return result(programs / "whole", STEPS)
 
 
-def kill_and_resume(config: TrainConfig, folder: Path, cache: Path, kills: int, seed: int) -> tuple[int, int]:
+def kill_and_resume(config: TrainConfig, folder: Path, programs: Path, kills: int, seed: int) -> tuple[int, int]:
     """Kill a run at random moments, at most `kills` times, then let it finish. Returns how many kills it took and how often it resumed."""
     chance, resumed = random.Random(seed), 0
     for number in range(kills):
-        run = Started(config, folder, cache)
+        run = Started(config, folder, programs)
         # Every fourth kill falls anywhere in starting up, the others from the first to the twelfth step after it and what is written then.
         if number % 4 == 3:
             run.until("event", "ready")
@@ -52,7 +46,7 @@ def kill_and_resume(config: TrainConfig, folder: Path, cache: Path, kills: int, 
         run.kill()
         if run.process.returncode == 0:
             return number, resumed
-    events = Started(config, folder, cache).finish()
+    events = Started(config, folder, programs).finish()
     assert events[-1]["done"] == STEPS
     return kills, resumed + (events[1].get("event", "").startswith("continuing"))
 
@@ -66,20 +60,22 @@ def assert_same(folder: Path, expected: dict[str, Any]) -> None:
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(config: TrainConfig, cache: Path, uninterrupted: dict[str, Any]) -> None:
-    kills, resumed = kill_and_resume(config, cache / "killed", cache, kills=3, seed=3)
+def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
+    config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]
+) -> None:
+    kills, resumed = kill_and_resume(config, programs / "killed", programs, kills=3, seed=3)
     assert kills == 3
     assert resumed
-    assert_same(cache / "killed", uninterrupted)
+    assert_same(programs / "killed", uninterrupted)
 
 
 @pytest.mark.slow
-def test_twenty_kills_leave_no_trace(config: TrainConfig, cache: Path, uninterrupted: dict[str, Any]) -> None:
+def test_twenty_kills_leave_no_trace(config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]) -> None:
     kills, resumed, attempt = 0, 0, 0
     while kills < 20:
         attempt += 1
-        folder = cache / f"killed-{attempt}"
-        more, again = kill_and_resume(config, folder, cache, kills=20 - kills, seed=attempt)
+        folder = programs / f"killed-{attempt}"
+        more, again = kill_and_resume(config, folder, programs, kills=20 - kills, seed=attempt)
         kills, resumed = kills + more, resumed + again
         assert_same(folder, uninterrupted)
     print(f"{kills} kills in {attempt} runs, {resumed} of them after resuming")
@@ -88,25 +84,25 @@ def test_twenty_kills_leave_no_trace(config: TrainConfig, cache: Path, uninterru
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
-    config: TrainConfig, cache: Path, uninterrupted: dict[str, Any], number: signal.Signals
+    config: TrainConfig, programs: Path, uninterrupted: dict[str, Any], number: signal.Signals
 ) -> None:
-    folder = cache / f"stopped-{number.name}"
-    run = Started(config, folder, cache)
+    folder = programs / f"stopped-{number.name}"
+    run = Started(config, folder, programs)
     run.until("step", 7)
     run.process.send_signal(number)
     *_, last = run.finish()
     assert (run.process.returncode, last["stopped"]) == (0, True), run.stderr()
     assert 7 <= last["done"] < STEPS
     assert (folder / "checkpoints" / f"step_{last['done']}").is_dir()
-    again = Started(config, folder, cache)
+    again = Started(config, folder, programs)
     assert again.until("event", f"continuing after step {last['done']}")
     assert again.finish()[-1]["done"] == STEPS
     # The stop's own checkpoint is one more than the uninterrupted run had, long since cleared away.
     assert_same(folder, uninterrupted)
 
 
-def test_a_second_signal_is_obeyed_at_once(config: TrainConfig, cache: Path) -> None:
-    run = Started(config, cache / "twice", cache)
+def test_a_second_signal_is_obeyed_at_once(config: TrainConfig, programs: Path) -> None:
+    run = Started(config, programs / "twice", programs)
     run.until("step", 3)
     run.process.send_signal(signal.SIGTERM)
     assert "once more" in run.until("event")["event"]
@@ -116,10 +112,10 @@ def test_a_second_signal_is_obeyed_at_once(config: TrainConfig, cache: Path) -> 
     assert run.process.returncode in (-signal.SIGTERM, 0)
 
 
-def test_a_finished_run_is_reported_and_not_touched(config: TrainConfig, cache: Path, uninterrupted: dict[str, Any]) -> None:
-    folder = cache / "whole"
+def test_a_finished_run_is_reported_and_not_touched(config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]) -> None:
+    folder = programs / "whole"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    *_, last = Started(config, folder, cache).finish()
+    *_, last = Started(config, folder, programs).finish()
     assert last["done"] == STEPS
     assert str(last["held_out"]) in uninterrupted["curves"].decode().splitlines()[-1].split(",")
     assert last["sample"].encode() == uninterrupted["sample"]

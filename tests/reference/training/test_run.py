@@ -194,10 +194,10 @@ def test_a_step_in_parts_is_the_step(corpus: Path, cache: Path) -> None:
 
 def test_a_run_that_begins_from_a_longer_ones_stable_part_is_the_short_run(corpus: Path, cache: Path) -> None:
     stable: dict[str, Any] = {"router": "dense", "schedule": "stable", "decay_steps": 4, "checkpoint_every": 2, "keep_every": 4}
-    run(tiny(corpus, **stable), cache / "long", cache)
+    run(tiny(corpus, **stable, schedule_steps=12), cache / "long", cache)
     assert (cache / "long" / "checkpoints" / "step_4").is_dir()
-    run(tiny(corpus, **stable, steps=8), cache / "short", cache)
-    branch = tiny(corpus, **stable, steps=8, begin_from=str(cache / "long"))
+    run(tiny(corpus, **stable, steps=8, schedule_steps=8), cache / "short", cache)
+    branch = tiny(corpus, **stable, steps=8, schedule_steps=8, begin_from=str(cache / "long"))
     _, heard = run(branch, cache / "branch", cache)
     assert [progress.step for progress in heard.steps] == [5, 6, 7, 8]
     found, expected = result(cache / "branch", 8), result(cache / "short", 8)

@@ -22,7 +22,7 @@ from reference.plan.request import GIB, Request, Topology, from_record
 
 BUSY = 75
 """Exit code of a process that found libtpu held by another (EX_TEMPFAIL)."""
-ATTEMPTS, PAUSE = 40, 3.0
+ATTEMPTS, PAUSE = 100, 3.0
 """How often to try where libtpu is held, and seconds between."""
 
 

@@ -20,9 +20,8 @@ ALL: tuple[Request, ...] = (
     *(Request("layer", topology=topology, router=router) for topology in ("v5e:4x4", "v5p:2x2x4") for router in TECHNIQUES),
     *(Request("step", size, topology=topology) for topology in ("v5e:4x4", "v5p:2x2x4") for size in ("370M", "1.3B")),
     Request("step", "370M", topology="v5e:4x4", parts=16),
-    *(Request("step", size, topology="v5e:16x16") for size in ("370M", "1.3B")),
 )
-"""Each router's layer on two kinds of chip, and whole steps of two sizes on slices of 16 and of 256 chips; one of them in parts."""
+"""Each router's layer on two kinds of chip, and whole steps of two sizes on slices of 16 chips; one of them in parts."""
 
 Progress = Callable[[int, int, str], None]
 

@@ -12,7 +12,7 @@ import jax
 import optax
 from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
-from jaxtyping import Array, Float, PyTree
+from jaxtyping import Array, Float, PyTree, Shaped
 
 from reference.errors import ConfigError
 from reference.mesh import DATA, GROUPS, Axes, parameter_specs
@@ -88,7 +88,7 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
     alone. Small or odd weights may have none; every device then keeps their state whole.
     """
 
-    def _spread(weight: jax.Array | jax.ShapeDtypeStruct, spec: P) -> P:
+    def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:
         axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
         both = tuple(axis for axis in GROUPS if axis not in axes)
         for share in (both, (DATA,)):

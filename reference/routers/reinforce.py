@@ -79,8 +79,14 @@ class ReinforceRouter(AbstractRouter):
 
 
 def sample(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
-    """One expert per token, drawn from its policy."""
-    return jax.random.categorical(key, log_policy)[:, None]
+    """One expert per token, drawn from its policy by where one uniform number falls among the cumulated probabilities.
+
+    `jax.random.categorical` draws E numbers for each token, which at E = 64 takes three times as long as the rest of the router.
+    """
+    cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
+    drawn = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype) * cumulated[:, -1]
+    # At least the last expert's end lies above what was drawn, which is less than it but for rounding.
+    return jnp.sum(cumulated[:, :-1] <= drawn[:, None], axis=-1, dtype=jnp.int32)[:, None]
 
 
 def predict_reward(

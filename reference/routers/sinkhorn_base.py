@@ -103,10 +103,12 @@ def marginal_error(log_plan: Float[Array, "tokens experts"]) -> Float[Array, ""]
 def balanced_top_k(log_plan: Float[Array, "tokens experts"], k: int, tolerance: Float[Array, ""]) -> Int[Array, "tokens k"]:
     """The k largest entries of each row, largest first; those within `tolerance` of the largest left are ties, broken in turn."""
     tokens, num_experts = log_plan.shape
-    turn = (jnp.arange(num_experts) - jnp.arange(tokens)[:, None]) % num_experts
+    token = jnp.arange(tokens)
+    turn = (jnp.arange(num_experts) - token[:, None]) % num_experts
     chosen: list[Int[Array, "tokens"]] = []
     for _ in range(k):
         tied = log_plan >= jnp.max(log_plan, axis=1, keepdims=True) - tolerance
-        chosen.append(jnp.argmin(jnp.where(tied, turn, num_experts), axis=1))
+        first = jnp.min(jnp.where(tied, turn, num_experts), axis=1)
+        chosen.append((first + token) % num_experts)
         log_plan = jnp.where(jnp.arange(num_experts) == chosen[-1][:, None], -jnp.inf, log_plan)
     return jnp.stack(chosen, axis=1)

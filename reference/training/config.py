@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reference.config import SIZES, TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.config import SIZES, Hash, ModelConfig, Reinforce, RouterConfig, SinkhornBase, Size, Switch, Technique
 from reference.errors import ConfigError
 from reference.training.optimizer import OptimizerConfig
 
@@ -51,14 +51,16 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
 
-    def model(self, vocabulary: int) -> ModelConfig:
-        """The model's configuration, for a tokenizer of `vocabulary` ids. Raises `ConfigError` for one that is none."""
+    def model(self, vocabulary: int, technique: Technique | None) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a dense one.
+
+        Raises `ConfigError` for one that is none.
+        """
         if self.size not in LADDER:
             raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
         router = None
-        if self.router != "dense":
+        if technique is not None:
             factor = self.capacity_factor or None
-            technique = TECHNIQUES[self.router]()
             router = RouterConfig(technique, self.experts, self.k, factor, sequences_per_group=self.sequences_per_group)
         return ModelConfig(LADDER[self.size], router, self.routing_frequency, vocabulary, self.context, dtype=self.dtype, remat=self.remat)
 
@@ -146,6 +148,16 @@ class TrainConfig:
     )
     """Our choice for small models: the paper's learning rates are for hundreds of times more steps."""
     run: RunOptions = field(default_factory=RunOptions)
+    s_base: SinkhornBase = field(default_factory=SinkhornBase)
+    """What only S-BASE has; so the next three for their techniques. Those of other routers than the model's mean nothing."""
+    hash: Hash = field(default_factory=Hash)
+    rl_r: Reinforce = field(default_factory=Reinforce)
+    switch: Switch = field(default_factory=Switch)
+
+    def model_config(self, vocabulary: int) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids. Raises `ConfigError` for one that is none."""
+        techniques: dict[str, Technique] = {"s-base": self.s_base, "hash": self.hash, "rl-r": self.rl_r, "switch": self.switch}
+        return self.model.model(vocabulary, techniques.get(self.model.router))
 
 
 def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:

@@ -57,7 +57,7 @@ def load_run(folder: Path, step: int | None = None) -> LoadedRun:
     config = read_toml(folder / CONFIG)
     tokenizer = tokenizer_of(folder, config)
     mesh = make_mesh(devices=jax.local_devices()[:1])
-    like = state_shapes(config.model.model(tokenizer.vocabulary), make_optimizer(config.optimizer), mesh)
+    like = state_shapes(config.model_config(tokenizer.vocabulary), make_optimizer(config.optimizer), mesh)
     state, _ = read_checkpoint(folder / CHECKPOINTS, step, like)
     # Off the mesh: one device needs none, and the model can be called as it is.
     model = jax.tree.map(lambda array: jax.device_put(np.asarray(array)), state.model)

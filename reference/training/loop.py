@@ -133,7 +133,7 @@ class Loop:
         report: Report = jax.device_get(step.report)
         loss, norm = float(report.loss), float(np.asarray(report.gradient_norm))
         self._all_stop = self._all_stop or bool(step.stop)
-        self._check(f"the loss of step {step.number}", loss)
+        self._check(f"the loss of step {step.number}", loss, _not_finite(report))
         self._check(f"the gradient's norm of step {step.number}", norm)
         duration = self._lap()
         learning_rate = float(self._learning_rates[step.number - 1 - self._begin])
@@ -158,11 +158,17 @@ class Loop:
         self._durations.append(now - before)
         return now - before
 
-    def _check(self, what: str, value: float) -> None:
+    def _check(self, what: str, value: float, where: str = "") -> None:
         if not math.isfinite(value):
             newest = self._checkpoints.latest
             kept = "there is no checkpoint yet" if newest is None else f"the checkpoint of step {newest} is kept"
-            raise WorkError(f"{what} is {value}; {kept}: train with a lower learning rate, or from another seed, in another folder")
+            raise WorkError(f"{what} is {value}{where}; {kept}: train with a lower learning rate, or from another seed, in another folder")
+
+
+def _not_finite(report: Report) -> str:
+    """Says which is the first routed layer whose router's logits are not finite, by the entropy of its choices; "" if there is none."""
+    layers = np.flatnonzero(~np.isfinite(np.asarray(report.metrics.get("entropy", ()))))
+    return f", and so are the logits of the router in routed layer {layers[0]}" if len(layers) else ""
 
 
 def _step(

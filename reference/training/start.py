@@ -60,7 +60,7 @@ class Setup:
 def set_up(config: TrainConfig, vocabulary: int, shards: Shards) -> Setup:
     """Raises `InputError` for whatever does not fit together."""
     data, options = config.data, config.run
-    mesh, model = run_mesh(options), config.model.model(vocabulary)
+    mesh, model = run_mesh(options), config.model_config(vocabulary)
     micro = data.batch // data.accumulate
     check_mesh(model, mesh, micro)
     rows = batch_rows(mesh, micro)

@@ -154,6 +154,12 @@ def test_a_loss_that_is_not_finite_is_named_and_nothing_after_it_is_kept(corpus:
     assert str(again.value) == str(raised.value)
 
 
+def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_not_either(corpus: Path, cache: Path) -> None:
+    config = tiny(corpus, peak_learning_rate=1e30, routing_frequency=1.0)
+    with pytest.raises(WorkError, match=r"step \d+ is nan, and so are the logits of the router in routed layer 0; there is no checkpoint"):
+        run(config, cache / "diverging-routed", cache)
+
+
 def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:
     """Text that cannot be trained on, and what is said of it."""
     empty, bad, short, cut = (folder / name for name in ("empty", "bad", "short", "cut"))

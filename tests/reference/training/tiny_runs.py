@@ -39,8 +39,8 @@ def tiny(corpus: Path, **changes: Any) -> TrainConfig:
         RunOptions(steps=12, evaluate_every=4, evaluation_tokens=500, checkpoint_every=3),
     )
     sections = {
-        field.name: {name: value for name, value in changes.items() if hasattr(getattr(config, field.name), name) and name != "steps"}
-        for field in dataclasses.fields(config)
+        section: {name: value for name, value in changes.items() if hasattr(getattr(config, section), name) and name != "steps"}
+        for section in ("model", "data", "optimizer", "run")
     }
     if "steps" in changes:
         sections["run"]["steps"] = changes["steps"]

@@ -57,8 +57,7 @@ def norm(x: Tensor, w: Weights, name: str) -> Tensor:
 
 def loss(tokens: Tensor, embedding: Tensor, final: Weights, blocks: list[Weights], heads: int, sinusoid: Tensor, future: Tensor) -> Tensor:
     """Mean cross-entropy in nats of [batch, context + 1] tokens."""
-    d = embedding.shape[1]
-    x = torch.nn.functional.embedding(tokens[:, :-1], embedding) * d**0.5
+    x = torch.nn.functional.embedding(tokens[:, :-1], embedding)
     for w in blocks:
         x = x + attention(norm(x, w, "attention_norm"), w, heads, sinusoid, future)
         hidden = torch.nn.functional.gelu(norm(x, w, "feedforward_norm") @ w["w_in"], approximate="tanh")
@@ -73,7 +72,7 @@ def main() -> None:
     d, heads, context, vocabulary = given["d_model"], given["heads"], given["context"], given["vocabulary"]
     torch.set_num_threads(given["threads"])
     torch.manual_seed(0)
-    embedding = torch.randn(vocabulary, d) / d**0.5
+    embedding = 0.02 * torch.randn(vocabulary, d)
     final = {"final_norm.scale": torch.ones(d), "final_norm.offset": torch.zeros(d)}
     blocks = [block_weights(d, heads, given["kqv"]) for _ in range(given["layers"])]
     parameters = [embedding, *final.values(), *(w for block in blocks for w in block.values())]

@@ -274,15 +274,15 @@ def model_cases() -> list[Case]:
     pairs = {"sequences_per_group": 2}
     return [
         model_case("model_dense", narrow, 3, 20),
-        model_case("model_s_base", replace(half, router=base), 3, 21),
-        model_case("model_s_base_k2_pairs", replace(narrow, router=replace(base, k=2, **pairs)), 4, 22),
+        model_case("model_s_base", replace(half, router=base), 3, 41),
+        model_case("model_s_base_k2_pairs", replace(narrow, router=replace(base, k=2, **pairs)), 4, 47),
         model_case("model_hash", replace(half, router=RouterSetting("hash", 4)), 3, 23),
         model_case("model_hash_k2_pairs", replace(narrow, router=RouterSetting("hash", 3, k=2, **pairs)), 4, 24),
         model_case("model_rl_r", replace(wide, router=RouterSetting("rl-r", 3)), 3, 25),
         model_case("model_rl_r_pairs", replace(narrow, router=RouterSetting("rl-r", 3, **pairs)), 4, 33, with_adamw=True),
         model_case("model_switch", replace(narrow, router=switch), 3, 27),
         model_case("model_switch_k2_pairs", replace(half, router=replace(switch, k=2, evaluation_capacity_factor=0.75, **pairs)), 4, 28),
-        model_case("model_switch_k4", replace(half, num_blocks=4, router=replace(switch, k=4)), 3, 29),
+        model_case("model_switch_k4", replace(half, num_blocks=4, router=replace(switch, k=4)), 3, 50),
     ]
 
 

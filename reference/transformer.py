@@ -24,6 +24,9 @@ from reference.routed import RoutedFeedForward
 from reference.routers import Routing
 from reference.routers.hash import check_table, hash_table
 
+EMBEDDING_SCALE = 0.02
+"""Standard deviation of the embeddings as they are drawn."""
+
 
 class Block(eqx.Module):
     """x + attention(norm(x)), then x + feed-forward(norm(x))."""
@@ -86,7 +89,8 @@ class Group(eqx.Module):
 
 
 class Transformer(eqx.Module):
-    """A language model, dense or routed. Embeddings are normal with standard deviation 1/sqrt(D), read times sqrt(D) (our choice)."""
+    """A language model, dense or routed. Embeddings are normal with standard deviation 0.02 and read as they are (our choice, GPT-2's): a
+    fresh model's loss is log V at any width, which tied embeddings of unit variance do not give (docs/LOG.md)."""
 
     embedding: Float[Array, "vocabulary d_model"]
     groups: Group
@@ -105,7 +109,7 @@ class Transformer(eqx.Module):
             raise ConfigError('dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on')
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model
-        embedding = jax.random.normal(embedding_key, (config.vocabulary, d_model)) / d_model**0.5
+        embedding = EMBEDDING_SCALE * jax.random.normal(embedding_key, (config.vocabulary, d_model))
         tables = checked_tables(config, hash_tables)
         keys = jax.random.split(groups_key, config.size.num_blocks // config.period)
         groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(keys, tables)
@@ -126,9 +130,9 @@ class Transformer(eqx.Module):
         return self.logits(x), routing
 
     def embed(self, tokens: Int[Array, "batch context"]) -> Float[Array, "batch context d_model"]:
-        """Rows of the table, times sqrt(D), in the type of the activations."""
+        """Rows of the table, in the type of the activations."""
         table = shard(self.embedding.astype(self.config.dtype), None, None)
-        return take(table, tokens, out=(GROUPS, None, None)) * self.config.size.d_model**0.5
+        return take(table, tokens, out=(GROUPS, None, None))
 
     def run_groups(
         self,

@@ -1,6 +1,5 @@
 """Gradient of the total loss by every weight of the Transformer, by hand: `model.forward` read backwards, one token at a time."""
 
-import math
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -40,7 +39,7 @@ def gradient(model: ModelSetting, weights: Arrays, tokens: Int[np.ndarray, "batc
             gradients[f"blocks/{block}/{name}"] += value
     for b, sequence in enumerate(tokens[:, :-1]):
         for t, token in enumerate(sequence):
-            gradients["embedding"][token] += math.sqrt(model.d_model) * d_x[b, t]
+            gradients["embedding"][token] += d_x[b, t]
     return gradients
 
 

@@ -1,10 +1,9 @@
 """The whole Transformer, one token at a time: logits, losses and metrics. The gradient of the total is in `gradient.py`.
 
-x = sqrt(D) table[token]; per block x += attention(norm(x)), x += feed-forward(norm(x)); logits = norm(x) table^T. A group is
+x = table[token]; per block x += attention(norm(x)), x += feed-forward(norm(x)); logits = norm(x) table^T. A group is
 `sequences_per_group` consecutive sequences of the batch, one after the other.
 """
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,7 +78,7 @@ def forward(
 ) -> Pass:
     """Run the model on all but the last token of each sequence; `sampled` are the experts that RL-R's policies drew in training."""
     inputs = tokens[:, :-1]
-    x = np.array([[math.sqrt(model.d_model) * weights["embedding"][token] for token in sequence] for sequence in inputs])
+    x = np.array([[weights["embedding"][token] for token in sequence] for sequence in inputs])
     into_block: list[np.ndarray] = []
     attended: list[np.ndarray] = []
     groups: dict[int, list[Group]] = {}

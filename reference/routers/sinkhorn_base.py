@@ -20,7 +20,6 @@ Our choices, where the paper is silent:
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import SinkhornBase
@@ -88,8 +87,14 @@ def sinkhorn(logits: Float[Array, "tokens experts"], iterations: int) -> Float[A
     temperatures = jnp.maximum(spread(logits) ** exponents, 1)
 
     def _iterate(g: Float[Array, "experts"], tau: Float[Array, ""]) -> tuple[Float[Array, "experts"], Float[Array, "tokens"]]:
-        f = -tau * (logsumexp((logits + g) / tau, axis=1) - jnp.log(num_experts))
-        return -tau * (logsumexp((logits + f[:, None]) / tau, axis=0) - jnp.log(tokens)), f
+        scaled = (logits + g) / tau
+        largest = jnp.max(scaled, axis=1)
+        row = jnp.exp(scaled - largest[:, None])
+        total = jnp.sum(row, axis=1)
+        # The same exponentials, each row divided by its sum, make up the columns: exp((l_ij + f_i) / tau) = E row_ij / total_i exp(-g_j / tau).
+        column = jnp.maximum(jnp.sum(row / total[:, None], axis=0), jnp.finfo(logits.dtype).tiny)
+        f = -tau * (largest + jnp.log(total) - jnp.log(num_experts))
+        return g - tau * (jnp.log(column) + jnp.log(num_experts) - jnp.log(tokens)), f
 
     g, f = jax.lax.scan(_iterate, jnp.zeros(num_experts, logits.dtype), temperatures)
     return logits + f[-1][:, None] + g - jnp.log(num_experts * tokens)

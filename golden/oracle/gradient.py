@@ -1,6 +1,5 @@
 """Gradient of the total loss by every weight of the Transformer, by hand: `model.forward` read backwards, one token at a time."""
 
-
 import numpy as np
 from jaxtyping import Float, Int
 

@@ -88,8 +88,8 @@ def test_embeddings_are_drawn_and_read_at_the_scale_that_the_docstring_states(fr
 def test_a_fresh_models_loss_is_log_v_at_any_width(d_model: int) -> None:
     config = small("dense", size=Size(d_model, 2, 2, d_model // 2))
     loss, _ = eqx.filter_jit(objective)(eqx.filter_jit(Transformer)(config, key=jax.random.key(0)), some_tokens(8, CONTEXT + 1))
-    # Logits have a standard deviation of 0.02 sqrt(D), at most 0.45, and half its square, 0.1, is what they add to the loss; as much
-    # again is left for the token just read, whose own embedding is part of what predicts. With embeddings of unit variance it was 5 and more.
+    # Logits have a standard deviation of 0.02 sqrt(D), at most 0.45, and half its square, 0.1, is what they add to the loss; as much again
+    # is left for the token just read, whose own embedding is part of what predicts. With embeddings of unit variance it was 5 and more.
     assert abs(float(loss) - np.log(config.vocabulary)) < 0.2
 
 

@@ -17,7 +17,9 @@ RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
 
 CONFIGS = st.builds(
     TrainConfig,
-    model=st.builds(ModelOptions, router=st.sampled_from(["dense", "s-base", "hash", "rl-r", "switch"]), experts=LENGTH, remat=st.booleans()),
+    model=st.builds(
+        ModelOptions, router=st.sampled_from(["dense", "s-base", "hash", "rl-r", "switch"]), experts=LENGTH, remat=st.booleans()
+    ),
     data=st.builds(DataOptions, corpus=st.text(st.characters(exclude_categories=["C", "Z"])), held_out=st.floats(0.01, 0.99), batch=LENGTH),
     optimizer=st.builds(OptimizerConfig, peak_learning_rate=RATE, weight_decay=RATE),
     run=st.builds(RunOptions, steps=LENGTH, seed=st.integers(0, 2**31)),

@@ -197,9 +197,11 @@ def from_table(table: dict[str, Any], source: str) -> TrainConfig:
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
         known(values, _names(type(default)), source, f"[{name}] knob")
         kinds = typing.get_type_hints(type(default))
-        sections[name] = dataclasses.replace(
-            default, **{knob: typed(value, kinds[knob], f"{source}: {name}.{knob}") for knob, value in values.items()}
-        )
+        given = {knob: typed(value, kinds[knob], f"{source}: {name}.{knob}") for knob, value in values.items()}
+        try:
+            sections[name] = dataclasses.replace(default, **given)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: in [{name}], {error}") from error
     return dataclasses.replace(defaults, **sections)
 
 

@@ -73,7 +73,9 @@ def sweep(
                 show(statuses)
                 if all(phase.name == "ended" for phase in phases.values()):
                     break
-                time.sleep(poll_seconds)
+                until = time.monotonic() + poll_seconds
+                while time.monotonic() < until and (told or not stop.asked):
+                    time.sleep(min(poll_seconds, 0.1))
         finally:
             cluster.close()
         return Outcome(statuses, out / CURVES, merge(runs, out / CURVES, unfinished=unfinished))

@@ -13,6 +13,7 @@ import tyro
 from commands.fitting import Compare, Fetch, Fit, Reproduce
 from commands.models import Count
 from commands.planning import Plan
+from commands.sweeping import Sweep
 from commands.training import Evaluate, Sample, Show, Tokenize, Train
 
 # Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
@@ -26,6 +27,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "count": Count,
     "plan": Plan,
     "train": Train,
+    "sweep": Sweep,
     "tokenize": Tokenize,
     "show": Show,
     "sample": Sample,

@@ -56,7 +56,7 @@ class Train:
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the activations."""
     coordinator: str | None = None
-    """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; clusters that JAX knows need none."""
+    """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; SLURM and Open MPI need none."""
     processes: int | None = None
     """How many processes there are."""
     process: int | None = None
@@ -70,11 +70,12 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where the run is and what it reached."""
+        from reference.training.distributed import Processes, surrounding
         from reference.training.prepare import cache_folder
-        from reference.training.run import Processes, train
+        from reference.training.run import train
 
         config = self.options()
-        others = Processes(self.coordinator, self.processes, self.process) if self.coordinator else None
+        others = Processes(self.coordinator, self.processes, self.process) if self.coordinator else surrounding()
         folder = self.out or Path("runs") / _name(config)
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others)

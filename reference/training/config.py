@@ -175,22 +175,33 @@ def to_toml(config: TrainConfig) -> str:
 
 def from_toml(text: str, source: str) -> TrainConfig:
     """The configuration in `text`; knobs left out have their defaults. Raises `ConfigError` naming `source` and the knob."""
+    return from_table(toml_table(text, source), source)
+
+
+def toml_table(text: str, source: str) -> dict[str, Any]:
+    """What `text` says. Raises `ConfigError` naming `source` if it is not TOML."""
     try:
-        table = tomllib.loads(text)
+        return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML ({error})") from error
-    _known(table, _names(TrainConfig), source, "section")
+
+
+def from_table(table: dict[str, Any], source: str) -> TrainConfig:
+    """As `from_toml`, of what a file says."""
+    known(table, _names(TrainConfig), source, "section")
     defaults = TrainConfig()
     sections: dict[str, Any] = {}
     for name, values in table.items():
         default = getattr(defaults, name)
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
-        _known(values, _names(type(default)), source, f"[{name}] knob")
+        known(values, _names(type(default)), source, f"[{name}] knob")
         kinds = typing.get_type_hints(type(default))
-        sections[name] = dataclasses.replace(
-            default, **{knob: _typed(value, kinds[knob], f"{source}: {name}.{knob}") for knob, value in values.items()}
-        )
+        given = {knob: typed(value, kinds[knob], f"{source}: {name}.{knob}") for knob, value in values.items()}
+        try:
+            sections[name] = dataclasses.replace(default, **given)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: in [{name}], {error}") from error
     return dataclasses.replace(defaults, **sections)
 
 
@@ -232,14 +243,15 @@ def _literal(value: str | int | float | bool) -> str:
             return repr(value)
 
 
-def _known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
+def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
+    """Raises `ConfigError` at a key of `table` that is none of `names`: `source` has no such `what`."""
     for name in table:
         if name not in names:
             raise ConfigError(f"{source}: there is no {what} {name!r}; there are {', '.join(names)}")
 
 
-def _typed(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`: an integer does for a float; a `Literal` has its choices."""
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind`: an integer does for a float; a `Literal` has its choices. Raises `ConfigError` saying `where`."""
     if typing.get_origin(kind) is Literal:
         choices = typing.get_args(kind)
         if value not in choices:

@@ -43,6 +43,12 @@ class Processes:
             raise InputError(f"process {self.index} of {self.count}: processes are numbered from 0 to {self.count - 1}")
 
 
+def surrounding() -> Processes | None:
+    """The processes that SLURM or Open MPI has started with this one; None if it is the only one."""
+    counts = (os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE"))
+    return Processes() if any(count.isdigit() and int(count) > 1 for count in counts) else None
+
+
 def join(processes: Processes) -> None:
     """Find the other processes; before anything else is asked of JAX. Once joined, or where there is no cluster, nothing happens.
 

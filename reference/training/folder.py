@@ -1,5 +1,6 @@
 """A run's folder: what lies where, whose it is, and whether the run is done.
 
+lock              held by the process that trains
 config.toml       repeats the run exactly
 data.json         the tokenizer and the text it began with: a run goes on with these or not at all
 tokenizer.model   if the tokenizer is not bytes
@@ -10,17 +11,24 @@ sample.txt        written last of all: a folder that has it holds a run that is 
 """
 
 import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from common.errors import InputError
+from filelock import FileLock, Timeout
+
+from common.errors import InputError, WorkError
 from common.files import write_atomically
 from reference.training.config import TrainConfig, differences, read_toml, to_toml
 from reference.training.records import CURVES, last_loss
 from reference.training.shards import MODEL, Shards
 from reference.training.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
 
-CONFIG, DATA, CHECKPOINTS, SAMPLE = "config.toml", "data.json", "checkpoints", "sample.txt"
+CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = "config.toml", "data.json", "checkpoints", "sample.txt", "lock"
+
+PATIENCE_SECONDS = 45
+"""How long to wait for another process to leave a folder. Our choice: one that was told to stop may have a checkpoint to write."""
 
 MAY_DIFFER = ("run.mesh",)
 """What may be changed when a run is continued: it moves results by rounding alone."""
@@ -40,6 +48,28 @@ class Data:
 def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
     """What is kept of them."""
     return Data(tokenizer.fingerprint, tokenizer.vocabulary, shards.tokens("train"), shards.tokens("held_out"))
+
+
+@contextmanager
+def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
+    """`folder`, made if there is none, for this process alone; the system lets go of it however the process ends.
+
+    Raises `WorkError` if another process has it and does not leave within `PATIENCE_SECONDS`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_event(f"another process is at work in {folder}; waiting for it to end")
+            lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout as error:
+        raise WorkError(f"another process is at work in {folder}; wait until it has ended, or use another folder") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_options(folder: Path, config: TrainConfig) -> None:

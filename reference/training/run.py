@@ -5,6 +5,7 @@ would have written in one go, bit for bit on the same devices: a step depends on
 written after the checkpoint is cut off.
 """
 
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from reference.training.checkpoint import Checkpoints
 from reference.training.config import TrainConfig
 from reference.training.distributed import Processes, check_alike, join, peers
 from reference.training.evaluate import sample
-from reference.training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished
+from reference.training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished, locked
 from reference.training.loop import Loop, Progress, Watcher
 from reference.training.prepare import prepare
 from reference.training.records import CURVES, Records, Setting, last_loss
@@ -52,7 +53,7 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, proc
 
     `processes`: join others to one run, each of which calls this. Raises `InputError` before the first step for what cannot be trained,
     and for a folder with a run of other options or other text; `WorkError` if a loss is not finite, with the last checkpoint kept, or
-    if another process is gone.
+    if another process is gone, or trains in the same folder.
     """
     if processes is not None:
         join(processes)
@@ -66,9 +67,11 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, proc
         tokenizer, shards = prepare(config.data.corpus, config.data.tokenizer, config.data.held_out, cache, watcher.on_event)
         setup = set_up(config, tokenizer.vocabulary, shards)
         check_alike(f"{config} {data_of(tokenizer, shards)}")
-        claim(folder, config, tokenizer, shards, write=jax.process_index() == 0)
-        with jax.set_mesh(setup.mesh):
-            return _go(setup, tokenizer, folder, watcher, stop)
+        writes = jax.process_index() == 0
+        with locked(folder, watcher.on_event) if writes else nullcontext():
+            claim(folder, config, tokenizer, shards, write=writes)
+            with jax.set_mesh(setup.mesh):
+                return _go(setup, tokenizer, folder, watcher, stop)
 
 
 def _go(setup: Setup, tokenizer: Tokenizer, folder: Path, watcher: Watcher, stop: Stop) -> Outcome:

@@ -61,6 +61,8 @@ class Train:
     """How many processes there are."""
     process: int | None = None
     """Which of them this is, from 0."""
+    distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Join the processes that JAX finds by itself, as on Cloud TPU and GKE."""
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above change what it says."""
     out: Path | None = None
@@ -75,7 +77,8 @@ class Train:
         from reference.training.run import train
 
         config = self.options()
-        others = Processes(self.coordinator, self.processes, self.process) if self.coordinator else surrounding()
+        named = Processes(self.coordinator, self.processes, self.process)
+        others = named if self.coordinator or self.distributed else surrounding()
         folder = self.out or Path("runs") / _name(config)
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others)

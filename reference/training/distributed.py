@@ -50,9 +50,9 @@ def surrounding() -> Processes | None:
 
 
 def join(processes: Processes) -> None:
-    """Find the other processes; before anything else is asked of JAX. Once joined, or where there is no cluster, nothing happens.
+    """Find the other processes; before anything else is asked of JAX. Once joined, nothing happens.
 
-    Raises `WorkError` if they cannot be reached.
+    Raises `InputError` where none are named and JAX finds no cluster, `WorkError` if they cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -64,10 +64,11 @@ def join(processes: Processes) -> None:
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
-    except ValueError:
-        # What JAX raises where it finds no cluster.
+    except ValueError as error:
         if processes.coordinator is not None:
             raise
+        # What JAX raises where it finds no cluster.
+        raise InputError("JAX finds no other processes here; name them: --coordinator, --processes and --process") from error
     except RuntimeError as error:
         raise WorkError(f"the other processes cannot be reached ({_first_line(error)}); start all of them within five minutes") from error
 

@@ -27,7 +27,7 @@ of `cli.py train`).
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -38,7 +38,7 @@ from reference.training.sweep.run import A_VOCABULARY, Run
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 """What a grid may have lists of, the slowest to change first."""
 
-SECTIONS = ("model", "data", "optimizer", "run")
+SECTIONS = tuple(field.name for field in fields(TrainConfig))
 
 
 def read_grid(path: Path, out: Path) -> list[Run]:
@@ -125,14 +125,14 @@ def _config(point: dict[str, Any], shared: dict[str, dict[str, Any]], by_size: d
         run["steps"] = _steps(tokens, shared["data"], model, source)
     steps = typed(run.get("steps", RunOptions.steps), int, f"{source}: run.steps")
     defaults = {"steps": steps, "warmup_steps": min(TrainConfig().optimizer.warmup_steps, steps // 10)}
-    config = from_table({"model": model, "data": shared["data"], "optimizer": defaults | shared["optimizer"], "run": run}, source)
+    config = from_table(shared | {"model": model, "optimizer": defaults | shared["optimizer"], "run": run}, source)
     peak = by_size["learning_rate"].get(size)
     if peak is not None:
         optimizer = config.optimizer
         final = optimizer.final_learning_rate * (peak / optimizer.peak_learning_rate)
         config = replace(config, optimizer=replace(optimizer, peak_learning_rate=peak, final_learning_rate=final))
     try:
-        config.model.model(A_VOCABULARY)
+        config.model_config(A_VOCABULARY)
     except ConfigError as error:
         raise ConfigError(f"{source}: {name_of(config)} cannot be: {error}") from error
     return config

@@ -2,12 +2,13 @@
 
 import dataclasses
 import typing
+from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch
+from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
 from reference.errors import ConfigError
 from reference.training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
 from reference.training.optimizer import OptimizerConfig
@@ -44,17 +45,14 @@ def test_every_knob_is_written() -> None:
 
 
 def test_the_routers_own_knobs_reach_the_model() -> None:
-    for router, section in (("s-base", "s_base"), ("hash", "hash"), ("rl-r", "rl_r"), ("switch", "switch")):
-        changed = {
-            "s_base": SinkhornBase(iterations=7),
-            "hash": Hash("random", seed=3),
-            "rl_r": Reinforce(policy_weight=0.5, entropy_weight=-0.01),
-            "switch": Switch(z_weight=0.25),
-        }
-        config = TrainConfig(model=dataclasses.replace(ModelOptions(), router=router), **changed)
+    s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
+    rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
+    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], Technique] = {"s-base": s_base, "hash": table, "rl-r": rl_r, "switch": switch}
+    for name, technique in routers.items():
+        config = TrainConfig(model=ModelOptions(router=name), s_base=s_base, hash=table, rl_r=rl_r, switch=switch)
         routed = config.model_config(257).router
         assert isinstance(routed, RouterConfig)
-        assert routed.technique == changed[section]
+        assert routed.technique == technique
     assert TrainConfig(model=ModelOptions(router="dense")).model_config(257).router is None
 
 

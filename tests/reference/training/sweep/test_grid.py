@@ -95,6 +95,12 @@ def test_several_grids_share_what_they_have_in_common_and_a_run_is_made_once() -
     assert found[0].folder == OUT / "27K-dense-seed0"
 
 
+def test_a_routers_own_knobs_are_shared_as_all_others_are() -> None:
+    found = runs(grid(router=["rl-r", "hash"]) + '[rl_r]\nentropy_weight = -0.01\n[hash]\ntable = "random"\n')
+    assert {run.config.rl_r.entropy_weight for run in found} == {-0.01}
+    assert {run.config.hash.table for run in found} == {"random"}
+
+
 def test_an_empty_grid_of_one_value_has_the_defaults_of_train() -> None:
     (run,) = runs(grid(seed=[0]))
     assert run.config == TrainConfig()

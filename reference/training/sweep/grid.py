@@ -27,7 +27,7 @@ of `cli.py train`).
 
 import itertools
 import math
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -38,7 +38,10 @@ from reference.training.sweep.run import A_VOCABULARY, Run
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 """What a grid may have lists of, the slowest to change first."""
 
-SECTIONS = ("model", "data", "optimizer", "run")
+SECTIONS = tuple(field.name for field in fields(TrainConfig))
+
+OF_ROUTERS = {"s-base": "s_base", "hash": "hash", "rl-r": "rl_r", "switch": "switch"}
+"""The section of each router: only its runs have what a grid's file says there, so that others stay what they are if that changes."""
 
 
 def read_grid(path: Path, out: Path) -> list[Run]:
@@ -63,6 +66,7 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     for section, axis in itertools.product(("model", "run"), AXES):
         if axis in shared[section]:
             raise ConfigError(f"{source}: {section}.{axis} is one of a grid's lists; put it into [grid]")
+    from_table({name: shared[name] for name in OF_ROUTERS.values()}, source)
     runs: dict[str, Run] = {}
     for grid in grids if isinstance(grids, list) else [grids]:
         for point in _points(_section(grid, f"{source}: grid"), source):
@@ -125,14 +129,16 @@ def _config(point: dict[str, Any], shared: dict[str, dict[str, Any]], by_size: d
         run["steps"] = _steps(tokens, shared["data"], model, source)
     steps = typed(run.get("steps", RunOptions.steps), int, f"{source}: run.steps")
     defaults = {"steps": steps, "warmup_steps": min(TrainConfig().optimizer.warmup_steps, steps // 10)}
-    config = from_table({"model": model, "data": shared["data"], "optimizer": defaults | shared["optimizer"], "run": run}, source)
+    router = OF_ROUTERS.get(model.get("router", ModelOptions.router))
+    sections = {name: table for name, table in shared.items() if name not in OF_ROUTERS.values() or name == router}
+    config = from_table(sections | {"model": model, "optimizer": defaults | shared["optimizer"], "run": run}, source)
     peak = by_size["learning_rate"].get(size)
     if peak is not None:
         optimizer = config.optimizer
         final = optimizer.final_learning_rate * (peak / optimizer.peak_learning_rate)
         config = replace(config, optimizer=replace(optimizer, peak_learning_rate=peak, final_learning_rate=final))
     try:
-        config.model.model(A_VOCABULARY)
+        config.model_config(A_VOCABULARY)
     except ConfigError as error:
         raise ConfigError(f"{source}: {name_of(config)} cannot be: {error}") from error
     return config

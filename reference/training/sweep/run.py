@@ -61,7 +61,7 @@ class Run:
 
     def cost(self) -> float:
         """FLOPs of the forward passes of all its steps."""
-        return float(flops_per_step(self.config.model.model(A_VOCABULARY), self.config.data.batch)) * self.config.run.steps
+        return float(flops_per_step(self.config.model_config(A_VOCABULARY), self.config.data.batch)) * self.config.run.steps
 
 
 @dataclass(frozen=True)

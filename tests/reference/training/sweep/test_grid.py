@@ -118,6 +118,13 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
     assert (large.peak_learning_rate, large.final_learning_rate) == (1e-2, pytest.approx(7.5e-4, rel=1e-15))
 
 
+def test_a_routers_own_knobs_are_its_runs_alone() -> None:
+    shared, table = grid(router=["dense", "hash"]), '[hash]\ntable = "balanced"\n'
+    before, after = runs(shared), runs(shared + table)
+    assert before[0].config == after[0].config
+    assert (before[1].config.hash.table, after[1].config.hash.table) == ("modulo", "balanced")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -132,6 +139,7 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
         ("[grid]\nseed = [0]\n[schedule]\n", "there is no section 'schedule'"),
         ("[grid]\nseed = [0]\n[model]\nsize = '27K'\n", "model.size is one of a grid's lists"),
         ("[grid]\nseed = [0]\n[model]\nheads = 3\n", "there is no [model] knob 'heads'"),
+        ("[grid]\nrouter = 'dense'\n[hash]\ntables = 'balanced'\n", "there is no [hash] knob 'tables'"),
         ("[grid]\nseed = [0]\n[run]\nsteps = 3\ntokens = 100\n", "run.tokens and run.steps both say"),
         ("[grid]\nseed = [0]\n[run]\nsteps = 3.5\n", "run.steps is 3.5; it must be of type int"),
         ("[grid]\nseed = [0]\n[run]\ntokens = 0\n", "tokens is 0"),

@@ -40,6 +40,9 @@ AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 
 SECTIONS = tuple(field.name for field in fields(TrainConfig))
 
+OF_ROUTERS = {"s-base": "s_base", "hash": "hash", "rl-r": "rl_r", "switch": "switch"}
+"""The section of each router: only its runs have what a grid's file says there, so that others stay what they are if that changes."""
+
 
 def read_grid(path: Path, out: Path) -> list[Run]:
     """The runs that the file `path` asks for, with their folders in `out`. Raises `ConfigError` naming file and key."""
@@ -63,6 +66,7 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     for section, axis in itertools.product(("model", "run"), AXES):
         if axis in shared[section]:
             raise ConfigError(f"{source}: {section}.{axis} is one of a grid's lists; put it into [grid]")
+    from_table({name: shared[name] for name in OF_ROUTERS.values()}, source)
     runs: dict[str, Run] = {}
     for grid in grids if isinstance(grids, list) else [grids]:
         for point in _points(_section(grid, f"{source}: grid"), source):
@@ -125,7 +129,9 @@ def _config(point: dict[str, Any], shared: dict[str, dict[str, Any]], by_size: d
         run["steps"] = _steps(tokens, shared["data"], model, source)
     steps = typed(run.get("steps", RunOptions.steps), int, f"{source}: run.steps")
     defaults = {"steps": steps, "warmup_steps": min(TrainConfig().optimizer.warmup_steps, steps // 10)}
-    config = from_table(shared | {"model": model, "optimizer": defaults | shared["optimizer"], "run": run}, source)
+    router = OF_ROUTERS.get(model.get("router", ModelOptions.router))
+    sections = {name: table for name, table in shared.items() if name not in OF_ROUTERS.values() or name == router}
+    config = from_table(sections | {"model": model, "optimizer": defaults | shared["optimizer"], "run": run}, source)
     peak = by_size["learning_rate"].get(size)
     if peak is not None:
         optimizer = config.optimizer

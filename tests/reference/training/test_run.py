@@ -21,6 +21,7 @@ from fit.load.runs import load_runs
 from reference.objective import PADDING, objective
 from reference.training.config import TrainConfig
 from reference.training.corpus import documents
+from reference.training.folder import locked
 from reference.training.load import evaluate_run, load_run, sample_run, text_batches
 from reference.training.run import Outcome, Progress, train
 from reference.training.shards import write_shards
@@ -158,6 +159,23 @@ def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_
     config = tiny(corpus, peak_learning_rate=1e30, routing_frequency=1.0)
     with pytest.raises(WorkError, match=r"step \d+ is nan, and so are the logits of the router in routed layer 0; there is no checkpoint"):
         run(config, cache / "diverging-routed", cache)
+
+
+def test_a_folder_in_which_another_trains_is_refused_and_left_alone(
+    corpus: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("reference.training.folder.PATIENCE_SECONDS", 0.1)
+    folder = tmp_path / "run"
+    with locked(folder, lambda message: None):
+        before = sorted(folder.rglob("*"))
+        heard = Heard()
+        with pytest.raises(WorkError, match="another process is at work in") as raised:
+            train(tiny(corpus), folder, heard, cache)
+        assert "\n" not in str(raised.value)
+        assert "waiting for it to end" in heard.events[-1]
+        assert sorted(folder.rglob("*")) == before
+    with locked(folder, heard.on_event):
+        assert len(heard.events) == 1 + heard.events.index(f"another process is at work in {folder}; waiting for it to end")
 
 
 def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:

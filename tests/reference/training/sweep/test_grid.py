@@ -95,12 +95,6 @@ def test_several_grids_share_what_they_have_in_common_and_a_run_is_made_once() -
     assert found[0].folder == OUT / "27K-dense-seed0"
 
 
-def test_a_routers_own_knobs_are_shared_as_all_others_are() -> None:
-    found = runs(grid(router=["rl-r", "hash"]) + '[rl_r]\nentropy_weight = -0.01\n[hash]\ntable = "random"\n')
-    assert {run.config.rl_r.entropy_weight for run in found} == {-0.01}
-    assert {run.config.hash.table for run in found} == {"random"}
-
-
 def test_an_empty_grid_of_one_value_has_the_defaults_of_train() -> None:
     (run,) = runs(grid(seed=[0]))
     assert run.config == TrainConfig()
@@ -124,6 +118,13 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
     assert (large.peak_learning_rate, large.final_learning_rate) == (1e-2, pytest.approx(7.5e-4, rel=1e-15))
 
 
+def test_a_routers_own_knobs_are_its_runs_alone() -> None:
+    shared, table = grid(router=["dense", "hash"]), '[hash]\ntable = "balanced"\n'
+    before, after = runs(shared), runs(shared + table)
+    assert before[0].config == after[0].config
+    assert (before[1].config.hash.table, after[1].config.hash.table) == ("modulo", "balanced")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -138,6 +139,7 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
         ("[grid]\nseed = [0]\n[schedule]\n", "there is no section 'schedule'"),
         ("[grid]\nseed = [0]\n[model]\nsize = '27K'\n", "model.size is one of a grid's lists"),
         ("[grid]\nseed = [0]\n[model]\nheads = 3\n", "there is no [model] knob 'heads'"),
+        ("[grid]\nrouter = 'dense'\n[hash]\ntables = 'balanced'\n", "there is no [hash] knob 'tables'"),
         ("[grid]\nseed = [0]\n[run]\nsteps = 3\ntokens = 100\n", "run.tokens and run.steps both say"),
         ("[grid]\nseed = [0]\n[run]\nsteps = 3.5\n", "run.steps is 3.5; it must be of type int"),
         ("[grid]\nseed = [0]\n[run]\ntokens = 0\n", "tokens is 0"),

@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tiny_runs import write_corpus
 
+from cli import main
 from common.errors import WorkError
 from reference.training.config import TrainConfig
 from reference.training.sweep.grid import runs_of
@@ -132,3 +134,25 @@ def test_a_larger_model_and_a_longer_run_cost_more(tmp_path: Path) -> None:
     assert small < large
     assert [run.cost() for run in runs_of(text.format(20), "grid.toml", tmp_path)] == [2 * small, 2 * large]
     assert TrainConfig().run.steps != 10
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--jobs", "0"], "--jobs 0: at least 1"),
+        (["--slurm", "partition=gpu"], "--slurm is for --cluster slurm"),
+        (["--cluster", "slurm", "--slurm", "gpu"], "--slurm gpu: give an option of sbatch and its value"),
+        (["--cluster", "slurm"], "there is no SLURM here: no squeue"),
+    ],
+)
+def test_a_sweep_that_cannot_be_is_refused_before_anything_runs(
+    options: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_corpus(tmp_path / "corpus")
+    (tmp_path / "grid.toml").write_text(GRID.replace("batch = 4", f'batch = 4\ncorpus = "{tmp_path / "corpus"}"\nheld_out = 0.2'))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    arguments = ["sweep", str(tmp_path / "grid.toml"), "--out", str(tmp_path / "out"), *options]
+    assert main(arguments) == 2
+    assert said in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*-seed0"))

@@ -47,7 +47,12 @@ def test_every_knob_is_written() -> None:
 def test_the_routers_own_knobs_reach_the_model() -> None:
     s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
     rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
-    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], Technique] = {"s-base": s_base, "hash": table, "rl-r": rl_r, "switch": switch}
+    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], Technique] = {
+        "s-base": s_base,
+        "hash": table,
+        "rl-r": rl_r,
+        "switch": switch,
+    }
     for name, technique in routers.items():
         config = TrainConfig(model=ModelOptions(router=name), s_base=s_base, hash=table, rl_r=rl_r, switch=switch)
         routed = config.model_config(257).router

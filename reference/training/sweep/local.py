@@ -1,8 +1,8 @@
 """Runs as processes of this machine, a few at a time.
 
-Each of n processes is given its n-th of the cores (our choice, because small models gain nothing from more threads, and processes that
-all have a thread for each core spend their time on waiting for each other: docs/LOG.md has the measurement). The costliest run goes first
-(our choice: when the cores run out of work, what is left are short runs; and what does not fit in memory fails at once).
+Each of n processes is given its n-th of the cores (our choice, because processes with threads for all cores get in each other's way: two
+at once on two cores made 1.7 times the tokens when each had one, on a busy machine, and as many on an idle one: docs/LOG.md). The costliest
+run goes first (our choice: when no run waits any more, those still at work are short; and what does not fit in memory fails at once).
 """
 
 import json

@@ -112,7 +112,7 @@ def _free_ports(count: int) -> list[int]:
 if __name__ == "__main__":
     node = SlurmNode(Path(sys.argv[1]).absolute())
     print(f"export SLURM_CONF={node.environment['SLURM_CONF']}", flush=True)
-    try:
-        signal.pause()
-    except KeyboardInterrupt:
-        node.close()
+    ends = {signal.SIGINT, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+    signal.sigwait(ends)
+    node.close()

@@ -50,6 +50,9 @@ class ModelOptions:
     """Sequences that are routed together."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
+    unroll: int = 4
+    """Groups of blocks that one turn of the scan over them works on. Our choice for small models: on CPU a tenth of a step less than one
+    at a time (docs/LOG.md), for little more to compile."""
 
     def model(self, vocabulary: int, technique: Technique | None) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a dense one.
@@ -62,7 +65,16 @@ class ModelOptions:
         if technique is not None:
             factor = self.capacity_factor or None
             router = RouterConfig(technique, self.experts, self.k, factor, sequences_per_group=self.sequences_per_group)
-        return ModelConfig(LADDER[self.size], router, self.routing_frequency, vocabulary, self.context, dtype=self.dtype, remat=self.remat)
+        return ModelConfig(
+            LADDER[self.size],
+            router,
+            self.routing_frequency,
+            vocabulary,
+            self.context,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+        )
 
 
 @dataclass(frozen=True)
@@ -162,7 +174,7 @@ class TrainConfig:
 
 def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
-    model = ModelOptions(size, typing.cast(Any, router), experts, context=2048, dtype="bfloat16", remat=True)
+    model = ModelOptions(size, typing.cast(Any, router), experts, context=2048, dtype="bfloat16", remat=True, unroll=1)
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
     return TrainConfig(model, DataOptions(tokenizer="bpe:32000", batch=256), OptimizerConfig(), run)
 

@@ -106,14 +106,14 @@ class DataOptions:
 class RunOptions:
     """The run: how long, from which seed, on which devices, and what is kept."""
 
-    steps: int = 2000
+    steps: int = 800
     seed: int = 0
     """Of weights, sampling and the order of the data."""
-    evaluate_every: int = 500
+    evaluate_every: int = 200
     """Steps between evaluations on the held-out text; there is one at the end besides."""
     evaluation_tokens: int = 200_000
     """Held-out tokens of an evaluation, from the beginning; 0 for all."""
-    checkpoint_every: int = 500
+    checkpoint_every: int = 200
     """Steps between checkpoints; there is one at the end besides."""
     keep: int = 2
     """Checkpoints that are kept, the newest."""
@@ -155,7 +155,7 @@ class TrainConfig:
     data: DataOptions = field(default_factory=DataOptions)
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(
-            initial_learning_rate=1e-5, peak_learning_rate=3e-3, final_learning_rate=3e-4, warmup_steps=100, steps=2000
+            initial_learning_rate=1e-5, peak_learning_rate=3e-3, final_learning_rate=3e-4, warmup_steps=80, steps=800
         )
     )
     """Our choice for small models: the paper's learning rates are for hundreds of times more steps."""

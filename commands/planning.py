@@ -1,19 +1,23 @@
-"""`plan`: what a TPU's compiler makes of a model, without a TPU."""
+"""`plan`: what a model would cost on TPUs, without one: by closed forms at once, or by what the TPUs' compiler makes of it."""
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from commands.shared import progress_shown
 
+if TYPE_CHECKING:
+    from reference.plan.request import Request
+
 
 @dataclass(frozen=True)
 class Plan:
-    """Compile for TPUs, ahead of time and without one: collectives, FLOPs and memory of a routed layer and of a training step.
+    """Say what a model would cost on TPUs, without one: memory, FLOPs, what moves between chips, the times at the chips' published rates.
 
-    Needs the TPU compiler: `uv run --group tpu cli.py plan ...`. A layer takes half a minute, a step some minutes.
+    With --closed-form by formulas alone, at once. Without, a routed layer and a training step are compiled, which needs the TPU
+    compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, a step some minutes.
     """
 
     size: str = "1.3B"
@@ -23,7 +27,7 @@ class Plan:
     experts: int = 64
     """Experts E of a routed layer."""
     topology: str = "v5p:2x2x4"
-    """A slice of v5e or v5p chips, such as v5e:4x4."""
+    """A slice of v4, v5e, v5p or v6e chips, such as v5e:4x4."""
     mesh: str = ""
     """Chips along each axis, such as data=2,expert=8,model=1; left out: experts over as many as divide both, data over the rest."""
     batch: int = 256
@@ -34,6 +38,10 @@ class Plan:
     """Type of the activations."""
     remat: bool = True
     """Compute each block again in the backward pass."""
+    closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compile nothing: a training step by formulas alone."""
+    steps: int = 250_000
+    """Steps of the whole run whose hours and FLOPs are told; the paper's."""
     only: Literal["layer", "step"] | None = None
     """One of the two programs."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -44,37 +52,65 @@ class Plan:
     """Print JSON on standard output, and nothing else there."""
 
     def run(self) -> None:
-        """Compile and print."""
-        from reference.plan.request import Request, parse_mesh
-        from reference.plan.table import ALL, measure_all, record, text
+        """Work it out and print."""
+        if self.closed_form:
+            self._by_closed_form()
+        else:
+            self._compile()
 
+    def _requests(self) -> "list[Request]":
+        from reference.plan.request import Request, parse_mesh
+        from reference.plan.table import ALL
+
+        if self.all:
+            return list(ALL)
         mesh = parse_mesh(self.mesh) if self.mesh else None
         programs: tuple[Literal["layer", "step"], ...] = ("layer", "step") if self.router != "dense" else ("step",)
-        requests = (
-            ALL
-            if self.all
-            else [
-                Request(
-                    program,
-                    self.size,
-                    self.router,
-                    self.experts,
-                    self.topology,
-                    mesh,
-                    self.batch,
-                    self.parts if program == "step" else 1,
-                    self.dtype,
-                    self.remat,
-                )
-                for program in programs
-                if self.only in (None, program)
-            ]
-        )
-        with progress_shown("programs") as progress:
-            results = measure_all(requests, self.out, progress)
+        if self.closed_form and self.only is None:
+            programs = ("step",)
+        return [
+            Request(
+                program,
+                self.size,
+                self.router,
+                self.experts,
+                self.topology,
+                mesh,
+                self.batch,
+                self.parts if program == "step" else 1,
+                self.dtype,
+                self.remat,
+            )
+            for program in programs
+            if self.only in (None, program)
+        ]
+
+    def _by_closed_form(self) -> None:
+        from reference.errors import ConfigError
+        from reference.plan.outlook import by_closed_form, text
+
+        if self.out:
+            raise ConfigError("--out is for what is compiled; leave --closed-form out, or take --json")
+        requests = [request for request in self._requests() if not self.all or request.program == "step"]
+        outlooks = [by_closed_form(request, self.steps) for request in requests]
         if self.json:
             import json
 
-            print(json.dumps(record(results), indent=2))
+            print(json.dumps([outlook.record() for outlook in outlooks], indent=2))
         else:
-            print(text(results))
+            print("\n\n".join(map(text, outlooks)))
+
+    def _compile(self) -> None:
+        from reference.plan.outlook import by_compiler, text
+        from reference.plan.table import measure_all, record
+        from reference.plan.table import text as table
+
+        with progress_shown("programs") as progress:
+            results = measure_all(self._requests(), self.out, progress)
+        outlooks = [outlook for result in results if (outlook := by_compiler(result, self.steps))]
+        if self.json:
+            import json
+
+            print(json.dumps({**record(results), "outlooks": [outlook.record() for outlook in outlooks]}, indent=2))
+        else:
+            print("\n\n".join((table(results), *map(text, outlooks))))

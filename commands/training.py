@@ -67,6 +67,8 @@ class Train:
     """A run's config.toml, to repeat it exactly; the options above change what it says."""
     out: Path | None = None
     """The run's folder; none: one named after the options, in runs/."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Write losses, metrics and loads for TensorBoard, into the run's folder: tensorboard --logdir RUN/tensorboard."""
     json: Json = False
     """Print the outcome as JSON on standard output, and nothing else there."""
 
@@ -81,7 +83,7 @@ class Train:
         others = named if self.coordinator or self.distributed else surrounding()
         folder = self.out or Path("runs") / _name(config)
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others)
+            outcome = train(config, folder, watcher, cache_folder(), others, tensorboard=self.tensorboard)
         _tell(outcome, self.json)
 
     def options(self) -> "TrainConfig":
@@ -195,6 +197,8 @@ class Show:
     """The run's folder."""
     out: Path | None = None
     """A file for the figure: .png, .svg or .pdf."""
+    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Convert the run's records for TensorBoard, into its folder, as `train --tensorboard` writes them."""
 
     def run(self) -> None:
         """Print the summary; draw the figure if asked for."""
@@ -211,6 +215,13 @@ class Show:
             )
             write_atomically(self.out, image.getvalue())
             print(f"Figure: {self.out}")
+        if self.tensorboard:
+            from reference.training.records import METRICS, read_metrics
+            from reference.training.tensorboard import FOLDER, convert, require_tensorboard
+
+            require_tensorboard()
+            metrics = self.folder / METRICS
+            print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
 
 
 def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:

@@ -25,10 +25,7 @@ from jaxtyping import Array, Int, PyTree, Shaped
 
 from reference.config import ModelConfig
 from reference.errors import ConfigError
-
-DATA, EXPERT, MODEL = "data", "expert", "model"
-GROUPS = (DATA, EXPERT)
-"""What a batch, and so its groups of tokens, is spread over."""
+from reference.layout import DATA, EXPERT, GROUPS, MODEL, check_shape
 
 Axes = str | tuple[str, ...] | None
 """What one dimension is spread over."""
@@ -48,27 +45,7 @@ def make_mesh(data: int = 1, expert: int = 1, model: int = 1, *, devices: Sequen
 
 def check_mesh(config: ModelConfig, mesh: Mesh | AbstractMesh, batch: int) -> None:
     """Raises `ConfigError` unless the model's dimensions, and a batch of so many sequences, come out even on `mesh`."""
-    router = config.router
-    per_group = router.sequences_per_group if router else 1
-    for what, number, axes in (
-        ("heads", config.size.num_heads, (MODEL,)),
-        ("columns in the feed-forward", 4 * config.size.d_model, (MODEL,)),
-        ("vocabulary entries", config.vocabulary, (MODEL,)),
-        ("experts", router.num_experts if router else 0, (EXPERT,)),
-    ):
-        _require_even(what, number, mesh, axes)
-    if batch % per_group:
-        raise ConfigError(f"{batch} sequences in a batch are not whole groups of {per_group} sequences; use a multiple of {per_group}")
-    _require_even("sequences in a batch" if per_group == 1 else "groups of sequences in a batch", batch // per_group, mesh, GROUPS)
-
-
-def _require_even(what: str, number: int, mesh: Mesh | AbstractMesh, axes: tuple[str, ...]) -> None:
-    devices = math.prod(mesh.shape[axis] for axis in axes)
-    if number % devices:
-        names = " x ".join(axes)
-        raise ConfigError(
-            f"{number} {what} do not come out even on {devices} devices of the mesh's {names}; use a divisor of {number} there"
-        )
+    check_shape(config, mesh.shape, batch)
 
 
 def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:

@@ -1,6 +1,10 @@
-"""What a TPU's compiler makes of the model, ahead of time and without a TPU: collectives, FLOPs, memory.
+"""What the model takes on TPUs, ahead of time and without one: by closed forms, and by what their compiler makes of it.
 
-    request.py     what to compile: a routed layer or a training step, on which chips; no JAX
+    chips.py       the chips as published, and how a slice of them is linked
+    request.py     what is asked: a routed layer or a training step, on which chips
+    traffic.py     FLOPs and bytes of a step by closed form
+    times.py       the least time of each, of a step, of a run
+    outlook.py     all of that together, from closed forms or from a compiled step; none of these imports JAX
     programs.py    the program and the shapes it is compiled for
     hlo.py         collectives in the compiled program
     compiled.py    one request compiled, in a process of its own: libtpu reads its settings when it starts

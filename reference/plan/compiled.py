@@ -17,8 +17,10 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from common.errors import WorkError
+from reference.layout import DATA, EXPERT, MODEL, check_shape
+from reference.plan.chips import GIB, Topology
 from reference.plan.hlo import Collectives, collectives
-from reference.plan.request import GIB, Request, Topology, from_record
+from reference.plan.request import Request, from_record
 
 BUSY = 75
 """Exit code of a process that found libtpu held by another (EX_TEMPFAIL)."""
@@ -102,11 +104,7 @@ def measure(request: Request) -> Result:
 
 def check_on_mesh(request: Request) -> None:
     """Raises `ConfigError` if the model or its batch does not come out even on the mesh."""
-    from jax.sharding import AbstractMesh
-
-    from reference.mesh import DATA, EXPERT, MODEL, check_mesh
-
-    check_mesh(request.config(), AbstractMesh(request.axes, (DATA, EXPERT, MODEL)), request.batch // request.parts)
+    check_shape(request.config(), dict(zip((DATA, EXPERT, MODEL), request.axes, strict=True)), request.batch // request.parts)
 
 
 def from_result(record: dict[str, Any]) -> Result:

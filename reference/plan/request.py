@@ -1,61 +1,12 @@
 """What to compile, for which chips. Nothing here imports JAX, so that a wrong request is answered at once."""
 
 import math
-import re
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from reference.config import ModelConfig, model_config
 from reference.errors import ConfigError
-
-GIB = 2**30
-
-
-@dataclass(frozen=True)
-class Chip:
-    """One kind of TPU. Memory as documented (cloud.google.com/tpu/docs): v5e 16 GB, of which its compiler leaves 15.75 GiB; v5p 95 GB."""
-
-    hbm: int
-    """Bytes."""
-    accelerator: str
-    """How libtpu calls a slice of them."""
-    cores: int
-    """Per chip, by which slices are named."""
-
-
-CHIPS = {"v5e": Chip(int(15.75 * GIB), "v5litepod", 1), "v5p": Chip(95 * GIB, "v5p", 2)}
-
-
-@dataclass(frozen=True)
-class Topology:
-    """A slice of chips, such as v5e:4x4."""
-
-    name: str
-
-    def __post_init__(self) -> None:
-        if not re.fullmatch(rf"({'|'.join(CHIPS)}):\d+(x\d+){{1,2}}", self.name) or 0 in self._sides:
-            raise ConfigError(
-                f"no topology is called {self.name!r}; there are slices of {' and '.join(CHIPS)}, such as v5e:4x4 or v5p:2x2x4"
-            )
-
-    @property
-    def chip(self) -> Chip:
-        """What it is made of."""
-        return CHIPS[self.name.partition(":")[0]]
-
-    @property
-    def devices(self) -> int:
-        """How many chips; each is one device to JAX."""
-        return math.prod(self._sides)
-
-    @property
-    def accelerator_type(self) -> str:
-        """What libtpu's TPU_ACCELERATOR_TYPE has to be."""
-        return f"{self.chip.accelerator}-{self.devices * self.chip.cores}"
-
-    @property
-    def _sides(self) -> list[int]:
-        return [int(side) for side in self.name.partition(":")[2].split("x")]
+from reference.plan.chips import Topology
 
 
 @dataclass(frozen=True)

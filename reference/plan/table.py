@@ -8,9 +8,10 @@ from typing import Any
 
 from common.files import write_atomically
 from reference.config import TECHNIQUES
+from reference.plan.chips import GIB, Topology
 from reference.plan.compiled import Result, from_result, measure
 from reference.plan.hlo import KINDS, Collectives
-from reference.plan.request import GIB, Request, Topology
+from reference.plan.request import Request
 
 SCHEMA = "routelaw.plan/1"
 BEGIN, END = "<!-- begin: cli.py plan --all -->", "<!-- end: cli.py plan --all -->"

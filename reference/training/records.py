@@ -94,11 +94,19 @@ def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
 class Records:
     """Both files of a run, from a checkpoint on."""
 
-    def __init__(self, folder: Path, setting: Setting, *, after: int, writes: bool) -> None:
-        """Take up the files in `folder`, cut back to step `after`; or write nothing, as all processes but one do."""
+    def __init__(self, folder: Path, setting: Setting, *, after: int, writes: bool, tensorboard: bool = False) -> None:
+        """Take up the files in `folder`, cut back to step `after`; or write nothing, as all processes but one do.
+
+        `tensorboard`: write the same for TensorBoard, which must be installed.
+        """
         self._setting = setting
         self._curves = Curves(folder / CURVES, after=after) if writes else None
         self._metrics = Metrics(folder / METRICS, after=after) if writes else None
+        self._events = None
+        if writes and tensorboard:
+            from reference.training.tensorboard import FOLDER, EventFile
+
+            self._events = EventFile(folder / FOLDER, read_metrics(folder / METRICS))
 
     def step(self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None) -> dict[str, float]:
         """Record a step; returns the routers' metrics, means over layers."""
@@ -115,14 +123,14 @@ class Records:
                 "metrics": means,
                 "layers": layers,
             }
-            self._metrics.append(record)
+            self._add(record)
         return means
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation: a row of the curves, and a line with the experts' loads."""
         if self._metrics is not None:
             load = None if found.load is None else np.round(found.load, 6).tolist()
-            self._metrics.append({"step": step, "evaluation": {"loss": found.loss, "targets": found.targets, "load": load}})
+            self._add({"step": step, "evaluation": {"loss": found.loss, "targets": found.targets, "load": load}})
         if self._curves is not None:
             self._curves.append(curves_row(self._setting, step, found.loss))
 
@@ -131,8 +139,14 @@ class Records:
 
     def __exit__(self, *_: object) -> None:
         """Close the files."""
-        if self._metrics is not None:
-            self._metrics.close()
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.close()
+
+    def _add(self, record: dict[str, Any]) -> None:
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.append(record)
 
 
 class Curves:
@@ -193,6 +207,11 @@ class Metrics:
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of the `metrics.jsonl` at `path`."""
+    return [record for line in path.read_text().splitlines() if (record := _record(line)) is not None]
 
 
 def _record(line: str) -> dict[str, Any] | None:

@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from common.files import write_atomically
+from reference.host import keep_compiled, keep_freed_memory
 from reference.training.checkpoint import Checkpoints
 from reference.training.config import TrainConfig
 from reference.training.distributed import Processes, check_alike, join, peers
@@ -27,6 +28,7 @@ from reference.training.records import CURVES, Records, Setting, last_loss
 from reference.training.signals import Stop, stop_on_signals
 from reference.training.start import Setup, first_state, set_up, state_shapes
 from reference.training.step import TrainState
+from reference.training.tensorboard import require_tensorboard
 from reference.training.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
@@ -48,13 +50,18 @@ class Outcome:
     sample: str
 
 
-def train(config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, processes: Processes | None = None) -> Outcome:
+def train(
+    config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, processes: Processes | None = None, *, tensorboard: bool = False
+) -> Outcome:
     """Train in `folder`, from its newest checkpoint if there is one; report what it holds if it is done.
 
-    `processes`: join others to one run, each of which calls this. Raises `InputError` before the first step for what cannot be trained,
-    and for a folder with a run of other options or other text; `WorkError` if a loss is not finite, with the last checkpoint kept, or
-    if another process is gone, or trains in the same folder.
+    `cache` keeps tokens and compiled programs for later runs. `tensorboard`: write the run's records for it, too. `processes`: join
+    others to one run, each of which calls this. Raises `InputError` before the first step for what cannot be trained, and for a folder
+    with a run of other options or other text; `WorkError` if a loss is not finite, with the last checkpoint kept, or if another process
+    is gone, or trains in the same folder.
     """
+    if tensorboard:
+        require_tensorboard()
     if processes is not None:
         join(processes)
     check_options(folder, config)
@@ -62,6 +69,9 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, proc
     if done is not None:
         watcher.on_event(f"{folder} holds this run, done")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
+    keep_compiled(cache)
+    if jax.default_backend() == "cpu":
+        keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
     with peers("checkpoints are kept: the same command continues"), stop_on_signals(watcher.on_event) as stop:
         tokenizer, shards = prepare(config.data.corpus, config.data.tokenizer, config.data.held_out, cache, watcher.on_event)
@@ -71,17 +81,17 @@ def train(config: TrainConfig, folder: Path, watcher: Watcher, cache: Path, proc
         with locked(folder, watcher.on_event) if writes else nullcontext():
             claim(folder, config, tokenizer, shards, write=writes)
             with jax.set_mesh(setup.mesh):
-                return _go(setup, tokenizer, folder, watcher, stop)
+                return _go(setup, tokenizer, folder, watcher, stop, tensorboard)
 
 
-def _go(setup: Setup, tokenizer: Tokenizer, folder: Path, watcher: Watcher, stop: Stop) -> Outcome:
+def _go(setup: Setup, tokenizer: Tokenizer, folder: Path, watcher: Watcher, stop: Stop, tensorboard: bool) -> Outcome:
     """Train to the last step, or until `stop` is asked for."""
     options, writes = setup.config.run, jax.process_index() == 0
     # Made on all devices of the mesh: a key made outside of it would be one process's own.
     key = jax.jit(lambda: jax.random.key(options.seed), out_shardings=NamedSharding(setup.mesh, P()))()
     with Checkpoints(folder / CHECKPOINTS, options.keep, options.keep_every) as checkpoints:
         state, begin = _begin(setup, key, checkpoints, watcher)
-        with Records(folder, _setting(setup, tokenizer), after=begin, writes=writes) as records:
+        with Records(folder, _setting(setup, tokenizer), after=begin, writes=writes, tensorboard=tensorboard) as records:
             loop = Loop(setup, key, begin, checkpoints, records, watcher, stop)
             state, done = loop.run(state)
             if done < options.steps:

@@ -11,10 +11,11 @@ from cli import main
 from reference.config import TECHNIQUES
 from reference.count import matmul_flops
 from reference.errors import ConfigError
+from reference.plan.chips import GIB, Topology
 from reference.plan.compiled import Memory, Result, from_result, measure, out_of_memory
 from reference.plan.hlo import KINDS, Collectives, collectives
 from reference.plan.programs import counted_once
-from reference.plan.request import GIB, Request, Topology, parse_mesh
+from reference.plan.request import Request, parse_mesh
 from reference.plan.table import ALL, BEGIN, END, measure_all, record, write
 
 # As TPUs' compiler writes programs, shortened: a collective in a loop of 6 turns, one written as start and done in fusions, one in

@@ -50,7 +50,8 @@ def tiny(corpus: Path, **changes: Any) -> TrainConfig:
 class Started:
     """A process that trains."""
 
-    def __init__(self, config: TrainConfig, folder: Path, cache: Path, **request: Any) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, cache: Path, *, own_cache: bool = False, **request: Any) -> None:
+        """`own_cache`: programs are kept where `train` keeps them, not where JAX's own option says."""
         asked = {"folder": str(folder), "cache": str(cache), "config": to_toml(config), **request}
         environment = {
             **os.environ,
@@ -63,6 +64,8 @@ class Started:
             "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
+        if own_cache:
+            environment = {name: value for name, value in environment.items() if "CACHE" not in name}
         command = [sys.executable, str(HERE / "train_worker.py"), json.dumps(asked)]
         self._errors = cache / f"{folder.name}-{os.urandom(4).hex()}.stderr"
         with self._errors.open("wb") as errors:

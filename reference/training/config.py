@@ -163,7 +163,9 @@ class TrainConfig:
     s_base: SinkhornBase = field(default_factory=SinkhornBase)
     """What only S-BASE has; so the next three for their techniques. Those of other routers than the model's mean nothing."""
     hash: Hash = field(default_factory=Hash)
-    rl_r: Reinforce = field(default_factory=Reinforce)
+    rl_r: Reinforce = field(default_factory=lambda: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2))
+    """Our choice for small models: an entropy penalty and twice the balancing. With an entropy bonus the policy stays all but uniform, and
+    its model is worse than the dense one (docs/LOG.md)."""
     switch: Switch = field(default_factory=Switch)
 
     def model_config(self, vocabulary: int) -> ModelConfig:
@@ -176,7 +178,7 @@ def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(size, typing.cast(Any, router), experts, context=2048, dtype="bfloat16", remat=True, unroll=1)
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
-    return TrainConfig(model, DataOptions(tokenizer="bpe:32000", batch=256), OptimizerConfig(), run)
+    return TrainConfig(model, DataOptions(tokenizer="bpe:32000", batch=256), OptimizerConfig(), run, rl_r=Reinforce())
 
 
 def to_toml(config: TrainConfig) -> str:

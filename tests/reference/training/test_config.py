@@ -90,6 +90,6 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
 
 
 def test_differences_name_the_knob_and_both_values() -> None:
-    ours, theirs = TrainConfig(rl_r=Reinforce(entropy_weight=-0.01)), TrainConfig(run=RunOptions(seed=1))
-    assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: 0.001 -> -0.01"]
-    assert differences(ours, theirs, except_for=("run.seed",)) == ["rl_r.entropy_weight: 0.001 -> -0.01"]
+    ours, theirs = TrainConfig(rl_r=Reinforce(balance_weight=0.02, entropy_weight=0.25)), TrainConfig(run=RunOptions(seed=1))
+    assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]
+    assert differences(ours, theirs, except_for=("run.seed",)) == ["rl_r.entropy_weight: -0.01 -> 0.25"]

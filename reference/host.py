@@ -4,6 +4,7 @@ import ctypes
 import hashlib
 import platform
 from pathlib import Path
+from typing import Any
 
 import jax
 
@@ -32,7 +33,9 @@ def keep_compiled(folder: Path) -> bool:
     between machines. Several processes may use the folder at once: JAX's entries are named by the whole of what was compiled, so that
     two writers write the same, and one that cannot be read, half-written by a process that was killed, is compiled anew with a warning.
     """
-    if jax.config.read("jax_compilation_cache_dir") is not None:
+    # JAX defines its options as it starts, so that no type has them.
+    settings: Any = jax.config
+    if settings.jax_compilation_cache_dir is not None:
         return False
     jax.config.update("jax_compilation_cache_dir", str(folder / f"xla-{_processor()}"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)

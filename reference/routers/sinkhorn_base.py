@@ -92,7 +92,7 @@ def sinkhorn(logits: Float[Array, "tokens experts"], iterations: int) -> Float[A
         row = jnp.exp(scaled - largest[:, None])
         total = jnp.sum(row, axis=1)
         # The same exponentials make up the columns: exp((l_ij + f_i) / tau) = E row_ij / total_i exp(-g_j / tau).
-        column = jnp.maximum(jnp.dot(1 / total, row, precision=jax.lax.Precision.HIGHEST), jnp.finfo(logits.dtype).tiny)
+        column = jnp.maximum(jnp.sum(row / total[:, None], axis=0), jnp.finfo(logits.dtype).tiny)
         f = -tau * (largest + jnp.log(total) - jnp.log(num_experts))
         return g - tau * (jnp.log(column) + jnp.log(num_experts) - jnp.log(tokens)), f
 

@@ -51,7 +51,7 @@ class Sweep:
         if parameters and self.cluster == "local":
             raise InputError("--slurm is for --cluster slurm")
         runs, seconds = read_grid(self.grid, out), 1.0 if self.cluster == "local" else 5.0
-        start = partial(self._cluster, out=out, parameters=parameters, cache=cache_folder())
+        start = partial(self._cluster, out=out, parameters=parameters)
         with showing() as (show, say):
             outcome = sweep(runs, out, start, show, say, cache_folder(), unfinished=self.unfinished, poll_seconds=seconds)
         _tell(outcome, self.json)
@@ -59,7 +59,7 @@ class Sweep:
             left = "those that failed are tried again" if outcome.count("failed") else "it goes on from there"
             raise WorkError(f"{counts(outcome.statuses)}; give the same command again, and {left}")
 
-    def _cluster(self, runs: "list[Run]", out: Path, parameters: dict[str, Any], cache: Path) -> "Cluster":
+    def _cluster(self, runs: "list[Run]", out: Path, parameters: dict[str, Any]) -> "Cluster":
         """Whatever trains `runs`."""
         if self.cluster == "slurm":
             from reference.training.sweep.slurm import JobArray
@@ -68,7 +68,7 @@ class Sweep:
         from reference.training.sweep.local import Pool, default_parallel
 
         parallel = self.jobs or (default_parallel() if runs else 1)
-        return Pool(runs, max(1, min(parallel, len(runs))), cache)
+        return Pool(runs, max(1, min(parallel, len(runs))))
 
 
 def _parameters(given: Sequence[str]) -> dict[str, Any]:

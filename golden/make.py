@@ -9,6 +9,7 @@ import json
 import zipfile
 
 import numpy as np
+from jaxtyping import Float16, Shaped
 
 from golden.cases import FOLDER, INDEX, Case
 from golden.recipes import all_cases
@@ -30,7 +31,7 @@ def stored(case: Case) -> bytes:
     return file.getvalue()
 
 
-def narrowed(case: str, name: str, array: np.ndarray) -> np.ndarray:
+def narrowed(case: str, name: str, array: Shaped[np.ndarray, "..."]) -> Float16[np.ndarray, "..."]:
     """`array` in float16, exactly."""
     narrow = array.astype(np.float16)
     if not np.array_equal(narrow.astype(np.float64), array):

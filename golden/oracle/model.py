@@ -79,8 +79,8 @@ def forward(
     """Run the model on all but the last token of each sequence; `sampled` are the experts that RL-R's policies drew in training."""
     inputs = tokens[:, :-1]
     x = np.array([[weights["embedding"][token] for token in sequence] for sequence in inputs])
-    into_block: list[np.ndarray] = []
-    attended: list[np.ndarray] = []
+    into_block: list[Float[np.ndarray, "batch context d_model"]] = []
+    attended: list[Float[np.ndarray, "batch context d_model"]] = []
     groups: dict[int, list[Group]] = {}
     for block in range(model.num_blocks):
         own = part(weights, f"blocks/{block}")

@@ -81,7 +81,7 @@ class ReinforceRouter(AbstractRouter):
 def sample(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
     """One expert per token, drawn from its policy by where one uniform number falls among the cumulated probabilities.
 
-    `jax.random.categorical` draws E numbers for each token, which at E = 64 takes three times as long as the rest of the router.
+    `jax.random.categorical` draws E numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64 experts on two cores (docs/LOG.md).
     """
     cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
     drawn = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype) * cumulated[:, -1]

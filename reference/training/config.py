@@ -164,8 +164,8 @@ class TrainConfig:
     """What only S-BASE has; so the next three for their techniques. Those of other routers than the model's mean nothing."""
     hash: Hash = field(default_factory=Hash)
     rl_r: Reinforce = field(default_factory=lambda: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2))
-    """Our choice for small models: an entropy penalty and twice the balancing. With an entropy bonus the policy stays all but uniform, and
-    its model is worse than the dense one (docs/LOG.md)."""
+    """Our choice for small models: an entropy penalty and twice the balancing. With an entropy bonus the policy stayed all but
+    uniform, and its model was worse than the dense one (one seed; docs/LOG.md)."""
     switch: Switch = field(default_factory=Switch)
 
     def model_config(self, vocabulary: int) -> ModelConfig:

@@ -23,10 +23,10 @@ from reference.training.sweep.run import Run
 class Pool:
     """At most `parallel` runs at once."""
 
-    def __init__(self, runs: Sequence[Run], parallel: int, cache: Path) -> None:
-        """Start the first of `runs`; what they compile is kept in `cache`, since runs that differ by their seed are the same program."""
+    def __init__(self, runs: Sequence[Run], parallel: int) -> None:
+        """Ready to start the first of `runs`."""
         self._waiting = sorted(runs, key=lambda run: -run.cost())
-        self._parallel, self._cache = parallel, cache
+        self._parallel = parallel
         self._running: dict[str, tuple[int, subprocess.Popen[bytes]]] = {}
         self._phases = {run.name: Phase("waiting", run.log) for run in runs}
         self._logs = {run.name: run.log for run in runs}
@@ -63,6 +63,9 @@ class Pool:
     def _start(self, run: Run, slot: int) -> subprocess.Popen[bytes]:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         run.note.unlink(missing_ok=True)
+        # The worker finds this package wherever the sweep did.
+        root = str(Path(reference.__file__).parents[1])
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")]))}
         with run.log.open("ab") as log:
             # A session of its own: Ctrl-C reaches the sweep alone, which passes it on.
             process = subprocess.Popen(
@@ -70,20 +73,12 @@ class Pool:
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=log,
-                env=self._environment(),
+                env=environment,
                 start_new_session=True,
             )
         request = {"name": run.name, "out": str(run.out), "config": to_toml(run.config), "cores": cores_of(slot, self._parallel)}
         _send(process.stdin, json.dumps(request) + "\n")
         return process
-
-    def _environment(self) -> dict[str, str]:
-        root = str(Path(reference.__file__).parents[1])
-        return {
-            "JAX_COMPILATION_CACHE_DIR": str(self._cache / "xla"),
-            **os.environ,
-            "PYTHONPATH": os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH", "")])),
-        }
 
 
 def cores_of(slot: int, slots: int) -> list[int]:

@@ -109,7 +109,7 @@ def distance(found: PyTree, expected: PyTree) -> float:
     """Largest difference of two entries, over all arrays, as a fraction of the array's largest entry; of this process's shards."""
 
     def _of_array(found: Array, expected: np.ndarray) -> float:
-        scale = max(np.max(np.abs(expected), initial=0.0), 1e-6)
+        scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-6)
         return max(float(np.max(np.abs(np.asarray(shard.data) - expected[shard.index]))) for shard in found.addressable_shards) / scale
 
     return max(

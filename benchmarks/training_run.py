@@ -82,8 +82,8 @@ def nano(size: str, router: str, experts: int, *, steps: int, checkpoint_every: 
 def loop(config: TrainConfig, folder: Path, clock: Clock) -> Generator[Callable[[], None]]:
     """What runs `config`'s loop in `folder`, watched by `clock`, with batches, records and checkpoints as `cli.py train` has them."""
     keep_freed_memory()
-    tokenizer, shards = prepare("", config.data.tokenizer, config.data.held_out, cache_folder())
-    setup = set_up(config, tokenizer.vocabulary, shards)
+    tokenizer, shards = prepare(config.data, cache_folder())
+    setup = set_up(config, tokenizer, shards)
     batches: Any = Batches(setup.batches, clock)
     setup = replace(setup, batches=batches)
     object.__setattr__(setup, "place", clock.timed(setup.place, clock.placed))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
+SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
+
 
 @dataclass(frozen=True)
 class Train:
@@ -103,7 +105,7 @@ class Train:
         if self.learning_rate is not None:
             peak, scale = self.learning_rate, self.learning_rate / optimizer.peak_learning_rate
             optimizer = replace(optimizer, peak_learning_rate=peak, final_learning_rate=optimizer.final_learning_rate * scale)
-        return TrainConfig(model, data, optimizer, run)
+        return replace(base, model=model, data=data, optimizer=optimizer, run=run)
 
 
 @dataclass(frozen=True)
@@ -118,14 +120,18 @@ class Tokenize:
     """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation."""
+    test: float = 0.0
+    """Fraction that is kept besides, to give results on."""
 
     def run(self) -> None:
         """Tokenize, and say what the folder holds."""
+        from reference.training.config import DataOptions
         from reference.training.corpus import Document, documents
         from reference.training.prepare import cache_folder, tokenizer_for
         from reference.training.shards import write_shards
 
-        tokenizer = tokenizer_for(self.corpus, self.tokenizer, self.held_out, cache_folder())
+        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
+        tokenizer = tokenizer_for(data, cache_folder())
         with progress_shown("documents") as progress:
             done = 0
 
@@ -134,10 +140,10 @@ class Tokenize:
                 done += 1
                 progress(done, 0, document.name)
 
-            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=self.held_out, on_document=_count)
-        for split, name in (("train", "training"), ("held_out", "held out")):
+            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=data.held_out, test=data.test, on_document=_count)
+        for split, number in shards.documents.items():
             tokens = sum(shard.tokens for shard in shards.files[split])
-            print(f"{self.out}, {name}: {tokens:,} tokens of {shards.documents[split]:,} documents")
+            print(f"{self.out}, {SPLITS[split]}: {tokens:,} tokens of {number:,} documents")
 
 
 @dataclass(frozen=True)

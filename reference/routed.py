@@ -59,7 +59,8 @@ class RoutedFeedForward(eqx.Module):
             buffer = jax.vmap(to_slots)(groups, plan).reshape(number, self.config.num_experts, capacity, d_model)
             out = self.experts(buffer).reshape(number, -1, d_model)
             y, dropped = jax.vmap(combine)(out, routing.gates, plan), jax.vmap(lambda plan: plan.dropped_fraction())(plan)
-        routing = dataclasses.replace(routing, metrics=routing.metrics | {"dropped_fraction": dropped})
+        gate = jnp.mean(jnp.sum(jax.lax.stop_gradient(routing.gates), axis=-1), axis=-1)
+        routing = dataclasses.replace(routing, metrics=routing.metrics | {"dropped_fraction": dropped, "gate": gate})
         return reshape(y, x.shape, out=(GROUPS, None, None)), routing
 
     def _drop_none(

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -226,6 +227,17 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
     assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(first["loss_validation"], rel=1e-5)
     assert main(["sample", str(tmp_path / "run"), "--prompt", "document", "--tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("document")
+
+
+def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
+    from commands.training import Train
+    from reference.training.config import TrainConfig, to_toml
+
+    config = TrainConfig()
+    config = replace(config, rl_r=replace(config.rl_r, policy_weight=0.5), s_base=replace(config.s_base, iterations=7))
+    (tmp_path / "config.toml").write_text(to_toml(config))
+    assert Train(config=tmp_path / "config.toml").options() == config
+    assert Train(config=tmp_path / "config.toml", seed=3).options() == replace(config, run=replace(config.run, seed=3))
 
 
 def test_tokenize_writes_shards_that_train_reads(

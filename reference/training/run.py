@@ -74,8 +74,8 @@ def train(
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
     with peers("checkpoints are kept: the same command continues"), stop_on_signals(watcher.on_event) as stop:
-        tokenizer, shards = prepare(config.data.corpus, config.data.tokenizer, config.data.held_out, cache, watcher.on_event)
-        setup = set_up(config, tokenizer.vocabulary, shards)
+        tokenizer, shards = prepare(config.data, cache, watcher.on_event)
+        setup = set_up(config, tokenizer, shards)
         check_alike(f"{config} {data_of(tokenizer, shards)}")
         writes = jax.process_index() == 0
         with locked(folder, watcher.on_event) if writes else nullcontext():
@@ -126,7 +126,8 @@ def _setting(setup: Setup, tokenizer: Tokenizer) -> Setting:
     """What the curves say of all rows."""
     config = setup.config
     corpus = config.data.corpus or "sotu"
-    return Setting(setup.model, config.model.router, config.model.size, config.data.batch, config.run.seed, corpus, tokenizer.name)
+    model, run = config.model, config.run
+    return Setting(setup.model, model.router, model.size, config.data.batch, run.seed, corpus, tokenizer.name, tuple(setup.others))
 
 
 class _Silent:

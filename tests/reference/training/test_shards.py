@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from reference.training.corpus import Document
-from reference.training.shards import INDEX, Shards, TokenStream, open_shards, write_shards
+from reference.training.shards import INDEX, Shards, Split, TokenStream, open_shards, write_shards
 from reference.training.tokenizer import ByteTokenizer
 
 TEXTS = [f"document {i} " * (i % 7 + 1) for i in range(60)]
@@ -23,8 +23,8 @@ def _documents(texts: list[str]) -> Iterator[Document]:
     return (Document(str(i), (text[: len(text) // 2], text[len(text) // 2 :])) for i, text in enumerate(texts))
 
 
-def _split(shards: Shards, split: str) -> list[str]:
-    stream = TokenStream(shards, "train" if split == "train" else "held_out")
+def _split(shards: Shards, split: Split) -> list[str]:
+    stream = TokenStream(shards, split)
     ids = stream.read(0, len(stream))
     ends = np.flatnonzero(ids == BYTES.end)
     return [BYTES.decode(ids[start:end]) for start, end in zip([0, *(ends[:-1] + 1)], ends, strict=True)]
@@ -38,6 +38,18 @@ def test_every_document_is_in_one_split_whole_and_in_order(tmp_path: Path) -> No
     assert [text for text in TEXTS if text in set(held_out)] == held_out
     # 60 documents at 0.2: the number held out is binomial, 12 +- 3.1; 4 standard deviations.
     assert 0 < len(held_out) < 25
+
+
+def test_a_test_split_is_taken_from_what_was_trained_on_and_leaves_the_held_out_documents_alone(tmp_path: Path) -> None:
+    without = write_shards(_documents(TEXTS), BYTES, tmp_path / "without", held_out=0.2)
+    shards = write_shards(_documents(TEXTS), BYTES, tmp_path / "with", held_out=0.2, test=0.3)
+    assert "test" not in without.files
+    assert _split(shards, "held_out") == _split(without, "held_out")
+    train, test = _split(shards, "train"), _split(shards, "test")
+    assert sorted(train + test) == sorted(_split(without, "train"))
+    # Binomial, 18 +- 3.5 of 60; 4 standard deviations.
+    assert 4 <= len(test) <= 32
+    assert open_shards(shards.folder) == shards
 
 
 def test_a_documents_split_depends_on_its_text_and_the_seed_alone(tmp_path: Path) -> None:
@@ -77,7 +89,9 @@ def test_a_failure_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize(("texts", "said"), [([], "no text"), (["", ""], "no text"), (["only one"], "all 1 documents went to")])
+@pytest.mark.parametrize(
+    ("texts", "said"), [([], "no text"), (["", ""], "no text"), (["only one"], "none of 1 documents went to the train split")]
+)
 def test_a_corpus_that_cannot_be_split_is_refused(tmp_path: Path, texts: list[str], said: str) -> None:
     with pytest.raises(InputError, match=said):
         write_shards(_documents(texts), BYTES, tmp_path / "tokens")

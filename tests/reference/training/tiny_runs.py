@@ -27,14 +27,16 @@ def write_corpus(folder: Path) -> Path:
 
 
 def tiny(corpus: Path, **changes: Any) -> TrainConfig:
-    """A run of 12 steps, evaluated every 4 and saved every 3; `changes` go to whichever section has the field.
+    """A run of 12 steps, evaluated every 4 on a test split and the whole corpus too, and saved every 3.
+
+    `changes` go to whichever section has the field.
 
     The learning rate's schedule stays the same for all lengths, so that it need not be compiled anew; `schedule_steps` is its end.
     """
     end = changes.pop("schedule_steps", 100)
     config = TrainConfig(
         ModelOptions("27K", "s-base", experts=4, context=16),
-        DataOptions(str(corpus), held_out=0.2, batch=4),
+        DataOptions(str(corpus), held_out=0.2, test=0.2, also=f"all={corpus}", batch=4),
         OptimizerConfig(initial_learning_rate=1e-4, peak_learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3, steps=end),
         RunOptions(steps=12, evaluate_every=4, evaluation_tokens=500, checkpoint_every=3),
     )

@@ -1,4 +1,4 @@
-"""Peak memory of a training step on this host against its closed form (`reference/memory.py`).
+"""Peak memory of a training step on this host against its closed form (`reference/plan/memory.py`).
 
     uv run python -m benchmarks.memory
 
@@ -30,7 +30,7 @@ import tyro
 
 from benchmarks.common import ROOT, save, show, verdict
 from reference.config import TECHNIQUES, Dtype, ModelConfig, RouterConfig, Size
-from reference.memory import step_memory
+from reference.plan.memory import step_memory
 
 WITHIN = 0.15
 """Largest error of a peak, as a fraction of what XLA says."""

@@ -11,10 +11,10 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reference.host import keep_freed_memory
 from reference.training.batches import Batch
 from reference.training.checkpoint import Checkpoints
 from reference.training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
+from reference.training.host import keep_freed_memory
 from reference.training.loop import Loop, Progress
 from reference.training.prepare import cache_folder, prepare
 from reference.training.records import Records, Setting

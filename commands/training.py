@@ -252,7 +252,7 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
-    print(f"Fit the curves of several runs with: cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"A law takes runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
 
 
 @contextmanager

@@ -95,9 +95,8 @@ def make_problem(
     """
     columns = {name: np.asarray(data[name], dtype=np.float64) for name in law.columns}
     if len(loss) < law.num_parameters:
-        raise NotIdentifiedError(
-            f"law {law.name!r} has {law.num_parameters} parameters and there are {len(loss)} runs: it takes more runs or a smaller law"
-        )
+        there = "there is 1 run" if len(loss) == 1 else f"there are {len(loss)} runs"
+        raise NotIdentifiedError(f"law {law.name!r} has {law.num_parameters} parameters and {there}: it takes more runs or a smaller law")
     return Problem(law, columns, np.log10(loss), objective or SquaredLog(), law.limits(columns, loss))
 
 

@@ -2,6 +2,7 @@
 
     chips.py       the chips as published, and how a slice of them is linked
     request.py     what is asked: a routed layer or a training step, on which chips
+    memory.py      what a step keeps in memory, by closed form
     traffic.py     FLOPs and bytes of a step by closed form
     times.py       the least time of each, of a step, of a run
     outlook.py     all of that together, from closed forms or from a compiled step; none of these imports JAX

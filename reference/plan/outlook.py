@@ -9,9 +9,9 @@ from typing import Any
 
 from reference.errors import ConfigError
 from reference.layout import DATA, EXPERT, GROUPS, MODEL
-from reference.memory import step_memory
 from reference.plan.chips import GIB, Side, Topology
 from reference.plan.compiled import Result, check_on_mesh
+from reference.plan.memory import step_memory
 from reference.plan.request import Request
 from reference.plan.times import RunTotals, StepTime, collective_seconds, run_totals, step_time, utilisation
 from reference.plan.traffic import Step, Traffic, step_traffic

@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from reference.config import ModelConfig
 from reference.count import Flops, expert_slots, flops_per_token, matmul_flops
 from reference.layout import DATA, EXPERT, GROUPS, MODEL
-from reference.memory import Axes, activation_bytes, block_activations, kept_activations, local_parameters, weight_bytes
 from reference.plan.hlo import KINDS
+from reference.plan.memory import Axes, activation_bytes, block_activations, kept_activations, local_parameters, weight_bytes
 
 AXES = (DATA, EXPERT, MODEL)
 

@@ -1,1 +1,1 @@
-"""Training: the optimizer and one step so far."""
+"""Training: from text to a run's folder with its curves; `run.train` is the way in, `sweep` makes grids of it."""

@@ -187,13 +187,13 @@ class Curves:
     """`curves.csv` of one run, written whole each time."""
 
     def __init__(self, path: Path, columns: list[str], *, after: int) -> None:
-        """Take up the file at `path`, if there is one, with its rows up to step `after`."""
+        """Take up the file at `path`, if there is one, with its rows up to step `after`. A first one comes with the first row."""
         self._path, self._columns = path, columns
         self._rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(newline="") as file:
                 self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= after]
-        self._write()
+            self._write()
 
     def append(self, row: dict[str, Any]) -> None:
         """Add a row, unless the file has one for its step. What it does not have, or is None, is an empty cell."""

@@ -16,12 +16,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from common.files import write_atomically
-from reference.host import keep_compiled, keep_freed_memory
 from reference.training.checkpoint import Checkpoints
 from reference.training.config import TrainConfig
 from reference.training.distributed import Processes, check_alike, join, peers
 from reference.training.evaluate import sample
 from reference.training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished, locked
+from reference.training.host import keep_compiled, keep_freed_memory
 from reference.training.loop import Loop, Progress, Watcher
 from reference.training.prepare import prepare
 from reference.training.records import CURVES, Records, Setting, last_loss

@@ -67,7 +67,7 @@ def test_laws_that_the_runs_cannot_identify_are_named_and_the_others_fitted(runs
     one_size = analyse(runs.where("model_size_label == '370M'"), Options(laws=("dense", "per-size", "bilinear", "bounded"), draws=40))
     assert {result.law.name for result in one_size.results} == {"per-size"}
     reasons = {skipped.law: skipped.reason for skipped in one_size.skipped}
-    assert "2 parameters and there are 1 runs" in reasons["dense"]
+    assert "2 parameters and there is 1 run" in reasons["dense"]
     assert "one only of dense_parameter_count" in reasons["bilinear"]
     assert "one only of dense_parameter_count" in reasons["bounded"]
     one_e = analyse(runs.where("num_experts in (1, 8)"), Options(laws=("separable", "bounded"), draws=40, routers=("Hash",)))

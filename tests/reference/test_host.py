@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import pytest
 
-from reference.host import keep_compiled
+from reference.training.host import keep_compiled
 
 OPTIONS = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
 

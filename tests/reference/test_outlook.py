@@ -10,9 +10,9 @@ from cli import main
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.count import training_flops
 from reference.errors import ConfigError
-from reference.memory import step_memory
 from reference.plan.chips import CHIPS, GIB, Side, Topology
 from reference.plan.compiled import Result, from_result
+from reference.plan.memory import step_memory
 from reference.plan.outlook import by_closed_form, by_compiler, rows_of
 from reference.plan.request import Request
 from reference.plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation

@@ -94,7 +94,8 @@ def seed_alone(runs: Runs, router: str, law: str = "bounded", objective: Loss | 
 def by_target(runs: Runs, router: str, law: str = "bounded", objective: Loss | None = None) -> tuple[Variant, ...]:
     """The fit to every loss column there is, at the evaluations of `runs`; a run without that loss there is left out."""
     found: list[Variant] = []
-    for target in (runs.target, *(name for name in LOSSES if name != runs.target and name in runs.columns)):
+    own = [name for name in runs.columns if name.startswith("loss_")]
+    for target in dict.fromkeys((runs.target, *(name for name in LOSSES if name in runs.columns), *own)):
         values = runs.columns[target]
         if values.dtype.kind != "f" or not np.isfinite(values).any():
             continue

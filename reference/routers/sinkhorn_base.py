@@ -28,14 +28,14 @@ from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
 
 
 class SinkhornBaseRouter(AbstractRouter):
-    """S-BASE. `weight` is the bias-free map to the experts' logits, normal with standard deviation 1/sqrt(D) (our choice)."""
+    """S-BASE. `weight` is the bias-free map to the experts' logits, normal with standard deviation `init_scale`/sqrt(D) (our choice)."""
 
     weight: Float[Array, "d_model experts"]
     k: int = eqx.field(static=True)
     options: SinkhornBase = eqx.field(static=True)
 
     def __init__(self, d_model: int, num_experts: int, k: int, options: SinkhornBase, *, key: PRNGKeyArray) -> None:
-        self.weight = jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
+        self.weight = options.init_scale * jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
         self.k = k
         self.options = options
 

@@ -55,6 +55,7 @@ BAD: list[tuple[str, str, Callable[[], object]]] = [
     ("sequences_per_group is 0", "at least 1", lambda: RouterConfig(sequences_per_group=0)),
     ("technique is 'Switch'", "Switch()", lambda: _checked_with(RouterConfig(), technique=Switch)),
     ("Sinkhorn iterations is 1", "at least 2", lambda: SinkhornBase(iterations=1)),
+    ("S-BASE's init_scale is 0", "positive", lambda: SinkhornBase(init_scale=0.0)),
     ("no hash table is called 'mod'", "modulo, random, balanced", lambda: _checked_with(Hash(), table="mod")),
     ("the hash table's seed is -1", "at least 0", lambda: Hash(seed=-1)),
     ("RL-R's policy_weight is nan", "finite", lambda: Reinforce(policy_weight=NAN)),

@@ -6,6 +6,12 @@
     experts = [4, 16]               # likewise k, routing_frequency, seed; a list of one may be its only value
     seed = [0, 1]
 
+    [[grid]]                        # knobs of this grid's runs alone come under a name, which ends theirs and is a column of the curves
+    variant = "bonus"
+    router = "rl-r"
+    [grid.rl_r]
+    entropy_weight = 1e-3
+
     [learning_rate]                 # peak learning rates of some sizes; the final ones are scaled alike
     "60K" = 2e-3
 
@@ -27,6 +33,7 @@ of `cli.py train`).
 
 import itertools
 import math
+import re
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -69,9 +76,10 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     from_table({name: shared[name] for name in OF_ROUTERS.values()}, source)
     runs: dict[str, Run] = {}
     for grid in grids if isinstance(grids, list) else [grids]:
-        for point in _points(_section(grid, f"{source}: grid"), source):
-            config = _config(point, shared, by_size, source)
-            run = Run(name_of(config), config, out)
+        axes, own, variant = _parts(_section(grid, f"{source}: grid"), source)
+        for point in _points(axes, source):
+            config = _config(point, {name: shared[name] | own.get(name, {}) for name in SECTIONS}, by_size, source)
+            run = Run("-".join(filter(None, (name_of(config), variant))), config, out, variant)
             runs.setdefault(run.name, run)
     if not runs:
         raise ConfigError(f"{source}: the grid has no run; a routed one needs 2 experts or more")
@@ -90,9 +98,21 @@ def name_of(config: TrainConfig) -> str:
     return "-".join([*parts, f"seed{config.run.seed}"])
 
 
+def _parts(grid: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], str]:
+    """Of one [grid] its lists, the sections of knobs that are its own, and their name."""
+    known(grid, ["variant", *AXES, *SECTIONS], source, "list, knob or section in [grid]")
+    own = {name: _section(grid[name], f"{source}: grid.{name}") for name in SECTIONS if name in grid}
+    from_table({name: own[name] for name in OF_ROUTERS.values() if name in own}, f"{source}: grid")
+    variant = typed(grid.get("variant", ""), str, f"{source}: grid.variant")
+    if not re.fullmatch("[a-z0-9_.-]*", variant):
+        raise ConfigError(f"{source}: grid.variant is {variant!r}; it is part of a folder's name: small letters, digits and -_.")
+    if own and not variant:
+        raise ConfigError(f"{source}: a [grid] with a section of its own ({', '.join(own)}) needs a name for it: variant")
+    return {axis: grid[axis] for axis in AXES if axis in grid}, own, variant
+
+
 def _points(grid: dict[str, Any], source: str) -> list[dict[str, Any]]:
     """Every combination of the grid's lists; of those that are the same run, the first."""
-    known(grid, list(AXES), source, "list in [grid]")
     kinds = get_type_hints(ModelOptions) | get_type_hints(RunOptions)
     lists: list[list[Any]] = [_list(grid[axis], kinds[axis], f"{source}: grid.{axis}") if axis in grid else [None] for axis in AXES]
     points: dict[tuple[Any, ...], dict[str, Any]] = {}

@@ -15,8 +15,8 @@ def merge(runs: Sequence[Run], path: Path, *, unfinished: bool = False) -> int:
     """Write the curves of the `runs` that are done to `path`, or, `unfinished`, those of all that have any. Returns how many.
 
     `hyper_id` is a run's number in `runs`, so that the same runs are the same bytes, whenever and in whatever order they were trained. A
-    column that only some of the files have, as those of a later version may, is empty for the others. Raises `WorkError` for a file
-    without `hyper_id`.
+    column that only some of the files have, as those of a later version may, is empty for the others. If any run is a variant, there is a
+    column `variant`. Raises `WorkError` for a file without `hyper_id`.
     """
     columns: dict[str, None] = {}
     rows: list[dict[str, str]] = []
@@ -27,7 +27,9 @@ def merge(runs: Sequence[Run], path: Path, *, unfinished: bool = False) -> int:
         found, of_run = _read(run.folder / CURVES)
         merged += bool(of_run)
         columns |= dict.fromkeys(found)
-        rows += [{**row, "hyper_id": str(number)} for row in of_run]
+        rows += [{**row, "hyper_id": str(number)} | ({"variant": run.variant} if run.variant else {}) for row in of_run]
+        if run.variant:
+            columns |= {"variant": None}
     text = io.StringIO()
     writer = csv.DictWriter(text, list(columns), restval="", lineterminator="\n")
     writer.writeheader()

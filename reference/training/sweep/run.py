@@ -38,6 +38,8 @@ class Run:
     config: TrainConfig
     out: Path
     """The sweep's folder."""
+    variant: str = ""
+    """What tells it from the sweep's other runs of the same size, router, experts and seed."""
 
     @property
     def folder(self) -> Path:

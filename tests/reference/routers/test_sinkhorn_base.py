@@ -16,7 +16,7 @@ from router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_thro
 from scipy.optimize import linear_sum_assignment
 
 from reference.config import SinkhornBase
-from reference.routers.sinkhorn_base import balanced_top_k, marginal_error, rounding, sinkhorn
+from reference.routers.sinkhorn_base import SinkhornBaseRouter, balanced_top_k, marginal_error, rounding, sinkhorn
 
 Logits = Float[np.ndarray, "tokens experts"]
 
@@ -192,6 +192,14 @@ def test_the_gradient_is_that_of_the_gates_with_the_experts_held() -> None:
     for one, other in zip(found, expected, strict=True):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-14)  # numbers of size 1, sums of 12
         assert np.abs(other).max() > 0.01
+
+
+def test_logits_start_with_the_standard_deviation_asked_for() -> None:
+    key = jax.random.key(0)
+    plain, wide = (SinkhornBaseRouter(64, 8, 1, SinkhornBase(init_scale=scale), key=key).weight for scale in (1.0, 4.0))
+    np.testing.assert_allclose(wide, 4 * plain, rtol=1e-6)  # float32
+    # Of inputs of variance 1, as the norm makes them, over 64 dimensions; 512 weights: 4 standard errors.
+    assert np.std(plain) * 8 == pytest.approx(1, abs=4 / np.sqrt(2 * 512))
 
 
 def test_training_lets_a_token_see_later_ones_and_evaluation_does_not() -> None:

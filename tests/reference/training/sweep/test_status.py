@@ -1,6 +1,7 @@
 """What is read of runs that others train: progress, the table, and the merged curves."""
 
 import csv
+import dataclasses
 import io
 import json
 from pathlib import Path
@@ -85,6 +86,14 @@ def test_runs_that_are_done_are_merged_in_the_grids_order_and_extra_columns_are_
     assert path.read_text().splitlines() == ["hyper_id,step,loss_validation,later", "0,5,2.6,", "0,10,2.1,", "2,5,2.5,x", "2,10,2.0,x"]
     assert merge(runs, path, unfinished=True) == 3
     assert "1,5,2.9," in path.read_text().splitlines()
+
+
+def test_variants_have_their_name_in_a_column(runs: list[Run], tmp_path: Path) -> None:
+    named = dataclasses.replace(runs[1], variant="short")
+    write_curves(runs[0], {5: 2.6})
+    write_curves(named, {5: 2.5})
+    assert merge([runs[0], named], tmp_path / "curves.csv", unfinished=True) == 2
+    assert (tmp_path / "curves.csv").read_text().splitlines() == ["hyper_id,step,loss_validation,variant", "0,5,2.6,", "1,5,2.5,short"]
 
 
 def test_no_run_gives_no_rows_and_a_file_that_is_no_curves_is_refused(runs: list[Run], tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """A grid's file: which runs it asks for, and what is said of one that cannot be."""
 
 import itertools
+import math
 from pathlib import Path
 from typing import Any
 
@@ -125,12 +126,20 @@ def test_a_routers_own_knobs_are_its_runs_alone() -> None:
     assert (before[1].config.hash.table, after[1].config.hash.table) == ("modulo", "balanced")
 
 
+def test_a_grids_own_knobs_are_its_runs_alone_and_its_name_ends_theirs() -> None:
+    own = "[grid.s_base]\niterations = 3\n[grid.run]\ntokens = 1e5\n"
+    plain, short = runs(f"[[grid]]\nrouter = 's-base'\n[[grid]]\nrouter = 's-base'\nvariant = 'short'\n{own}")
+    assert (plain.name, short.name) == ("107K-s-base-e8-seed0", "107K-s-base-e8-seed0-short")
+    assert (plain.config.s_base.iterations, short.config.s_base.iterations) == (10, 3)
+    assert plain.config.run.steps > short.config.run.steps == math.ceil(1e5 / (32 * 128))
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "there is no [grid]"),
         ("[grid\n", "not TOML"),
-        ("[grid]\nsizes = ['27K']\n", "there is no list in [grid] 'sizes'; there are size, router"),
+        ("[grid]\nsizes = ['27K']\n", "there is no list, knob or section in [grid] 'sizes'; there are variant, size, router"),
         ("[grid]\nsize = ['27K', '61K']\n", "no size is called '61K'"),
         ("[grid]\nsize = []\n", "grid.size is empty"),
         ("[grid]\nrouter = ['base']\n", "grid.router is 'base'; it must be one of 'dense'"),
@@ -149,6 +158,9 @@ def test_a_routers_own_knobs_are_its_runs_alone() -> None:
         ("[grid]\nseed = [0]\n[learning_rate]\n'27K' = 1e-3\n", "learning_rate.27K is of no run; the grid has 107K"),
         ("[grid]\nseed = [0]\n[learning_rate]\n107K = -1\n", "learning_rate.107K is -1"),
         ("grid = 3\n", "grid must be a section"),
+        ("[[grid]]\nseed = [0]\n[grid.s_base]\niterations = 3\n", "(s_base) needs a name for it: variant"),
+        ("[[grid]]\nvariant = 'A/b'\n", "grid.variant is 'A/b'"),
+        ("[[grid]]\nvariant = 'a'\n[grid.rl_r]\niterations = 3\n", "there is no [rl_r] knob 'iterations'"),
         ("learning_rate = 3\n[grid]\nseed = [0]\n", "learning_rate must be a section"),
     ],
 )

@@ -47,7 +47,7 @@ class RoutedFeedForward(eqx.Module):
         inference: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing]:
         """Each token's gated sum over its experts, zero where it was dropped; and the routing of every group."""
-        groups, ids = self._grouped(x), self._grouped(token_id)
+        groups, ids = self._grouped(x, inference), self._grouped(token_id, inference)
         number, tokens, d_model = groups.shape
         keys = None if key is None else jax.vmap(jax.random.fold_in, (None, 0))(key, shard(jnp.arange(number), GROUPS))
         routing = _spread(jax.vmap(lambda x, ids, key: self.router(x, ids, key=key, inference=inference))(groups, ids, keys))
@@ -73,10 +73,10 @@ class RoutedFeedForward(eqx.Module):
         out = self.experts.by_block(buffer, blocks.expert_of_block).reshape(groups.shape[0], -1, groups.shape[-1])
         return jax.vmap(combine)(out, routing.gates, blocks.plan), jax.vmap(lambda plan: plan.dropped_fraction())(blocks.plan)
 
-    def _grouped(self, x: Shaped[Array, "batch context *rest"]) -> Shaped[Array, "groups tokens *rest"]:
-        """Sequences of a group one after the other."""
+    def _grouped(self, x: Shaped[Array, "batch context *rest"], inference: bool) -> Shaped[Array, "groups tokens *rest"]:
+        """Sequences of a group one after the other. In evaluation a batch that does not come out even has a group for each."""
         per_group = self.config.sequences_per_group
-        if per_group == 1:
+        if per_group == 1 or inference and x.shape[0] % per_group:
             return x
         if x.shape[0] % per_group:
             fix = "make the batch a multiple of it"

@@ -101,9 +101,9 @@ def sample(
 
     The last `context` tokens are read anew for each: plain, and fast enough for small models.
     """
-    context, router, mesh = model.config.context, model.config.router, jax.sharding.get_abstract_mesh()
-    # On a mesh a batch is spread over devices, and a routed one comes in whole groups: so all of its rows are the same text.
-    rows = (router.sequences_per_group if router else 1) * (1 if mesh.empty else math.prod(mesh.shape[axis] for axis in GROUPS))
+    context, mesh = model.config.context, jax.sharding.get_abstract_mesh()
+    # On a mesh a batch is spread over devices, so all of its rows are the same text.
+    rows = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in GROUPS)
 
     @jax.jit
     def _next(

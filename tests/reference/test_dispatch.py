@@ -251,6 +251,17 @@ def test_a_batch_that_does_not_make_whole_groups_is_refused_in_a_line() -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.usefixtures("x64")
+def test_in_evaluation_a_sequence_is_the_same_alone_as_in_a_group() -> None:
+    layer = a_layer(RouterConfig(SinkhornBase(), 4, sequences_per_group=2))
+    x, ids = _batch(2, CONTEXT)
+    together, routing = run(layer, x, ids, inference=True)
+    alone, of_one = run(layer, x[:1], ids[:1], inference=True)
+    # Products over other buffers: rounding of float64.
+    np.testing.assert_allclose(alone[0], together[0], rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(of_one.experts.ravel(), routing.experts.ravel()[:CONTEXT])
+
+
 @pytest.mark.parametrize("technique", TECHNIQUES)
 def test_a_routed_feedforward_costs_its_buffers_and_at_most_five_percent_more(technique: str) -> None:
     # 16 D^2 for each of the E*C rows, against all matrix products and against XLA's count of the compiled forward pass. The rest is router,

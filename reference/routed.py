@@ -76,7 +76,7 @@ class RoutedFeedForward(eqx.Module):
     def _grouped(self, x: Shaped[Array, "batch context *rest"], inference: bool) -> Shaped[Array, "groups tokens *rest"]:
         """Sequences of a group one after the other. In evaluation a batch that does not come out even has a group for each."""
         per_group = self.config.sequences_per_group
-        if per_group == 1 or inference and x.shape[0] % per_group:
+        if per_group == 1 or (inference and x.shape[0] % per_group):
             return x
         if x.shape[0] % per_group:
             fix = "make the batch a multiple of it"

@@ -129,6 +129,7 @@ def group_metrics(
     metrics = {
         "load_max_over_mean": float(router.num_experts * fractions.max()),
         "dropped_fraction": 1 - int(kept.sum()) / kept.size,
+        "gate": float(routing.gates.sum() / tokens),
         "entropy": entropy(fractions) if routing.logits is None else sum(entropy(softmax(row)) for row in routing.logits) / tokens,
     }
     if routing.log_plan is not None:

@@ -4,6 +4,9 @@ A checkpoint holds weights, optimizer state and step number as arrays by name, t
 keys of a step follow from the seed and its number.
 """
 
+import logging
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +71,8 @@ def read_checkpoint(folder: Path, step: int | None, like: TrainState) -> tuple[T
     """
     steps: list[int] = []
     if folder.is_dir():
-        manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True, step_prefix="step"))
+        with _quiet():
+            manager = _manager(folder, ocp.CheckpointManagerOptions(read_only=True, step_prefix="step"))
         steps = sorted(manager.all_steps())
         if steps and (step is None or step in steps):
             return restored(manager, steps[-1] if step is None else step, like, folder)
@@ -104,6 +108,18 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
         for kind in kinds:
             registry.add(item, kind, handler)
     return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)
+
+
+@contextmanager
+def _quiet() -> Generator[None]:
+    """Without Orbax's warnings that a folder which is to be read only will be."""
+    logger = logging.getLogger("absl")
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
 
 
 _FIX = "use the options of its run"

@@ -21,7 +21,7 @@ from reference.transformer import Transformer
 BATCH, CONTEXT, EXPERTS, LAYERS = 4, 6, 4, 2
 SIZE = Size(d_model=8, num_blocks=LAYERS, num_heads=1, kqv_size=4)
 
-COMMON = {"load_max_over_mean", "entropy", "dropped_fraction", "dead_experts"}
+COMMON = {"load_max_over_mean", "entropy", "dropped_fraction", "gate", "dead_experts"}
 METRICS: dict[str, set[str]] = {
     "dense": set(),
     "s-base": COMMON | {"marginal_error"},

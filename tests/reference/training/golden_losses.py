@@ -32,7 +32,7 @@ def fingerprint() -> dict[str, Any]:
 def losses(router: str, folder: Path, **request: Any) -> list[float]:
     """Of 100 steps; `request` as `Started` takes it, with `mesh`."""
     mesh = request.pop("mesh", "data=1")
-    config = tiny(folder / "corpus", router=router, mesh=mesh, steps=100, evaluate_every=100, checkpoint_every=100)
+    config = tiny(folder / "corpus", router=router, mesh=mesh, test=0.0, also="", steps=100, evaluate_every=100, checkpoint_every=100)
     run = Started(config, folder / f"golden-{router}-{mesh}", folder, **request)
     found = {event["step"]: event["loss"] for event in run.finish() if "loss" in event}
     assert list(found) == list(range(1, 101)), run.stderr()

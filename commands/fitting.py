@@ -18,7 +18,7 @@ class Curves:
     """Which runs to read, and which of their columns and rows to use."""
 
     curves: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CURVES.csv ...")] = ()
-    """Curves files (.csv, .csv.gz; - for standard input). None: the embedded simulated runs."""
+    """Curves files (.csv, .csv.gz; - for standard input). None: the embedded small runs, or, for reproduce, simulated ones."""
     target: str = "loss_validation"
     """The loss column to fit."""
     step: int | None = None
@@ -28,12 +28,12 @@ class Curves:
     columns: str = ""
     """Your headers for our columns, such as loss=val_loss,N=params."""
 
-    def load(self) -> "Runs":
-        """The runs asked for."""
+    def load(self, *, simulated: bool = False) -> "Runs":
+        """The runs asked for; of the embedded ones those that were trained, or the `simulated` ones."""
         from fit.load.runs import load_runs, parse_columns
-        from golden import simulated_curves
+        from golden import simulated_curves, small_curves
 
-        source = list(self.curves) or [str(simulated_curves())]
+        source = list(self.curves) or [str(simulated_curves() if simulated else small_curves())]
         runs = load_runs(source, target=self.target, step=self.step, columns=parse_columns(self.columns) if self.columns else None)
         return runs.where(self.where) if self.where else runs
 
@@ -132,7 +132,8 @@ class Reproduce:
         from fit.analysis import PAPER_LAWS
         from fit.studies.reproduce import reproduce, reproduce_document, reproduce_json
 
-        runs = self.runs.load()
+        # The published figures are of large runs: small ones would be beside the point.
+        runs = self.runs.load(simulated=True)
         with progress_shown() as progress:
             found = reproduce(runs, self.how.options(PAPER_LAWS), progress)
         finish(self.output, "reproduce", lambda: reproduce_json(found), lambda: reproduce_document(found))

@@ -1,9 +1,28 @@
-"""Independent references, made by committed scripts with fixed seeds: simulated curves with a known law, and an oracle's outputs."""
+"""References that others are held to: small runs that were really trained, simulated curves with a known law, and an oracle's outputs."""
 
 from importlib.resources import files
 from pathlib import Path
 
 
+def small_curves() -> Path:
+    """Path of the embedded runs: small ones, trained by `cli.py sweep golden/grid.toml` (see `golden/README.md`)."""
+    return _path("small_curves.csv")
+
+
+def small_variants() -> Path:
+    """Path of the same routers' runs in other forms (`golden/variants.toml`), which `variant` names."""
+    return _path("small_variants.csv")
+
+
+def small_choices() -> Path:
+    """Path of what the choices of the trained routers say of the text, written by `benchmarks.small_choices`."""
+    return _path("small_choices.json")
+
+
 def simulated_curves() -> Path:
-    """Path of the embedded simulated runs (see `golden.simulate`), in the release's columns plus `simulated`."""
-    return Path(str(files(__name__) / "simulated_curves.csv"))
+    """Path of the simulated runs (see `golden.simulate`), in the release's columns plus `simulated`."""
+    return _path("simulated_curves.csv")
+
+
+def _path(name: str) -> Path:
+    return Path(str(files(__name__) / name))

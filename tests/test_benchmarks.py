@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -43,3 +44,22 @@ def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
     found = json.loads(figures.read_text())
     assert found["tokens"] == 16
     assert [{side: len(taken) for side, taken in turn.items()} for turn in found["32"]["seconds"]] == [{"scan": 1, "unrolled": 1}] * 2
+
+
+def test_mutual_information_is_counted_and_shuffling_keeps_what_each_class_has() -> None:
+    from benchmarks.small_choices import conditional, entropy, mutual, shuffled_within
+
+    token = np.repeat([0, 1, 2, 3], 100)
+    expert = token // 2
+    assert entropy(token) == pytest.approx(2)
+    # Half of the token's two bits; nothing of a third that goes through its values evenly.
+    assert mutual(expert, token) == pytest.approx(1)
+    following = np.tile([0, 1], 200)
+    assert mutual(expert, following) == pytest.approx(0, abs=1e-12)
+    # Where the token is known, a table says nothing more; the next token itself says all.
+    assert conditional(expert, following, token) == pytest.approx(0, abs=1e-12)
+    assert conditional(following, following, token) == pytest.approx(1)
+    shuffled = shuffled_within(following, token)
+    assert not np.array_equal(shuffled, following)
+    for value in range(4):
+        assert sorted(shuffled[token == value]) == sorted(following[token == value])

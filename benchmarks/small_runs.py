@@ -1,0 +1,95 @@
+"""What the laws say of runs small enough for two cores, beside what they say of the released ones: writes docs/small_runs.md.
+
+    uv run python -m benchmarks.small_runs
+
+Every figure on the page comes from this command: its tables and figures from `golden/small_curves.csv`, `golden/small_variants.csv`,
+`golden/small_choices.json` and the release; its words are in `benchmarks.small_runs_page`.
+"""
+
+import csv
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tyro
+
+from benchmarks.common import RELEASE, ROOT
+from benchmarks.small_runs_page import page
+from benchmarks.small_runs_tables import Scale, Sources
+from commands.shared import progress_shown
+from common.errors import InputError
+from common.files import write_atomically
+from fit.analysis import ALL_LAWS, Options, Point
+from fit.load.runs import Runs, load_runs
+from fit.show.document import Document, Figure, Table
+from fit.show.figures.style import to_svg
+from fit.show.render.markdown import to_markdown
+from fit.studies.compare import compare, compare_json
+from golden import small_choices, small_curves, small_variants
+
+
+@dataclass(frozen=True)
+class Arguments:
+    """The page on small runs."""
+
+    curves: Path = field(default_factory=small_curves)
+    """The small runs."""
+    variants: Path = field(default_factory=small_variants)
+    """Other forms of their routers."""
+    choices: Path = field(default_factory=small_choices)
+    """What their choices say."""
+    release: Path = RELEASE
+    """The released curves."""
+    out: Path = ROOT / "docs"
+    """Folder of the page: small_runs.md, small_runs.json and figures."""
+    draws: int = 1000
+    """Bootstrap draws of every fit."""
+    target: str = "loss_test"
+    """Loss of the small runs that the laws are fitted to."""
+
+
+def main(arguments: Arguments) -> None:
+    """Fit both sets of runs and write the page."""
+    ours, release = load_runs(arguments.curves, target=arguments.target), load_runs(arguments.release)
+    variants, choices = load_runs(arguments.variants, target=arguments.target), json.loads(arguments.choices.read_text())
+    with progress_shown("fits") as progress:
+        small = compare(ours, Options(ALL_LAWS, draws=arguments.draws, points=points_of(ours)), progress)
+        large = compare(release, Options(ALL_LAWS, draws=arguments.draws, points=points_of(release)), progress, other_choices=False)
+    document = page(Sources(Scale("ours", small), Scale("release", large), variants, watched(arguments.variants), choices))
+    kept = ("findings", "scores", "rankings", "answers", "agreements")
+    records = {name: compare_json(found) for name, found in (("ours", small), ("release", large))}
+    write(document, arguments.out, {name: {key: record[key] for key in kept} for name, record in records.items()})
+
+
+def watched(path: Path) -> list[dict[str, str]]:
+    """The evaluations of the runs that were evaluated often."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [row for row in csv.DictReader(file) if row["variant"] == "watched"]
+
+
+def points_of(runs: Runs) -> tuple[Point, ...]:
+    """Every size of the runs with 8 and with 64 experts."""
+    sizes = np.unique(runs.numeric("dense_parameter_count"))
+    return tuple(Point(float(size), experts) for experts in (8.0, 64.0) for size in sizes)
+
+
+def write(document: Document, folder: Path, record: Mapping[str, Any]) -> None:
+    """The page, its figures and its numbers."""
+    for section in document.sections:
+        for block in section.blocks:
+            if isinstance(block, Figure):
+                write_atomically(folder / "figures" / f"{block.name}.svg", to_svg(block.draw()))
+    tables = [vars(block) for section in document.sections for block in section.blocks if isinstance(block, Table)]
+    write_atomically(folder / "small_runs.json", json.dumps({**record, "tables": tables}, ensure_ascii=False, allow_nan=False) + "\n")
+    write_atomically(folder / "small_runs.md", to_markdown(document))
+
+
+if __name__ == "__main__":
+    try:
+        main(tyro.cli(Arguments))
+    except InputError as error:
+        sys.exit(f"error: {error}")

@@ -70,7 +70,7 @@ def test_runs_come_from_standard_input_as_well(release: Path) -> None:
         (["fit", "--draws", "-1"], "draws"),
         (["fit", "--level", "95"], "level"),
         (["fit", "--where", "num_experts == 1", "--law", "bounded"], "all dense"),
-        (["fit", "--where", "num_experts == 64", "--law", "bounded"], "one only of num_experts"),
+        (["fit", "--where", "num_experts == 8", "--law", "bounded"], "one only of num_experts"),
     ],
     ids=lambda value: " ".join(value[1:]).replace(str(ROOT), "FOLDER") if isinstance(value, list) else "",
 )

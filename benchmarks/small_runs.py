@@ -3,7 +3,7 @@
     uv run python -m benchmarks.small_runs
 
 Every figure on the page comes from this command: its tables and figures from `golden/small_curves.csv`, `golden/small_variants.csv`,
-`golden/small_choices.json` and the release; its words are in `benchmarks.small_runs_page`.
+`golden/small_choices.json` and the release; its words are in `small_runs.template.md` beside this.
 """
 
 import csv

@@ -86,9 +86,15 @@ def _of(scale: Scale) -> SimpleNamespace:
         wins64=_wins(scale, 64.0),
         alpha=estimate(dense.coefficients["alpha_N"]),
         dense_rmse=f"{100 * np.log(10) * dense.fit.rmse_log10:.2g} %",
-        bounded_error=tables.predicted(scale, "bounded").split(", ")[1],
+        too_low=_too_low(scale, "bounded"),
         noise="" if noise is None else f"{100 * np.log(10) * noise.sd_log10:.2g} %",
     )
+
+
+def _too_low(scale: Scale, law: str) -> str:
+    """By how many nats the law puts the largest size too low, on average."""
+    found = tables.largest_predicted(scale, law)
+    return "nan" if found is None else f"{-found.mean_error:.3f}"
 
 
 def _wins(scale: Scale, e: float) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fit.analysis import Estimate, Result
-from fit.assess.held_out import pooled
+from fit.assess.held_out import Score, pooled
 from fit.assess.lack_of_fit import SeedNoise, seed_noise
 from fit.load.grid import canonical
 from fit.load.runs import Runs
@@ -139,20 +139,12 @@ def coefficients(scales: Sequence[Scale]) -> Table:
 def interactions(scales: Sequence[Scale]) -> Table:
     """c under every law that has it."""
     laws = ("bilinear", "bounded", "floor-interaction", "bounded-floor-interaction")
-    rows = [
-        (
-            f"{router}, {scale.name}",
-            *(c_of(scale, router, law) for law in laws),
-        )
-        for router in ROUTERS
-        for scale in scales
-    ]
+    rows = [(f"{router}, {scale.name}", *(_c(scale, router, law) for law in laws)) for router in ROUTERS for scale in scales]
     note = "c > 0: what experts take off ln L shrinks with N. The last two laws have a floor, a loss that no size goes below."
     return Table("The interaction c under four laws", ("runs", *laws), tuple(rows), note)
 
 
-def c_of(scale: Scale, router: str, law: str) -> str:
-    """c and its interval; empty if the law could not be fitted."""
+def _c(scale: Scale, router: str, law: str) -> str:
     found = scale.result(router, law)
     return "not identified" if found is None else estimate(found.coefficients["c"])
 
@@ -181,7 +173,7 @@ def predictions(scales: Sequence[Scale]) -> Table:
     laws = dict.fromkeys(candidate.law for scale in scales for candidate in scale.comparison.candidates)
     rows: list[tuple[str, ...]] = []
     for law in laws:
-        cells = [predicted(scale, law) for scale in scales]
+        cells = [_score_cell(largest_predicted(scale, law)) for scale in scales]
         if any(cells):
             rows.append((law, *cells))
     note = (
@@ -191,8 +183,8 @@ def predictions(scales: Sequence[Scale]) -> Table:
     return Table("The largest size predicted from the others", ("law", *(scale.name for scale in scales)), tuple(rows), note)
 
 
-def predicted(scale: Scale, law: str) -> str:
-    """The error of the largest size as predicted from all smaller ones: relative, mean in nats, and how many runs are inside."""
+def largest_predicted(scale: Scale, law: str) -> Score | None:
+    """How well the law, fitted to all smaller sizes, predicts the largest; None if no router's runs say."""
     largest = max(scale.sizes())
     steps = [
         step
@@ -201,7 +193,10 @@ def predicted(scale: Scale, law: str) -> str:
         for step in candidate.roll_out[-1:]
         if step.size == largest
     ]
-    found = pooled(steps)
+    return pooled(steps)
+
+
+def _score_cell(found: Score | None) -> str:
     if found is None:
         return ""
     covered = "" if found.covered is None else f", {found.covered} of {found.runs}"
@@ -210,22 +205,20 @@ def predicted(scale: Scale, law: str) -> str:
 
 def paired_gains(ours: Scale) -> Table:
     """Dense loss less routed loss by seed, with the standard deviations of losses and of gains between seeds."""
-    runs, rows = ours.runs, []
-    loss_spread: list[Float[np.ndarray, "seeds"]] = []
-    gain_spread: list[Float[np.ndarray, "seeds"]] = []
+    runs, noise = ours.runs, ours.noise()
+    rows: list[tuple[str, ...]] = []
+    spread: list[Float[np.ndarray, "seeds"]] = []
     for n, e in _repeated(runs):
         dense = np.array([loss_at(runs, "Dense", n, 1, seed=seed) for seed in (0, 1, 2)])
-        loss_spread.append(dense - dense.mean())
         for router in ROUTERS:
             routed = np.array([loss_at(runs, router, n, e, seed=seed) for seed in (0, 1, 2)])
             gains = dense - routed
-            loss_spread.append(routed - routed.mean())
-            gain_spread.append(gains - gains.mean())
+            spread.append(gains - gains.mean())
             rows.append((f"{count(n)}, E={e:g}, {router}", *(f"{gain:.4f}" for gain in gains), f"{gains.mean():.4f}"))
-    spreads = {"loss": loss_spread, "gain": gain_spread}
     # Each spread of three seeds about their mean leaves two degrees of freedom.
-    sd = {name: float(np.sqrt(np.sum(np.square(parts)) / (2 * len(parts)))) for name, parts in spreads.items()}
-    note = f"Standard deviation between seeds, pooled: {sd['loss']:.4f} of a loss, {sd['gain']:.4f} of a gain."
+    of_gains = float(np.sqrt(np.sum(np.square(spread)) / (2 * len(spread))))
+    of_losses = float("nan") if noise is None else noise.sd_nats
+    note = f"Standard deviation between seeds, pooled: {of_losses:.4f} of a loss, {of_gains:.4f} of a gain."
     return Table("Gains by seed, nats per byte", ("model", "seed 0", "seed 1", "seed 2", "mean"), tuple(rows), note)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
+"""What people call the splits of a corpus."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ tokenizer.model   if the tokenizer is not bytes
 checkpoints/      `checkpoint.py`
 metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `records.py`, a row per evaluation, for `fit`
-choices/          `records.py`, what the newest evaluations' tokens chose, for the next to be compared with
+choices/          `choices.py`, what the tokens of each evaluation chose, for the next to be compared with
 tensorboard/      `tensorboard.py`, the same records, if asked for
 sample.txt        written last of all: a folder that has it holds a run that is done
 """

@@ -7,7 +7,7 @@ from common.errors import InputError
 from fit.analysis import ALL_LAWS, DENSE_ROUTER, PAPER_LAWS, POOLED, Options, Point, analyse, default_points, short_count
 from fit.errors import NotIdentifiedError
 from fit.load.runs import Runs, load_runs
-from golden import simulated_curves
+from golden import simulated_curves, small_curves
 
 QUICK = Options(draws=40)
 
@@ -103,6 +103,10 @@ def test_what_is_not_there_is_refused_with_what_is(runs: Runs) -> None:
 
 def test_default_points_are_the_papers_example_and_the_ends_of_the_runs(runs: Runs) -> None:
     assert [point.label for point in default_points(runs)] == ["5M/E=128", "16.5M/E=64", "1.31B/E=64"]
+
+
+def test_the_papers_example_is_left_out_where_all_runs_are_far_from_it() -> None:
+    assert [point.label for point in default_points(load_runs(small_curves()))] == ["6.78k/E=64", "240k/E=64"]
 
 
 def test_counts_are_written_as_people_write_them() -> None:

@@ -3,6 +3,8 @@
 import csv
 import math
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ from reference.training.sweep.grid import read_grid
 from reference.training.tokenizer import ByteTokenizer
 
 HERE = Path(__file__).parents[2] / "golden"
+DOCS = HERE.parent / "docs"
 
 
 @pytest.mark.parametrize(("grid", "curves"), [("grid.toml", small_curves()), ("variants.toml", small_variants())])
@@ -50,7 +53,16 @@ def test_the_grid_is_as_wide_as_a_law_needs() -> None:
 
 
 def test_the_page_is_of_these_runs() -> None:
-    page = (HERE.parent / "docs" / "small_runs.md").read_text(encoding="utf-8")
+    page = (DOCS / "small_runs.md").read_text(encoding="utf-8")
     assert f"- {len(load_runs(small_curves()).loss)} models of" in page
     for name in re.findall(r"\]\((figures/[^)]*)\)", page):
-        assert (HERE.parent / "docs" / name).read_text(encoding="utf-8").startswith("<?xml")
+        assert (DOCS / name).read_text(encoding="utf-8").startswith("<?xml")
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("release")
+def test_the_committed_command_writes_the_committed_page(tmp_path: Path) -> None:
+    subprocess.run(
+        [sys.executable, "-m", "benchmarks.small_runs", "--out", str(tmp_path)], cwd=DOCS.parent, capture_output=True, check=True
+    )
+    assert (tmp_path / "small_runs.md").read_text(encoding="utf-8") == (DOCS / "small_runs.md").read_text(encoding="utf-8")

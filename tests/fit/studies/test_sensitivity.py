@@ -10,7 +10,7 @@ from fit.load.runs import Runs, load_runs
 from fit.load.schema import LOSSES
 from fit.solver.losses import Huber, Squared, SquaredLog
 from fit.studies.sensitivity import Variant, by_choice, by_step, by_target, load_steps, refitted, sensitivity_table
-from golden import simulated_curves
+from golden import simulated_curves, small_curves
 from golden.simulate import PUBLISHED
 
 STEPS = (10_000, 100_000, 240_000)
@@ -61,6 +61,11 @@ def test_all_six_losses_of_the_release_can_be_fitted(runs: Runs) -> None:
     # Empty cells are left out, not imputed: of 62 runs some have no other loss at their last evaluation.
     assert found(variants, "loss_validation").runs == 62
     assert 56 <= min(variant.runs for variant in variants) < 62
+
+
+def test_a_loss_column_of_ones_own_is_fitted_as_the_releases_are() -> None:
+    variants = by_target(load_runs(small_curves()), "Hash", "separable")
+    assert {variant.choice for variant in variants} == {"loss_validation", "loss_test", "loss_bible", "loss_code"}
 
 
 def test_steps_read_at_once_are_those_loaded_one_by_one(release: Path, runs: Runs) -> None:

@@ -24,6 +24,7 @@ from reference.training.config import TrainConfig
 from reference.training.corpus import documents
 from reference.training.folder import locked
 from reference.training.load import evaluate_run, load_run, sample_run
+from reference.training.records import Curves
 from reference.training.run import Outcome, Progress, train
 from reference.training.shards import write_shards
 from reference.training.texts import text_batches
@@ -118,6 +119,13 @@ def test_a_row_of_the_curves_has_the_other_texts_losses_and_what_the_routers_did
     assert rows[0]["router_changed"] == ""
     assert all(0 < float(row["router_changed"]) < 1 for row in rows[1:])
     assert load_runs(routed / "curves.csv", target="loss_test").loss.tolist() == [splits[0]]
+
+
+def test_a_run_without_an_evaluation_has_no_curves_yet(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "curves.csv", ["step", "loss_validation", "loss_test"], after=0)
+    assert not (tmp_path / "curves.csv").exists()
+    curves.append({"step": 4, "loss_validation": 2.5})
+    assert (tmp_path / "curves.csv").read_text() == "step,loss_validation,loss_test\n4,2.5,\n"
 
 
 def test_the_fraction_of_changed_choices_is_counted_over_tokens_that_have_a_target(tmp_path: Path) -> None:

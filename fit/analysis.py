@@ -16,7 +16,7 @@ from fit.assess.identify import FitWarning, warnings_for
 from fit.epc import cutoff_quantity, epc_quantity, expert_slope, has_cutoff, has_epc, size_slope
 from fit.errors import NotIdentifiedError
 from fit.intervals.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
-from fit.laws import CATALOGUE, Law, law_named, per_size
+from fit.laws import CATALOGUE, DENSE_LAWS, Law, law_named, per_size
 from fit.load.grid import canonical, routers
 from fit.load.runs import Runs
 from fit.solver.losses import Loss, SquaredLog
@@ -25,7 +25,7 @@ from fit.solver.solve import Fit, fit_law
 PAPER_LAWS = ("dense", "per-size", "separable", "bilinear", "bounded", "utilisation")
 """The laws of the paper, in its order: what a plain `fit` fits."""
 
-ALL_LAWS = ("dense", "per-size", *(name for name in CATALOGUE if name != "dense"))
+ALL_LAWS = (*DENSE_LAWS, "per-size", *(name for name in CATALOGUE if name not in DENSE_LAWS))
 """Every law there is."""
 
 DENSE_ROUTER = "Dense"
@@ -151,19 +151,26 @@ def analyse(runs: Runs, options: Options, progress: Callable[[int, int, str], No
 
 
 def _jobs(runs: Runs, options: Options) -> list[tuple[str, str]]:
-    """Router and law of every fit, those of one router together; the dense law stands on its own, the pooled one last."""
+    """Router and law of every fit, those of one router together; the dense laws stand on their own, the pooled one last."""
     there = routers(runs)
     for name in options.routers:
         if name not in there:
             raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none'}")
     chosen = options.routers or there
-    jobs = [(DENSE_ROUTER, "dense")] if "dense" in options.laws else []
-    jobs += [(router, law) for router in chosen for law in options.laws if law != "dense"]
+    jobs = router_jobs(chosen, options.laws)
     if "utilisation" in options.laws and len(chosen) > 1:
         jobs.append((POOLED, "utilisation"))
     if not jobs:
-        raise InputError(f"nothing to fit: the runs are all dense, and of the laws asked for ({', '.join(options.laws)}) none is `dense`")
+        raise InputError(
+            f"nothing to fit: the runs are all dense, and of the laws asked for ({', '.join(options.laws)}) none is of dense runs"
+        )
     return jobs
+
+
+def router_jobs(chosen: Sequence[str], laws: Sequence[str]) -> list[tuple[str, str]]:
+    """Router and law of every fit: the dense laws once, on the dense runs, and the others for each router of `chosen`."""
+    jobs = [(DENSE_ROUTER, law) for law in laws if law in DENSE_LAWS]
+    return jobs + [(router, law) for router in chosen for law in laws if law not in DENSE_LAWS]
 
 
 def _what_can_be_fitted(runs: Runs, options: Options) -> str:

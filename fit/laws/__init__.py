@@ -4,7 +4,7 @@ from collections.abc import Mapping
 
 from common.errors import InputError
 from fit.laws.dense import DENSE
-from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, FLOOR, FLOOR_INTERACTION
+from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, DENSE_FLOOR, FLOOR, FLOOR_INTERACTION
 from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features
 from fit.laws.log_linear import BILINEAR, BOUNDED, SEPARABLE
 from fit.laws.per_size import per_size
@@ -14,6 +14,7 @@ CATALOGUE: Mapping[str, Law] = {
     law.name: law
     for law in (
         DENSE,
+        DENSE_FLOOR,
         SEPARABLE,
         BILINEAR,
         BOUNDED,
@@ -25,6 +26,9 @@ CATALOGUE: Mapping[str, Law] = {
     )
 }
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
+
+DENSE_LAWS = (DENSE.name, DENSE_FLOOR.name)
+"""Those of the dense runs alone."""
 
 
 def law_named(name: str) -> Law:
@@ -41,6 +45,8 @@ __all__ = [
     "BOUNDED_FLOOR_INTERACTION",
     "CATALOGUE",
     "DENSE",
+    "DENSE_FLOOR",
+    "DENSE_LAWS",
     "FLOOR",
     "FLOOR_INTERACTION",
     "SEPARABLE",

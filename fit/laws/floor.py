@@ -22,6 +22,11 @@ def _log_experts(theta: Theta, data: Data, saturating: bool) -> Inexact[np.ndarr
     return log_saturate(e, theta[..., 1:2], theta[..., 2:3]) if saturating else np.log(e)
 
 
+def _floor_bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
+    del data
+    return ((0.0, _HIGHEST_FLOOR * float(loss.min())),)
+
+
 def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interaction: bool) -> Law:
     shapes = (_FLOOR, E_START, RHO) if saturating else (_FLOOR,)
 
@@ -39,9 +44,7 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         return np.concatenate(values, axis=-1)
 
     def _bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
-        del data
-        highest = _HIGHEST_FLOOR * float(loss.min())
-        return ((0.0, highest), *((shape.low, shape.high) for shape in shapes[1:]))
+        return (*_floor_bounds(data, loss), *((shape.low, shape.high) for shape in shapes[1:]))
 
     exponents = ("a", "b", "c") if interaction else ("a", "b")
     return Law(
@@ -75,4 +78,32 @@ BOUNDED_FLOOR_INTERACTION = _floor_law(
     "L = L_0 + C N^-a Ê^-b N^(c ln Ê)",
     saturating=True,
     interaction=True,
+)
+
+
+def _dense_features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
+    x = np.log(data["dense_parameter_count"])
+    return stack_features(theta, (x, np.ones_like(x)))
+
+
+def _dense_report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch 3"]:
+    return np.stack([theta[..., 0], np.exp(beta[..., 1]), -beta[..., 0]], axis=-1)
+
+
+DENSE_FLOOR = Law(
+    name="dense-floor",
+    title="Dense power law with a floor",
+    formula="L = L_0 + C N^-a",
+    source="not the paper's: its dense baseline with an irreducible floor; Hoffmann et al. 2022, Eq. 2, at one number of tokens",
+    columns=("dense_parameter_count",),
+    coefficients=("a", "ln_C"),
+    features=_dense_features,
+    shapes=(_FLOOR,),
+    link=FloorLink(),
+    parameters=("L_0", "C", "a"),
+    report=_dense_report,
+    units={"L_0": "nats per token", "C": "nats per token"},
+    signs={"a": 1},
+    bounds=_floor_bounds,
+    roles=Roles(base=float(np.e), size=0),
 )

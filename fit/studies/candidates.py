@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.analysis import DENSE_ROUTER, Options, Result, Skipped, fit_runs, law_for
+from fit.analysis import Options, Result, Skipped, fit_runs, law_for, router_jobs
 from fit.assess.held_out import RollOutStep, leave_one_out, roll_out
 from fit.assess.lack_of_fit import aicc
 from fit.intervals.student import t_quantile
@@ -109,12 +109,11 @@ def equal_factor(errors: int) -> float:
 def fit_candidates(
     runs: Runs, routers: Sequence[str], options: Options, progress: Callable[[int, int, str], None] | None = None
 ) -> tuple[tuple[Candidate, ...], tuple[Skipped, ...]]:
-    """Fit and score every law asked for on every router's canonical runs, Eq. 2 included; the dense law on the dense runs.
+    """Fit and score every law asked for on every router's canonical runs, Eq. 2 included; the dense laws on the dense runs.
 
     A law that the runs cannot identify is among the skipped, with the reason.
     """
-    jobs = [(DENSE_ROUTER, "dense")] if "dense" in options.laws else []
-    jobs += [(router, law) for router in routers for law in options.laws if law != "dense"]
+    jobs = router_jobs(routers, options.laws)
     outcomes: list[Candidate | Skipped] = []
     with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1) or 1) as pool:
         for job, outcome in zip(jobs, pool.map(lambda job: _candidate(runs, options, *job), jobs), strict=True):

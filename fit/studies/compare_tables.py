@@ -6,6 +6,7 @@ import numpy as np
 
 from fit.analysis import short_count
 from fit.assess.held_out import RollOutStep, Score, pooled
+from fit.laws import DENSE_LAWS
 from fit.load.schema import E
 from fit.show.display import count, estimate, listing, many, percent
 from fit.show.document import Table
@@ -198,6 +199,7 @@ def findings(
     found += [_shrinking(a) for a in agreements if a.question == SHRINKS]
     found += [_ranked(ranking) for ranking in rankings.values()]
     found += _extrapolating(candidates, rankings, level)
+    found += _dense_floor(candidates)
     return tuple(found)
 
 
@@ -257,6 +259,19 @@ def _ranked(ranking: Ranking) -> str:
     if "bounded" in ranking.laws and "bounded" not in ranking.equal:
         text += f"; the paper's law, bounded, errs {ranking.scores['bounded'] / ranking.scores[ranking.best]:.1f} times as much"
     return f"{text}."
+
+
+def _dense_floor(candidates: Sequence[Candidate]) -> list[str]:
+    """What a floor does for the dense runs, and whether they show one."""
+    fits = {candidate.law: candidate.result for candidate in candidates if candidate.law in DENSE_LAWS}
+    if len(fits) < len(DENSE_LAWS):
+        return []
+    plain, floor = (fits[law] for law in DENSE_LAWS)
+    misses = [_error(np.log(10) * result.fit.rmse_log10) for result in (plain, floor)]
+    least = floor.coefficients["L_0"]
+    text = f"The dense runs: a power law misses them by {misses[0]} of the loss, one with a floor by {misses[1]}"
+    unsure = ", and none is not excluded" if least.low is not None and least.low <= 0 else ""
+    return [f"{text}; the floor is {estimate(least)} nats per token{unsure}."]
 
 
 def _extrapolating(candidates: Sequence[Candidate], rankings: Mapping[str, Ranking], level: float) -> list[str]:

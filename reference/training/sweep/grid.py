@@ -11,6 +11,8 @@
     router = "rl-r"
     [grid.rl_r]
     entropy_weight = 1e-3
+    [grid.learning_rate]            # likewise [grid.tokens]; goes before the file's
+    "60K" = 4e-3
 
     [learning_rate]                 # peak learning rates of some sizes; the final ones are scaled alike
     "60K" = 2e-3
@@ -34,7 +36,7 @@ of `cli.py train`).
 import itertools
 import math
 import re
-from dataclasses import fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -46,6 +48,9 @@ AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 """What a grid may have lists of, the slowest to change first."""
 
 SECTIONS = tuple(field.name for field in fields(TrainConfig))
+
+BY_SIZE = ("learning_rate", "tokens")
+"""Sections that give some sizes a number each."""
 
 OF_ROUTERS = {"s-base": "s_base", "hash": "hash", "rl-r": "rl_r", "switch": "switch"}
 """The section of each router: only its runs have what a grid's file says there, so that others stay what they are if that changes."""
@@ -64,11 +69,11 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     Raises `ConfigError` naming `source` and the key.
     """
     table = toml_table(text, source)
-    known(table, ["grid", "learning_rate", "tokens", *SECTIONS], source, "section")
+    known(table, ["grid", *BY_SIZE, *SECTIONS], source, "section")
     grids = table.get("grid")
     if not grids:
         raise ConfigError(f"{source}: there is no [grid]; it lists sizes, routers, experts and seeds")
-    by_size = {name: _by_size(table.get(name, {}), f"{source}: {name}") for name in ("learning_rate", "tokens")}
+    by_size = {name: _by_size(table.get(name, {}), f"{source}: {name}") for name in BY_SIZE}
     shared = {name: dict(_section(table.get(name, {}), f"{source}: {name}")) for name in SECTIONS}
     for section, axis in itertools.product(("model", "run"), AXES):
         if axis in shared[section]:
@@ -76,10 +81,13 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     from_table({name: shared[name] for name in OF_ROUTERS.values()}, source)
     runs: dict[str, Run] = {}
     for grid in grids if isinstance(grids, list) else [grids]:
-        axes, own, variant = _parts(_section(grid, f"{source}: grid"), source)
-        for point in _points(axes, source):
-            config = _config(point, {name: shared[name] | own.get(name, {}) for name in SECTIONS}, by_size, source)
-            run = Run("-".join(filter(None, (name_of(config), variant))), config, out, variant)
+        part = _part(_section(grid, f"{source}: grid"), source)
+        sections = {name: shared[name] | part.sections.get(name, {}) for name in SECTIONS}
+        numbers = {name: by_size[name] | part.by_size.get(name, {}) for name in BY_SIZE}
+        configs = [_config(point, sections, numbers, source) for point in _points(part.axes, source)]
+        _check_sizes(part.by_size, {config.model.size for config in configs}, f"{source}: grid")
+        for config in configs:
+            run = Run("-".join(filter(None, (name_of(config), part.variant))), config, out, part.variant)
             runs.setdefault(run.name, run)
     if not runs:
         raise ConfigError(f"{source}: the grid has no run; a routed one needs 2 experts or more")
@@ -98,17 +106,33 @@ def name_of(config: TrainConfig) -> str:
     return "-".join([*parts, f"seed{config.run.seed}"])
 
 
-def _parts(grid: dict[str, Any], source: str) -> tuple[dict[str, Any], dict[str, dict[str, Any]], str]:
-    """Of one [grid] its lists, the sections of knobs that are its own, and their name."""
-    known(grid, ["variant", *AXES, *SECTIONS], source, "list, knob or section in [grid]")
-    own = {name: _section(grid[name], f"{source}: grid.{name}") for name in SECTIONS if name in grid}
-    from_table({name: own[name] for name in OF_ROUTERS.values() if name in own}, f"{source}: grid")
+@dataclass(frozen=True)
+class _Part:
+    """One [grid]."""
+
+    axes: dict[str, Any]
+    """Its lists."""
+    sections: dict[str, dict[str, Any]]
+    """Knobs that are its own."""
+    by_size: dict[str, dict[str, float]]
+    """The same of learning rates and tokens."""
+    variant: str
+    """What all that is its own is called."""
+
+
+def _part(grid: dict[str, Any], source: str) -> _Part:
+    """What one [grid] says."""
+    known(grid, ["variant", *AXES, *BY_SIZE, *SECTIONS], source, "list, knob or section in [grid]")
+    sections = {name: _section(grid[name], f"{source}: grid.{name}") for name in SECTIONS if name in grid}
+    by_size = {name: _by_size(grid[name], f"{source}: grid.{name}") for name in BY_SIZE if name in grid}
+    from_table({name: sections[name] for name in OF_ROUTERS.values() if name in sections}, f"{source}: grid")
     variant = typed(grid.get("variant", ""), str, f"{source}: grid.variant")
     if not re.fullmatch("[a-z0-9_.-]*", variant):
         raise ConfigError(f"{source}: grid.variant is {variant!r}; it is part of a folder's name: small letters, digits and -_.")
-    if own and not variant:
-        raise ConfigError(f"{source}: a [grid] with a section of its own ({', '.join(own)}) needs a name for it: variant")
-    return {axis: grid[axis] for axis in AXES if axis in grid}, own, variant
+    if (sections or by_size) and not variant:
+        named = ", ".join((*sections, *by_size))
+        raise ConfigError(f"{source}: a [grid] with a section of its own ({named}) needs a name for it: variant")
+    return _Part({axis: grid[axis] for axis in AXES if axis in grid}, sections, by_size, variant)
 
 
 def _points(grid: dict[str, Any], source: str) -> list[dict[str, Any]]:

@@ -220,6 +220,16 @@ def test_the_first_finding_says_that_the_answer_depends_on_the_law(released: Com
     assert second.startswith("Whatever the law: the gain from experts shrinks with N (Hash and RL-R); experts help at every size tried")
 
 
+def test_whether_the_dense_runs_show_a_floor_is_said(release: Path) -> None:
+    laws = ("dense", "dense-floor", "bilinear")
+    found = compare(load_runs(release), Options(laws=laws, routers=("Hash",), draws=100), other_choices=False)
+    said = compare_document(found).findings[-1]
+    assert said.startswith("The dense runs: a power law misses them by 0.43% of the loss, one with a floor by 0.12%; the floor is 1.08 [")
+    assert "not excluded" not in said
+    without = compare(load_runs(release), Options(laws=("dense", "bilinear"), routers=("Hash",), draws=0), other_choices=False)
+    assert "dense runs" not in compare_document(without).findings[-1]
+
+
 def test_the_json_holds_every_score_and_answer_and_is_the_same_twice(released: Comparison) -> None:
     text = json.dumps(compare_json(released), allow_nan=False)
     assert text == json.dumps(compare_json(released), allow_nan=False)

@@ -134,6 +134,15 @@ def test_a_grids_own_knobs_are_its_runs_alone_and_its_name_ends_theirs() -> None
     assert plain.config.run.steps > short.config.run.steps == math.ceil(1e5 / (32 * 128))
 
 
+def test_a_grids_own_numbers_by_size_go_before_the_files() -> None:
+    own = "learning_rate.27K = 1e-3\ntokens.27K = 4096\n"
+    text = f"[[grid]]\nsize = ['27K', '60K']\nrouter = 'dense'\nvariant = 'low'\n{own}[[grid]]\nsize = '27K'\nrouter = 'dense'\n"
+    low, other, plain = runs(f"{text}[learning_rate]\n27K = 2e-3\n60K = 3e-3\n[run]\ntokens = 8192\n")
+    assert [run.name for run in (low, other, plain)] == ["27K-dense-seed0-low", "60K-dense-seed0-low", "27K-dense-seed0"]
+    assert [run.config.optimizer.peak_learning_rate for run in (low, other, plain)] == [1e-3, 3e-3, 2e-3]
+    assert [run.config.run.steps for run in (low, other, plain)] == [1, 2, 2]
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -159,6 +168,8 @@ def test_a_grids_own_knobs_are_its_runs_alone_and_its_name_ends_theirs() -> None
         ("[grid]\nseed = [0]\n[learning_rate]\n107K = -1\n", "learning_rate.107K is -1"),
         ("grid = 3\n", "grid must be a section"),
         ("[[grid]]\nseed = [0]\n[grid.s_base]\niterations = 3\n", "(s_base) needs a name for it: variant"),
+        ("[[grid]]\nsize = '27K'\ntokens.27K = 4096\n", "(tokens) needs a name for it: variant"),
+        ("[[grid]]\nvariant = 'a'\nsize = '27K'\ntokens.60K = 4096\n", "grid: tokens.60K is of no run; the grid has 27K"),
         ("[[grid]]\nvariant = 'A/b'\n", "grid.variant is 'A/b'"),
         ("[[grid]]\nvariant = 'a'\n[grid.rl_r]\niterations = 3\n", "there is no [rl_r] knob 'iterations'"),
         ("learning_rate = 3\n[grid]\nseed = [0]\n", "learning_rate must be a section"),

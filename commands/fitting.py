@@ -106,16 +106,16 @@ class Compare:
     how: Flat[Fitting] = field(default_factory=Fitting)
     output: Flat[Output] = field(default_factory=Output)
     law: Names = ()
-    """Laws to compare, several with commas; none: every one there is."""
+    """Laws to compare, several with commas; none: every one there is for runs of one number of tokens."""
 
     def run(self) -> None:
         """Compare, print, and write the report if asked for."""
-        from fit.analysis import ALL_LAWS
+        from fit.analysis import COMPARED_LAWS
         from fit.studies.compare import compare, compare_document, compare_json
 
         runs = self.runs.load()
         with progress_shown() as progress:
-            comparison = compare(runs, self.how.options(split(self.law) or ALL_LAWS), progress)
+            comparison = compare(runs, self.how.options(split(self.law) or COMPARED_LAWS), progress)
         finish(self.output, "compare", lambda: compare_json(comparison), lambda: compare_document(comparison))
 
 

@@ -16,7 +16,7 @@ from fit.assess.identify import FitWarning, warnings_for
 from fit.epc import cutoff_quantity, epc_quantity, expert_slope, has_cutoff, has_epc, size_slope
 from fit.errors import NotIdentifiedError
 from fit.intervals.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
-from fit.laws import CATALOGUE, DENSE_LAWS, Law, law_named, per_size
+from fit.laws import CATALOGUE, DENSE_LAWS, TOKENS, Law, law_named, per_size
 from fit.load.grid import canonical, routers
 from fit.load.runs import Runs
 from fit.solver.losses import Loss, SquaredLog
@@ -27,6 +27,9 @@ PAPER_LAWS = ("dense", "per-size", "separable", "bilinear", "bounded", "utilisat
 
 ALL_LAWS = (*DENSE_LAWS, "per-size", *(name for name in CATALOGUE if name not in DENSE_LAWS))
 """Every law there is."""
+
+COMPARED_LAWS = tuple(name for name in ALL_LAWS if name != TOKENS.name)
+"""What a plain `compare` fits: all of them at one number of tokens."""
 
 DENSE_ROUTER = "Dense"
 POOLED = "pooled"

@@ -8,6 +8,7 @@ from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, DENSE_FLOOR
 from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features
 from fit.laws.log_linear import BILINEAR, BOUNDED, SEPARABLE
 from fit.laws.per_size import per_size
+from fit.laws.tokens import TOKENS
 from fit.laws.utilisation import UTILISATION
 
 CATALOGUE: Mapping[str, Law] = {
@@ -15,6 +16,7 @@ CATALOGUE: Mapping[str, Law] = {
     for law in (
         DENSE,
         DENSE_FLOOR,
+        TOKENS,
         SEPARABLE,
         BILINEAR,
         BOUNDED,
@@ -27,7 +29,7 @@ CATALOGUE: Mapping[str, Law] = {
 }
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
 
-DENSE_LAWS = (DENSE.name, DENSE_FLOOR.name)
+DENSE_LAWS = (DENSE.name, DENSE_FLOOR.name, TOKENS.name)
 """Those of the dense runs alone."""
 
 
@@ -50,6 +52,7 @@ __all__ = [
     "FLOOR",
     "FLOOR_INTERACTION",
     "SEPARABLE",
+    "TOKENS",
     "UTILISATION",
     "FloorLink",
     "IdentityLink",

@@ -18,6 +18,7 @@ RUN, STEP = "hyper_id", "step"
 ROUTER, SEED, SIZE_LABEL = "router_type", "seed", "model_size_label"
 N, P, F = "dense_parameter_count", "total_parameter_count", "flops_per_step"
 E, K, R, M = "num_experts", "k", "routing_frequency", "flop_increase"
+D = "tokens_seen"
 
 LOSSES = (
     "loss_validation",
@@ -28,10 +29,10 @@ LOSSES = (
     "loss_wikitext103",
 )
 # Numbers in every row of the file. The losses are numbers too, but those not fitted are read only where a run is taken.
-NUMBERS = frozenset({STEP, SEED, N, P, F, E, K, R, M, "d_model", "num_blocks", "num_heads", "kqv_size"})
+NUMBERS = frozenset({STEP, SEED, N, P, F, E, K, R, M, D, "d_model", "num_blocks", "num_heads", "kqv_size"})
 # Text even when every cell looks like a number: a size may be labelled "370".
 TEXTS = frozenset({ROUTER, SIZE_LABEL})
-ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "router": ROUTER, "run": RUN}
+ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "router": ROUTER, "run": RUN}
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ _RULES = {
     N: _POSITIVE,
     P: _POSITIVE,
     F: _POSITIVE,
+    D: _POSITIVE,
 }
 
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from fit.analysis import short_count
 from fit.assess.held_out import RollOutStep, Score, pooled
-from fit.laws import DENSE_LAWS
+from fit.laws import DENSE, DENSE_FLOOR
 from fit.load.schema import E
 from fit.show.display import count, estimate, listing, many, percent
 from fit.show.document import Table
@@ -263,10 +263,10 @@ def _ranked(ranking: Ranking) -> str:
 
 def _dense_floor(candidates: Sequence[Candidate]) -> list[str]:
     """What a floor does for the dense runs, and whether they show one."""
-    fits = {candidate.law: candidate.result for candidate in candidates if candidate.law in DENSE_LAWS}
-    if len(fits) < len(DENSE_LAWS):
+    fits = {candidate.law: candidate.result for candidate in candidates}
+    plain, floor = (fits.get(law.name) for law in (DENSE, DENSE_FLOOR))
+    if plain is None or floor is None:
         return []
-    plain, floor = (fits[law] for law in DENSE_LAWS)
     misses = [_error(np.log(10) * result.fit.rmse_log10) for result in (plain, floor)]
     least = floor.coefficients["L_0"]
     text = f"The dense runs: a power law misses them by {misses[0]} of the loss, one with a floor by {misses[1]}"

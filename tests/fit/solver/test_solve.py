@@ -10,7 +10,7 @@ from jaxtyping import Float
 from scipy.optimize import curve_fit, least_squares
 
 from fit.errors import NotIdentifiedError
-from fit.laws import BILINEAR, BOUNDED, CATALOGUE, DENSE, DENSE_FLOOR, DENSE_LAWS, SEPARABLE, Law, per_size
+from fit.laws import BILINEAR, BOUNDED, CATALOGUE, DENSE, DENSE_FLOOR, DENSE_LAWS, SEPARABLE, TOKENS, Law, per_size
 from fit.solver.losses import LN10, Huber, Loss, Squared
 from fit.solver.solve import Fit, fit_law
 from tests.fit.conftest import Sample
@@ -160,6 +160,25 @@ def test_a_noiseless_law_is_recovered(a: float, b: float, c: float, d: float, e_
     fit = fit_law(BOUNDED, data, 10**truth)
     # The curve to float64; the parameters to what the flat valley leaves of it.
     np.testing.assert_allclose(fit.log10_loss(data), truth, atol=1e-12)
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.floats(0.3, 3),
+    st.floats(0.2, 0.6),
+    st.floats(0.2, 0.6),
+    st.floats(0.3, 1.5),
+    st.floats(0.3, 1.5),
+)
+def test_a_law_in_size_and_tokens_is_recovered(floor: float, a: float, b: float, of_size: float, of_tokens: float) -> None:
+    n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(7e7, 1.6e10, 6), np.geomspace(5e9, 5e11, 5)))
+    # `of_size` and `of_tokens` nats at the smallest, as in the published fit of Hoffmann et al., where they are 0.9 and 0.8.
+    scales = of_size * 7e7**a, of_tokens * 5e9**b
+    fit = fit_law(TOKENS, {"dense_parameter_count": n, "tokens_seen": d}, floor + scales[0] * n**-a + scales[1] * d**-b)
+    found = fit.parameters
+    # To what rounding leaves: the scales stand for values far from the runs, so theirs is multiplied by ln 5e9.
+    assert [found["L_0"], found["a"], found["b"]] == pytest.approx([floor, a, b], rel=1e-6)
+    assert [found["A"], found["B"]] == pytest.approx(list(scales), rel=1e-4)
 
 
 def test_linear_laws_agree_with_least_squares(released: Callable[[str], Sample]) -> None:

@@ -210,7 +210,7 @@ def test_a_model_that_cannot_be_is_one_line_and_code_2(arguments: list[str], wor
 
 
 def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     corpus = tmp_path / "corpus.jsonl"
@@ -228,11 +228,14 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
     assert loss == first["loss_validation"]
     assert main([*arguments, "--seed", "1", "--out", str(tmp_path / "run")]) == 2
     assert "run.seed: 0 -> 1" in capsys.readouterr().err
+    caplog.clear()
     assert main(["eval", str(tmp_path / "run"), "--json"]) == 0
     # The same text in the same batches, summed by another program: float32 rounding.
     assert json.loads(capsys.readouterr().out)["nats_per_token"] == pytest.approx(first["loss_validation"], rel=1e-5)
     assert main(["sample", str(tmp_path / "run"), "--prompt", "document", "--tokens", "5"]) == 0
     assert capsys.readouterr().out.startswith("document")
+    # Whoever only reads a run is told nothing of how checkpoints are best written.
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == []
 
 
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:

@@ -15,8 +15,18 @@ def small_variants() -> Path:
 
 
 def small_choices() -> Path:
-    """Path of what the choices of the trained routers say of the text, written by `benchmarks.small_choices`."""
+    """Path of what the choices of the trained routers say of the text, written by `benchmarks.small_runs.choices`."""
     return _path("small_choices.json")
+
+
+def small_standing() -> Path:
+    """Path of what choices are worth that stand from the first step, written by `benchmarks.small_runs.standing`."""
+    return _path("small_standing.json")
+
+
+def small_dense() -> Path:
+    """Path of dense runs of several lengths (`golden/dense.toml`), which `variant` names."""
+    return _path("small_dense.csv")
 
 
 def simulated_curves() -> Path:

@@ -5,8 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jaxtyping import Array, Int
+
+from reference.routers import HashRouter, Routing
 
 ROOT = Path(__file__).parents[1]
 
@@ -47,7 +52,7 @@ def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
 
 
 def test_mutual_information_is_counted_and_shuffling_keeps_what_each_class_has() -> None:
-    from benchmarks.small_choices import conditional, entropy, mutual, shuffled_within
+    from benchmarks.small_runs.choices import conditional, entropy, mutual, shuffled_within
 
     token = np.repeat([0, 1, 2, 3], 100)
     expert = token // 2
@@ -63,3 +68,38 @@ def test_mutual_information_is_counted_and_shuffling_keeps_what_each_class_has()
     assert not np.array_equal(shuffled, following)
     for value in range(4):
         assert sorted(shuffled[token == value]) == sorted(following[token == value])
+
+
+def test_redrawing_a_table_in_parts_changes_the_fraction_that_is_asked_for() -> None:
+    from benchmarks.small_runs.standing import changes_seen, redrawn
+
+    generator, experts, parts = np.random.default_rng(0), 64, 10
+    table = first = generator.integers(experts, size=100_000)
+    for _ in range(parts):
+        drawn = generator.random(len(table)) < redrawn(0.4, experts, parts)
+        table = np.where(drawn, generator.integers(experts, size=len(table)), table)
+    # Of 100,000 entries 0.4 +- 0.0015; a few in 64 of those redrawn twice came back, which the chance does not count.
+    assert np.mean(table != first) == pytest.approx(0.4, abs=0.006)
+    # What it is to follow: S-BASE's choices settle.
+    steps, changed = zip(*changes_seen(), strict=True)
+    assert list(steps) == sorted(steps)
+    assert changed[0] > 5 * changed[-1] > 0
+
+
+def test_a_taught_router_sends_every_token_where_its_teacher_does() -> None:
+    from benchmarks.small_runs.standing import TaughtRouter
+
+    table = jnp.array([[2], [0], [1], [2]])
+    teacher = HashRouter(table, 3)
+    tokens = jnp.array([[0, 1, 2, 3], [3, 3, 1, 0]])
+
+    def _teach(tokens: Int[Array, "batch context"]) -> Routing:
+        # As a model returns it: with axes for layers and groups.
+        routed = [teacher(jnp.ones((4, 5)), row, key=None, inference=True) for row in tokens]
+        return jax.tree.map(lambda *arrays: jnp.stack(arrays)[None], *routed)
+
+    flat = tokens.reshape(-1)
+    routing = TaughtRouter(_teach, context=4, num_experts=3)(jnp.ones((8, 5)), flat, key=None, inference=False)
+    assert routing.experts.tolist() == table[flat].tolist()
+    assert routing.gates.tolist() == [[1.0]] * 8
+    assert routing.load.tolist() == pytest.approx([2 / 8, 1 / 8, 5 / 8])

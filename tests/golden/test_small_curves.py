@@ -1,6 +1,7 @@
 """The embedded small runs: those that the committed grid asks for, finished, with exact counts."""
 
 import csv
+import json
 import math
 import re
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fit.load.runs import load_runs
-from golden import small_curves, small_variants
+from golden import small_curves, small_dense, small_standing, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.training.records import ROUTER_TYPES
 from reference.training.sweep.grid import read_grid
@@ -20,7 +21,9 @@ HERE = Path(__file__).parents[2] / "golden"
 DOCS = HERE.parent / "docs"
 
 
-@pytest.mark.parametrize(("grid", "curves"), [("grid.toml", small_curves()), ("variants.toml", small_variants())])
+@pytest.mark.parametrize(
+    ("grid", "curves"), [("grid.toml", small_curves()), ("variants.toml", small_variants()), ("dense.toml", small_dense())]
+)
 def test_the_runs_are_the_grids_trained_to_the_end_and_counted_exactly(grid: str, curves: Path) -> None:
     asked = read_grid(HERE / grid, Path("out"))
     with curves.open(encoding="utf-8", newline="") as file:
@@ -57,6 +60,18 @@ def test_the_page_is_of_these_runs() -> None:
     assert f"- {len(load_runs(small_curves()).loss)} models of" in page
     for name in re.findall(r"\]\((figures/[^)]*)\)", page):
         assert (DOCS / name).read_text(encoding="utf-8").startswith("<?xml")
+
+
+def test_runs_of_changed_choices_are_compared_with_the_grids_own() -> None:
+    runs = load_runs(small_curves(), target="loss_test")
+    labels = {router.lower(): router for router in ("S-Base", "Hash", "RL-R")}
+    found = json.loads(small_standing().read_text(encoding="utf-8"))["runs"]
+    assert {one["change"] for one in found} == {"standing", "drifting"}
+    for one in found:
+        same = (runs["router_type"] == labels[one["router"]]) & (runs["model_size_label"] == one["size"])
+        same &= (runs["num_experts"] == one["experts"]) & (runs["seed"] == one["seed"])
+        # The same model, text and numbers; only batches are added up in another program.
+        assert runs.loss[same].tolist() == pytest.approx([one["loss_test"]], rel=1e-6)
 
 
 @pytest.mark.slow

@@ -1,11 +1,11 @@
-"""`docs/small_runs.md`: the words of `small_runs.template.md`, with the figures, tables and numbers that `benchmarks.small_runs` computes.
+"""`docs/small_runs.md`: the words of `page.template.md`, with the figures, tables and numbers that `benchmarks.small_runs` computes.
 
 In the template `{name}` is a number of `numbers`, `[[table NAME]]` one of the tables, `[[figure NAME: CAPTION]]` one of the figures. A name
 that is none is an error, so the page cannot say what was not computed.
 """
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from matplotlib.figure import Figure as Drawing
 
-from benchmarks import small_runs_tables as tables
-from benchmarks.small_runs_figures import dense_by_size, gain_by_size
-from benchmarks.small_runs_tables import ROUTERS, Scale, Sources
+from benchmarks.small_runs import dense, routers, tables
+from benchmarks.small_runs.figures import dense_by_size, gain_by_size
+from benchmarks.small_runs.sources import ROUTERS, Scale, Sources
+from fit.laws import DENSE_FLOOR
 from fit.show.display import count, estimate, listing
 from fit.show.document import Block, Document, Figure, Paragraph, Section, Table
 from fit.show.figures.curves import loss_by_experts
@@ -23,16 +24,17 @@ from fit.show.figures.curves import loss_by_experts
 RELEASED_TOKENS = 250_000 * 256 * 2048
 """Tokens that every released run read (paper, section 4)."""
 
-TEMPLATE = Path(__file__).with_name("small_runs.template.md")
+TEMPLATE = Path(__file__).with_name("page.template.md")
 
 
 def page(sources: Sources) -> Document:
     """The page as a document: title, findings, sections."""
     title, *sections = TEMPLATE.read_text(encoding="utf-8").split("\n## ")
     heading, findings = title.split("\n\n", 1)
-    given = numbers(sources)
+    curves = dense.curves(sources)
+    given = numbers(sources, curves)
     filled = [" ".join(finding.split()).format(**given) for finding in findings.strip().removeprefix("- ").split("\n- ")]
-    made, drawn = _tables(sources), _figures(sources)
+    made, drawn = _tables(sources, curves), _figures(sources)
 
     def _block(text: str) -> Block:
         found = re.fullmatch(r"\[\[(table|figure) (\w+)(?:: (.*))?\]\]", text)
@@ -48,7 +50,7 @@ def page(sources: Sources) -> Document:
     return Document(heading.removeprefix("# "), tuple(filled), tuple(map(_section, sections)))
 
 
-def numbers(sources: Sources) -> dict[str, Any]:
+def numbers(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Any]:
     """What the template may name in braces."""
     ours = sources.ours
     tokens, sizes = float(ours.runs.numeric("tokens_seen").max()), ours.sizes()
@@ -58,23 +60,28 @@ def numbers(sources: Sources) -> dict[str, Any]:
         "tokens": f"{tokens / 1e6:.3g}",
         "tokens_of_largest": f"{tokens / sizes[-1]:.0f}",
         "tokens_of_smallest": f"{tokens / sizes[0]:.0f}",
+        **dense.numbers(sources, curves, tokens),
         "released_tokens": f"{RELEASED_TOKENS / 1e9:.0f}",
         "released_of_largest": f"{RELEASED_TOKENS / sources.release.sizes()[-1]:.0f}",
         "released_of_smallest": f"{RELEASED_TOKENS / sources.release.sizes()[0]:,.0f}",
-        "hash_fullest": f"{tables.metric(ours, 'Hash', sizes[-1], 64.0, 'load_max_over_mean'):.0f}",
-        "hash_dead": f"{tables.metric(ours, 'Hash', sizes[-1], 64.0, 'dead_experts'):.0f}",
-        "s_base_gate": f"{tables.metric(ours, 'S-Base', sizes[-1], 64.0, 'gate'):.2f}",
-        "init4_8": tables.against_grid(sources, "init-4", "S-Base", 8.0),
-        "init4_64": tables.against_grid(sources, "init-4", "S-Base", 64.0),
-        "no_policy": tables.against_grid(sources, "no-policy-gradient", "RL-R", 8.0),
-        "bonus": tables.against_grid(sources, "entropy-bonus", "RL-R", 8.0),
-        "random_table": tables.against_grid(sources, "random-table", "Hash", 8.0),
+        "hash_fullest": f"{routers.metric(ours, 'Hash', sizes[-1], 64.0, 'load_max_over_mean'):.0f}",
+        "hash_dead": f"{routers.metric(ours, 'Hash', sizes[-1], 64.0, 'dead_experts'):.0f}",
+        "s_base_gate": f"{routers.metric(ours, 'S-Base', sizes[-1], 64.0, 'gate'):.2f}",
+        "init4_8": routers.against_grid(sources, "init-4", "S-Base", 8.0),
+        "init4_64": routers.against_grid(sources, "init-4", "S-Base", 64.0),
+        "no_policy": routers.against_grid(sources, "no-policy-gradient", "RL-R", 8.0),
+        "bonus": routers.against_grid(sources, "entropy-bonus", "RL-R", 8.0),
+        "stand8": routers.steadied(sources, "standing", "S-Base", 8.0),
+        "stand64": routers.steadied(sources, "standing", "S-Base", 64.0),
+        "stand64_rl_r": routers.steadied(sources, "standing", "RL-R", 64.0),
+        "drift64": routers.steadied(sources, "drifting", "Hash", 64.0),
+        "random_table": routers.against_grid(sources, "random-table", "Hash", 8.0),
     }
 
 
 def _of(scale: Scale) -> SimpleNamespace:
     """What is said of one set of runs."""
-    sizes, dense, noise = scale.sizes(), scale.dense(), scale.noise()
+    sizes, power, floor, noise = scale.sizes(), scale.dense(), scale.dense(DENSE_FLOOR.name), scale.noise()
     fewer, of = tables.below_dense(scale)
     return SimpleNamespace(
         number=len(scale.runs),
@@ -84,8 +91,11 @@ def _of(scale: Scale) -> SimpleNamespace:
         below=f"{fewer} of {of}",
         wins8=_wins(scale, 8.0),
         wins64=_wins(scale, 64.0),
-        alpha=estimate(dense.coefficients["alpha_N"]),
-        dense_rmse=f"{100 * np.log(10) * dense.fit.rmse_log10:.2g} %",
+        alpha=estimate(power.coefficients["alpha_N"]),
+        dense_rmse=dense.off(power.fit),
+        dense_floor_rmse=dense.off(floor.fit),
+        floor=estimate(floor.coefficients["L_0"]),
+        floor_exponent=estimate(floor.coefficients["a"]),
         too_low=_too_low(scale, "bounded"),
         noise="" if noise is None else f"{100 * np.log(10) * noise.sd_log10:.2g} %",
     )
@@ -104,20 +114,24 @@ def _wins(scale: Scale, e: float) -> str:
     return listing(f"{router} at {number} of {total} sizes" for router, number in found.items())
 
 
-def _tables(sources: Sources) -> dict[str, Table]:
+def _tables(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Table]:
     ours, scales = sources.ours, sources.scales
     return {
         "losses": tables.losses(ours),
-        "paired_gains": tables.paired_gains(ours),
+        "paired_gains": routers.paired_gains(ours),
         "coefficients": tables.coefficients(scales),
         "interactions": tables.interactions(scales),
         "worth8": tables.worth(scales, 8.0),
         "worth64": tables.worth(scales, 64.0),
-        "metrics": tables.metrics(ours),
-        "choices": tables.choices(sources),
-        "drift": tables.drift(sources),
-        "variants": tables.variants(sources),
-        "texts": tables.texts(ours),
+        "metrics": routers.metrics(ours),
+        "choices": routers.choices(sources),
+        "drift": routers.drift(sources),
+        "variants": routers.variants(sources),
+        "texts": routers.texts(ours),
+        "dense_tokens": dense.losses_by_tokens(sources),
+        "dense_laws": dense.laws_by_tokens(curves),
+        "rates": routers.rates(sources),
+        "steadiness": routers.steadiness(sources),
         "predictions": tables.predictions(scales),
     }
 

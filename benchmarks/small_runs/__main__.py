@@ -2,8 +2,8 @@
 
     uv run python -m benchmarks.small_runs
 
-Every figure on the page comes from this command: its tables and figures from `golden/small_curves.csv`, `golden/small_variants.csv`,
-`golden/small_choices.json` and the release; its words are in `small_runs.template.md` beside this.
+Every figure on the page comes from this command: its tables and figures from the small runs' files in `golden/` and the release; its
+words are in `page.template.md` beside this.
 """
 
 import csv
@@ -18,18 +18,18 @@ import numpy as np
 import tyro
 
 from benchmarks.common import RELEASE, ROOT
-from benchmarks.small_runs_page import page
-from benchmarks.small_runs_tables import Scale, Sources
+from benchmarks.small_runs.page import page
+from benchmarks.small_runs.sources import Scale, Sources
 from commands.shared import progress_shown
 from common.errors import InputError
 from common.files import write_atomically
-from fit.analysis import ALL_LAWS, Options, Point
+from fit.analysis import COMPARED_LAWS, Options, Point
 from fit.load.runs import Runs, load_runs
 from fit.show.document import Document, Figure, Table
 from fit.show.figures.style import to_svg
 from fit.show.render.markdown import to_markdown
 from fit.studies.compare import compare, compare_json
-from golden import small_choices, small_curves, small_variants
+from golden import small_choices, small_curves, small_dense, small_standing, small_variants
 
 
 @dataclass(frozen=True)
@@ -42,6 +42,10 @@ class Arguments:
     """Other forms of their routers."""
     choices: Path = field(default_factory=small_choices)
     """What their choices say."""
+    standing: Path = field(default_factory=small_standing)
+    """What choices are worth that stand."""
+    dense: Path = field(default_factory=small_dense)
+    """Dense models of several numbers of tokens."""
     release: Path = RELEASE
     """The released curves."""
     out: Path = ROOT / "docs"
@@ -55,11 +59,13 @@ class Arguments:
 def main(arguments: Arguments) -> None:
     """Fit both sets of runs and write the page."""
     ours, release = load_runs(arguments.curves, target=arguments.target), load_runs(arguments.release)
-    variants, choices = load_runs(arguments.variants, target=arguments.target), json.loads(arguments.choices.read_text())
+    variants, dense = (load_runs(path, target=arguments.target) for path in (arguments.variants, arguments.dense))
+    choices, standing = (json.loads(path.read_text()) for path in (arguments.choices, arguments.standing))
     with progress_shown("fits") as progress:
-        small = compare(ours, Options(ALL_LAWS, draws=arguments.draws, points=points_of(ours)), progress)
-        large = compare(release, Options(ALL_LAWS, draws=arguments.draws, points=points_of(release)), progress, other_choices=False)
-    document = page(Sources(Scale("ours", small), Scale("release", large), variants, watched(arguments.variants), choices))
+        small = compare(ours, Options(COMPARED_LAWS, draws=arguments.draws, points=points_of(ours)), progress)
+        large = compare(release, Options(COMPARED_LAWS, draws=arguments.draws, points=points_of(release)), progress, other_choices=False)
+    scales = Scale("ours", small), Scale("release", large)
+    document = page(Sources(*scales, variants, watched(arguments.variants), choices, standing, dense))
     kept = ("findings", "scores", "rankings", "answers", "agreements")
     records = {name: compare_json(found) for name, found in (("ours", small), ("release", large))}
     write(document, arguments.out, {name: {key: record[key] for key in kept} for name, record in records.items()})

@@ -1,6 +1,6 @@
 """How much a router's choice says of the byte that is read, and of the one to be predicted: writes `golden/small_choices.json`.
 
-    uv run --extra texts python -m benchmarks.small_choices runs/small
+    uv run --extra texts python -m benchmarks.small_runs.choices runs/small
 
 Reads the runs of `golden/grid.toml` at E = 8 and 64 (their last checkpoints) and sends their held-out text through each. Mutual
 information is counted, in bits; with the next byte, where the byte read is known, there are so many cells that chance alone gives

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.figure import Figure
 
-from benchmarks.small_runs_tables import ROUTERS, Scale, loss_at
+from benchmarks.small_runs.sources import ROUTERS, Scale, loss_at
+from fit.laws import DENSE, DENSE_FLOOR
 from fit.show.figures.style import house_style, losses_along, outer_labels, panels, sizes_along
 from fit.show.render.palette import INK, MARKERS
 from fit.show.render.palette import ROUTERS as COLOURS
@@ -39,17 +40,20 @@ def gain_by_size(scales: Sequence[Scale]) -> Figure:
 
 @house_style()
 def dense_by_size(scales: Sequence[Scale]) -> Figure:
-    """Dense losses of each set of runs, with the power law fitted to them: straight if there were no floor."""
+    """Dense losses of each set of runs, with the power law fitted to them, dotted, and the one with a floor."""
     figure, axes = panels(len(scales), height=3.4, share_x=False, share_y=False)
     for ax, scale in zip(axes, scales, strict=True):
-        result = scale.dense()
-        n, loss = result.runs.numeric("dense_parameter_count"), result.runs.loss
+        runs = scale.dense().runs
+        n = runs.numeric("dense_parameter_count")
         line = np.geomspace(n.min(), n.max(), 80)
-        fitted = 10 ** result.law.log10_loss(result.fit.theta[None], result.fit.beta[None], {"dense_parameter_count": line[None]})[0]
-        ax.plot(n, loss, MARKERS[0], color=COLOURS[0])
-        ax.plot(line, fitted, color=INK, linewidth=0.9)
+        for law, style, label in ((DENSE, ":", "power law"), (DENSE_FLOOR, "-", "with a floor")):
+            fit = scale.dense(law.name).fit
+            fitted = 10 ** law.log10_loss(fit.theta[None], fit.beta[None], {"dense_parameter_count": line[None]})[0]
+            ax.plot(line, fitted, style, color=INK, linewidth=0.9, label=label)
+        ax.plot(n, runs.loss, MARKERS[0], color=COLOURS[0])
         ax.set_title(scale.name)
         ax.set_xlim(n.min() / 1.4, n.max() * 1.4)
         sizes_along(ax, "x", "N (parameters)")
         losses_along(ax, "dense loss (nats per token)")
+    axes[0].legend(loc="upper right")
     return figure

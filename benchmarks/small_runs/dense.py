@@ -9,8 +9,8 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.small_runs.sources import Sources
-from fit.analysis import Options, Result, fit_runs
-from fit.laws import DENSE, DENSE_FLOOR, TOKENS
+from fit.analysis import Result, fit_runs
+from fit.laws import DENSE, DENSE_FLOOR, TOKENS, Law
 from fit.load.runs import Runs
 from fit.show.display import count, estimate
 from fit.show.document import Table
@@ -38,15 +38,18 @@ class Curve:
 def curves(sources: Sources) -> list[Curve]:
     """One for each number of tokens, then the grid's own with all of its seeds, then the release's."""
     found = [
-        Curve(
-            f"ours, {tokens / 1e6:.1f}M bytes", tokens, *(fit_runs(law, runs, "Dense", Options(draws=1000)) for law in (DENSE, DENSE_FLOOR))
-        )
+        Curve(f"ours, {tokens / 1e6:.1f}M bytes", tokens, *(_fitted(law, runs, sources) for law in (DENSE, DENSE_FLOOR)))
         for tokens, runs in _by_tokens(sources.dense)
     ]
     return found + [
         Curve(name, None, scale.dense(), scale.dense(DENSE_FLOOR.name))
         for name, scale in (("ours, the grid's, all seeds", sources.ours), ("release", sources.release))
     ]
+
+
+def _fitted(law: Law, runs: Runs, sources: Sources) -> Result:
+    """As all other laws of the page are."""
+    return fit_runs(law, runs, "Dense", sources.ours.comparison.options)
 
 
 def _by_tokens(runs: Runs) -> Iterator[tuple[float, Runs]]:
@@ -90,9 +93,8 @@ def off(fit: Fit) -> str:
 def numbers(sources: Sources, found: Sequence[Curve], grids_tokens: float) -> dict[str, Any]:
     """What is said of the dense curve: one law for the runs that read at least as much as the grid's, and for all of them."""
     runs, at_least = sources.dense, f"{grids_tokens:.0f} tokens or more"
-    long, every = (
-        fit_runs(TOKENS, some, "Dense", Options(draws=1000)) for some in (runs.keep(runs["tokens_seen"] >= grids_tokens, at_least), runs)
-    )
+    long = _fitted(TOKENS, runs.keep(runs["tokens_seen"] >= grids_tokens, at_least), sources)
+    every = _fitted(TOKENS, runs, sources)
     of_length = [curve for curve in found if curve.tokens is not None]
     return {
         "long_runs": str(len(long.runs)),

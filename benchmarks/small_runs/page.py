@@ -16,6 +16,7 @@ from matplotlib.figure import Figure as Drawing
 from benchmarks.small_runs import dense, routers, tables
 from benchmarks.small_runs.figures import dense_by_size, gain_by_size
 from benchmarks.small_runs.sources import ROUTERS, Scale, Sources
+from fit.assess.lack_of_fit import SeedNoise
 from fit.laws import DENSE_FLOOR
 from fit.show.display import count, estimate, listing
 from fit.show.document import Block, Document, Figure, Paragraph, Section, Table
@@ -81,7 +82,7 @@ def numbers(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Any]:
 
 def _of(scale: Scale) -> SimpleNamespace:
     """What is said of one set of runs."""
-    sizes, power, floor, noise = scale.sizes(), scale.dense(), scale.dense(DENSE_FLOOR.name), scale.noise()
+    sizes, power, floor = scale.sizes(), scale.dense(), scale.dense(DENSE_FLOOR.name)
     fewer, of = tables.below_dense(scale)
     return SimpleNamespace(
         number=len(scale.runs),
@@ -97,7 +98,10 @@ def _of(scale: Scale) -> SimpleNamespace:
         floor=estimate(floor.coefficients["L_0"]),
         floor_exponent=estimate(floor.coefficients["a"]),
         too_low=_too_low(scale, "bounded"),
-        noise="" if noise is None else f"{100 * np.log(10) * noise.sd_log10:.2g} %",
+        noise=_noise(scale.noise()),
+        dense_noise=_noise(scale.dense_noise()),
+        bounded_off=_off(scale, "bounded"),
+        bounded_floor_off=_off(scale, "bounded-floor"),
     )
 
 
@@ -105,6 +109,16 @@ def _too_low(scale: Scale, law: str) -> str:
     """By how many nats the law puts the largest size too low, on average."""
     found = tables.largest_predicted(scale, law)
     return "nan" if found is None else f"{-found.mean_error:.3f}"
+
+
+def _off(scale: Scale, law: str) -> str:
+    """By how much the law, fitted to the smaller sizes, misses the largest."""
+    found = tables.largest_predicted(scale, law)
+    return "nan" if found is None else f"{100 * np.log(10) * found.rmse_log10:.1f} %"
+
+
+def _noise(found: SeedNoise | None) -> str:
+    return "nan" if found is None else f"{100 * np.log(10) * found.sd_log10:.2g} %"
 
 
 def _wins(scale: Scale, e: float) -> str:

@@ -41,12 +41,17 @@ class Scale:
         """The power law fitted to the dense runs, or another law of theirs."""
         found = self.result("Dense", law)
         if found is None:
-            raise LookupError(f"{self.name}: there are no dense runs")
+            raise LookupError(f"{self.name}: the dense runs do not identify the law {law}")
         return found
 
     def noise(self) -> SeedNoise | None:
-        """Between seeds."""
+        """Between seeds, of all runs."""
         return seed_noise(self.runs.columns, self.runs.loss)
+
+    def dense_noise(self) -> SeedNoise | None:
+        """Between seeds, of the dense runs."""
+        runs = self.dense().runs
+        return seed_noise(runs.columns, runs.loss)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,7 @@ class Sources:
     choices: Mapping[str, Any]
     """What the choices of the trained routers say of the token (`benchmarks.small_runs.choices`)."""
     standing: Mapping[str, Any]
-    """Losses of models whose choices stand from the first step (`benchmarks.small_runs.standing`)."""
+    """Losses of models whose choices stand from the first step, and of ones whose choices drift (`benchmarks.small_runs.standing`)."""
     dense: Runs
     """Dense models of several numbers of tokens."""
 

@@ -65,6 +65,7 @@ class Arguments:
     fixed: tuple[str, ...] = ("60K-hash-e64",)
     """Whose are to drift."""
     seeds: tuple[int, ...] = (0, 1)
+    """Of the runs."""
     out: Path = field(default=ROOT / "golden" / "small_standing.json")
 
 
@@ -143,11 +144,11 @@ def drifting(setup: Setup, run: LoadedRun) -> tuple[Transformer, BetweenSteps]:
 
 
 def redrawn(fraction: float, experts: int, parts: int) -> float:
-    """The chance of an entry to be redrawn at each of `parts` times so that, after all of them, a `fraction` of entries has been changed.
+    """The chance of an entry to be redrawn at each of `parts` times so that a `fraction` of entries, below 1 - 1/E, is another in the end.
 
-    Of redrawn entries 1/E stay what they were.
+    An entry that was redrawn, once or more, is any of E: another one with a chance of 1 - 1/E.
     """
-    return (1 - (1 - fraction) ** (1 / parts)) / (1 - 1 / experts)
+    return 1 - (1 - fraction / (1 - 1 / experts)) ** (1 / parts)
 
 
 def _table(model: Transformer) -> Int[Array, "..."]:

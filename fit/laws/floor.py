@@ -1,4 +1,4 @@
-"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction.
+"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction, and of dense runs alone.
 
 Not the paper's: its forms fall to nought as N grows, extrapolate badly, and their c > 0 may only stand in for the floor. These
 share the paper's dependence on experts and differ in the floor alone, so that a reader sees which conclusions survive it.

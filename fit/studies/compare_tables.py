@@ -270,7 +270,7 @@ def _dense_floor(candidates: Sequence[Candidate]) -> list[str]:
     misses = [_error(np.log(10) * result.fit.rmse_log10) for result in (plain, floor)]
     least = floor.coefficients["L_0"]
     text = f"The dense runs: a power law misses them by {misses[0]} of the loss, one with a floor by {misses[1]}"
-    unsure = ", and none is not excluded" if least.low is not None and least.low <= 0 else ""
+    unsure = ": an interval that reaches 0, so no floor is shown" if least.low is not None and least.low <= 0 else ""
     return [f"{text}; the floor is {estimate(least)} nats per token{unsure}."]
 
 

@@ -5,21 +5,22 @@ Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one l
 
 import os
 import sys
-from collections.abc import Callable
 from typing import Any
 
 import tyro
 
-from commands.fitting import Compare, Fetch, Fit, Reproduce
+from commands.fetching import Fetch
+from commands.fitting import Fit, with_laws
 from commands.models import Count
 from commands.planning import Plan
+from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
 from commands.training import Evaluate, Sample, Show, Tokenize, Train
 
 # Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
-COMMANDS: dict[str, Callable[..., Any]] = {
+COMMANDS: dict[str, type[Any]] = {
     "fit": Fit,
     "compare": Compare,
     "reproduce": Reproduce,
@@ -37,8 +38,12 @@ COMMANDS: dict[str, Callable[..., Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    asked = sys.argv[1:] if arguments is None else arguments
+    commands = dict(COMMANDS)
+    if asked[:1] in (["fit"], ["compare"]) and {"-h", "--help"} & set(asked):
+        commands[asked[0]] = with_laws(COMMANDS[asked[0]])
     command = tyro.extras.subcommand_cli_from_dict(
-        COMMANDS, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
+        commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
 

@@ -13,9 +13,8 @@ import numpy as np
 from jaxtyping import Float
 
 from common.files import write_atomically
-from fit.laws import DENSE_LAWS, Law
-from fit.load.grid import canonical
-from fit.load.runs import Runs, load_runs
+from fit.laws import Law
+from fit.runs import Runs, canonical, load_runs
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,7 +28,7 @@ Sample = tuple[dict[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]
 def sample_for(law: Law, router: str, curves: Path = RELEASE) -> Sample:
     """The runs that `law` is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R."""
     runs: Runs = load_runs(curves)
-    if law.name in DENSE_LAWS:
+    if law.dense:
         runs = canonical(runs, "Dense")
     elif law.name == "utilisation":
         labels = runs["router_type"]

@@ -28,14 +28,18 @@ from jaxtyping import Float
 from benchmarks.common import RELEASE, ROOT, machine, sample_for, save
 from benchmarks.coverage_table import markdown_page, table
 from common.errors import InputError
-from fit.epc import cutoff, effective_parameter_count, has_cutoff, has_epc
+from fit.diagnose import misfit
+from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
-from fit.intervals.bootstrap import Method, Quantity, Scheme, interval, new_run_loss, resample
-from fit.intervals.profile import profile_interval, profiled
+from fit.estimate import Estimate
 from fit.laws import Law, law_named
-from fit.solver.solve import Fit, fit_law
+from fit.quantities import cutoff, effective_parameter_count, has_cutoff, has_epc
+from fit.uncertainty.delta import Quantity
+from fit.uncertainty.draws import Draws, Scheme, resample
+from fit.uncertainty.intervals import Method, estimates, new_run_estimates
+from fit.uncertainty.profile import profile_interval, profiled
 
-METHODS: tuple[Method, ...] = ("percentile", "bca")
+METHODS: dict[Scheme, tuple[Method, ...]] = {"residuals": ("percentile", "bca"), "pairs": ("percentile",), "wild-clusters": ("percentile",)}
 
 SHARED = 0.5
 """Part of the variance that runs of one size share when the noise is clustered."""
@@ -56,7 +60,7 @@ class Options:
     """Repetitions."""
     draws: int = 1000
     """Bootstrap draws of each."""
-    schemes: tuple[Scheme, ...] = ("residuals", "pairs", "clusters")
+    schemes: tuple[Scheme, ...] = ("residuals", "pairs", "wild-clusters")
     """Resampling schemes."""
     noise: Literal["independent", "clustered"] = "independent"
     """Noise of each run alone, or with half its variance shared by the runs of a size."""
@@ -150,24 +154,39 @@ def repetition(truth: Truth, options: Options, number: int) -> dict[str, object]
         fit = fit_law(law, truth.data, 10 ** (truth.fit.log10_loss(truth.data) + noise))
     except NotIdentifiedError:
         return {"rep": number, "failed": True}
-    covered: dict[str, dict[str, bool]] = {}
+    covered: dict[str, dict[str, bool | None]] = {}
     lost: dict[str, int] = {}
     for scheme in options.schemes:
         draws = resample(fit, scheme, options.draws, seed=1_000_003 * options.seed + number, clusters=truth.sizes)
         lost[scheme] = draws.failed
-        for method in METHODS:
-            found, new = interval(draws, quantity, method=method), interval(draws, new_run_loss(draws, truth.points), method=method)
-            inside = (found.low <= true) & (true <= found.high)
-            new_inside = (new.low <= new_runs) & (new_runs <= new.high)
-            covered[f"{scheme} {method}"] = {
-                **dict(zip(names, inside.tolist(), strict=True)),
-                **{f"new run, {place}": hit for place, hit in zip(PLACES, new_inside.tolist(), strict=True)},
-            }
+        for method in METHODS[scheme]:
+            covered[f"{scheme} {method}"] = _covered(truth, fit, draws, method, names, quantity, true, new_runs)
+    # What `fit` does when it is not asked for a scheme.
+    default = "wild-clusters" if misfit(fit, truth.sizes).clustered else "residuals"
+    if f"{default} percentile" in covered:
+        covered = {"default": covered[f"{default} percentile"], **covered}
     if options.profile and law.shapes:
         at = dict(zip(names, true.tolist(), strict=True))
         ends = {name: profile_interval(fit, name) for name in profiled(law)}
         covered["profile"] = {name: bool(end.low <= at[name] <= end.high) for name, end in ends.items()}
-    return {"rep": number, "failed": False, "lost": lost, "covered": covered}
+    return {"rep": number, "failed": False, "default": default, "lost": lost, "covered": covered}
+
+
+def _covered(
+    truth: Truth, fit: Fit, draws: Draws, method: Method, names: list[str], quantity: Quantity, true: Float[np.ndarray, "quantities"],
+    new_runs: Float[np.ndarray, "points"],
+) -> dict[str, bool | None]:  # fmt: skip
+    """Which intervals of one kind hold the truth; None where there is no interval."""
+    found = estimates(fit, draws, quantity, method=method, errors=False)
+    new = new_run_estimates(fit, draws, truth.points)
+    return {
+        **{name: _inside(one, float(value)) for name, one, value in zip(names, found, true, strict=True)},
+        **{f"new run, {place}": _inside(one, float(value)) for place, one, value in zip(PLACES, new, new_runs, strict=True)},
+    }
+
+
+def _inside(one: Estimate, value: float) -> bool | None:
+    return bool(one.low <= value <= one.high) if one.low is not None and one.high is not None else None
 
 
 @cache
@@ -207,8 +226,8 @@ def _computed(law: str, options: Options, wanted: Sequence[int]) -> Iterator[dic
 
 def _header(law: str, options: Options) -> dict[str, object]:
     """What a file's repetitions depend on: it is continued by the same options and the same code only."""
-    names = ("bootstrap.py", "student.py", "profile.py")
-    code = hashlib.sha256(b"".join((ROOT / "fit" / "intervals" / name).read_bytes() for name in names)).hexdigest()[:12]
+    names = ("draws.py", "intervals.py", "distributions.py", "profile.py")
+    code = hashlib.sha256(b"".join((ROOT / "fit" / "uncertainty" / name).read_bytes() for name in names)).hexdigest()[:12]
     kept = ("draws", "schemes", "noise", "router", "seed", "profile")
     design = hashlib.sha256(options.design.read_bytes()).hexdigest()[:12]
     settings = {name: value for name, value in asdict(options).items() if name in kept}

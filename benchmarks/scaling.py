@@ -21,9 +21,9 @@ import tyro
 from jaxtyping import Float
 
 from benchmarks.common import RELEASE, ROOT, Sample, sample_for, save, show, verdict
-from fit.intervals.bootstrap import resample
+from fit.engine.solve import fit_law
 from fit.laws import BOUNDED
-from fit.solver.solve import fit_law
+from fit.uncertainty.draws import resample
 
 SLOPE = 1.1
 """The largest log-log slope of time that counts as linear."""

@@ -19,10 +19,13 @@ from benchmarks.common import RELEASE, ROOT, median, save, seconds, show, verdic
 HELP_SECONDS = 0.5
 """The limit for `--help`."""
 
-WATCHED = ("numpy", "scipy", "matplotlib", "pandas", "jax", "rich", "tyro", "jaxtyping", "beartype")
+WATCHED = ("numpy", "scipy", "matplotlib", "pandas", "polars", "jax", "rich", "tyro", "jaxtyping", "beartype")
 """Packages whose import is reported."""
 
-FORBIDDEN = {"cli.py --help": ("numpy", "scipy", "matplotlib", "pandas", "jax"), "cli.py fit": ("scipy", "matplotlib", "pandas", "jax")}
+FORBIDDEN = {
+    "cli.py --help": ("numpy", "scipy", "matplotlib", "pandas", "polars", "jax"),
+    "cli.py fit": ("scipy", "matplotlib", "pandas", "jax"),
+}
 """What a command has no use for."""
 
 

@@ -1,16 +1,23 @@
-"""`fit`, `compare`, `reproduce` and `fetch`: scaling laws of runs."""
+"""`fit`: scaling laws of runs."""
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from commands.shared import Flat, Names, Output, finish, progress_shown, show, split
+from commands.shared import Flat, Names, Output, progress_shown, show_result, split
 
 if TYPE_CHECKING:
-    from fit.analysis import Options, Point
-    from fit.load.runs import Runs
+    from fit.analysis import Options
+    from fit.derived import Point
+    from fit.runs import Runs
+
+Pairs = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE,...")]
+"""Names with values: an option given several times, or once with commas."""
+
+_LIKELY = {"loss": "loss", "N": "param size", "E": "expert", "router": "router method", "D": "token"}
+"""Words that headers of others have, by our names for the columns."""
 
 
 @dataclass(frozen=True)
@@ -18,7 +25,7 @@ class Curves:
     """Which runs to read, and which of their columns and rows to use."""
 
     curves: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CURVES.csv ...")] = ()
-    """Curves files (.csv, .csv.gz; - for standard input). None: the embedded small runs, or, for reproduce, simulated ones."""
+    """Curves files (.csv, .csv.gz; - for standard input). None: the embedded small runs."""
     target: str = "loss_validation"
     """The loss column to fit."""
     step: int | None = None
@@ -26,15 +33,32 @@ class Curves:
     where: str = ""
     """Which runs to keep, such as "k == 1 and routing_frequency == 0.5"."""
     columns: str = ""
-    """Your headers for our columns, such as loss=val_loss,N=params."""
+    """Your headers for our columns, such as N=params,E=experts; the loss is named by --target, or loss=val_loss here."""
 
-    def load(self, *, simulated: bool = False) -> "Runs":
-        """The runs asked for; of the embedded ones those that were trained, or the `simulated` ones."""
-        from fit.load.runs import load_runs, parse_columns
-        from golden import simulated_curves, small_curves
+    def load(self) -> "Runs":
+        """The runs asked for, or the embedded ones. Raises `InputError` with the option that would work where headers are not ours."""
+        import numpy as np
 
-        source = list(self.curves) or [str(simulated_curves() if simulated else small_curves())]
-        runs = load_runs(source, target=self.target, step=self.step, columns=parse_columns(self.columns) if self.columns else None)
+        from common.errors import InputError
+        from fit.runs import SelectionStep, load_runs, parse_columns
+        from fit.runs.schema import ROUTER, E, N
+        from golden import small_curves
+
+        source = list(self.curves) or [str(small_curves())]
+        columns = parse_columns(self.columns) if self.columns else {}
+        target = columns.pop("loss", self.target)
+        try:
+            runs = load_runs(source, target=target, step=self.step, columns=columns or None)
+        except InputError as error:
+            hint = _hint(source, columns, target, ("loss",)) if "no column" in str(error) else ""
+            raise InputError(f"{error}{hint}") from None
+        lacking = [name for name in (N, E) if name not in runs.columns]
+        hint = _hint(source, columns, target, ("N", "E", "router")) if lacking else ""
+        if N in lacking or "E=" in hint:
+            raise InputError(f"no column {' and no column '.join(lacking)}{hint}")
+        if lacking and not runs.has(ROUTER):
+            ones = {**runs.columns, E: np.ones(len(runs))}
+            runs = replace(runs, columns=ones, log=(*runs.log, SelectionStep("no column of experts: all runs are dense", len(runs), 0)))
         return runs.where(self.where) if self.where else runs
 
 
@@ -46,119 +70,103 @@ class Fitting:
     """Routers to fit, several with commas; none: every one there is."""
     loss: str = "log"
     """What is minimised: log (squared error of log10 loss), squared, or huber:DELTA (of ln loss)."""
-    scheme: Literal["residuals", "pairs", "clusters"] = "residuals"
-    """What the bootstrap resamples: residuals, runs, or whole model sizes. docs/coverage.md says how each covers."""
+    weights: str = ""
+    """A column of relative weights of the runs."""
+    fix: Pairs = ()
+    """Parameters held at values, such as c=0,E_start=1, in every law that has them."""
+    scheme: Literal["auto", "residuals", "pairs", "wild-clusters"] = "auto"
+    """What the bootstrap resamples; auto: wild-clusters where runs of one size err together, else residuals. See docs/coverage.md."""
     interval: Literal["percentile", "bca"] = "percentile"
     """How intervals are read off the draws."""
     draws: int = 1000
-    """Bootstrap draws of every fit; 0 for none."""
+    """Bootstrap draws of a fit; 0 for none."""
     seed: int = 0
     """Seed of the draws."""
     level: float = 0.95
     """Confidence level of the intervals."""
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...")] = ()
-    """Models to give EPC and loss for, such as 1.3B:64."""
+    """Models to give EPC and loss for, such as 1.3B:64; routers are compared at the first."""
 
-    def options(self, laws: tuple[str, ...]) -> "Options":
-        """These options for the library, with the laws to fit."""
+    def options(self, laws: tuple[str, ...], draw_all: bool = True) -> "Options":
+        """These options for the library, with the laws to fit; `draw_all`: draws for every law."""
         from common.errors import InputError
-        from fit.analysis import Options
-        from fit.solver.losses import loss_named
+        from fit.analysis import OTHER_DRAWS, Options
+        from fit.engine.losses import loss_named
 
         try:
             objective = loss_named(self.loss)
         except ValueError as error:
             raise InputError(f"--loss: {error}") from error
-        points = tuple(_point(text) for text in split(self.at))
-        return Options(laws, split(self.router), objective, self.scheme, self.interval, self.draws, self.seed, self.level, points)
+        return Options(
+            laws=laws, routers=split(self.router), loss=objective, scheme=self.scheme, method=self.interval, draws=self.draws,
+            seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
+            points=tuple(_point(text) for text in split(self.at)),
+            fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Fit:
-    """Fit scaling laws to runs: coefficients with intervals, effective parameter counts, and what they are worth."""
+    """Fit scaling laws, rank them by how they predict held-out sizes, price experts."""
 
     runs: Flat[Curves] = field(default_factory=Curves)
     how: Flat[Fitting] = field(default_factory=Fitting)
     output: Flat[Output] = field(default_factory=Output)
     law: Names = ()
-    """Laws to fit, several with commas; none: the paper's. See also `compare`."""
+    """Laws to fit, several with commas; none: the paper's and those with a floor."""
 
     def run(self) -> None:
         """Fit, print, and write the report if asked for."""
-        from fit.analysis import PAPER_LAWS, analyse
-
-        runs = self.runs.load()
-        with progress_shown() as progress:
-            analysis = analyse(runs, self.how.options(split(self.law) or PAPER_LAWS), progress)
+        from fit.analysis import analyse
         from fit.report import fit_document, fit_json, write_report
 
+        runs, laws = self.runs.load(), split(self.law)
+        everything = bool(laws or self.output.full or self.output.out or self.output.json)
+        with progress_shown() as progress:
+            analysis = analyse(runs, self.how.options(laws, everything), progress)
         if self.output.out:
             with progress_shown() as progress:
                 write_report(analysis, self.output.out, progress)
-        show(self.output, "report", lambda: fit_json(analysis), lambda: fit_document(analysis))
+        show_result(self.output, "report", lambda: fit_json(analysis), lambda: fit_document(analysis, self.output.full))
 
 
-@dataclass(frozen=True)
-class Compare:
-    """Hold the laws against each other: fit, held-out error, coverage, and which answers depend on the law."""
+def with_laws(command: type[Any]) -> type[Any]:
+    """The command with the laws there are in its help, a line each: done only for help, since it imports numerics."""
+    from fit.laws import CATALOGUE
 
-    runs: Flat[Curves] = field(default_factory=Curves)
-    how: Flat[Fitting] = field(default_factory=Fitting)
-    output: Flat[Output] = field(default_factory=Output)
-    law: Names = ()
-    """Laws to compare, several with commas; none: every one there is for runs of one number of tokens."""
-
-    def run(self) -> None:
-        """Compare, print, and write the report if asked for."""
-        from fit.analysis import COMPARED_LAWS
-        from fit.studies.compare import compare, compare_document, compare_json
-
-        runs = self.runs.load()
-        with progress_shown() as progress:
-            comparison = compare(runs, self.how.options(split(self.law) or COMPARED_LAWS), progress)
-        finish(self.output, "compare", lambda: compare_json(comparison), lambda: compare_document(comparison))
+    lines = [f"- {law.name}: {law.formula}" for law in CATALOGUE.values()]
+    command.__doc__ = "\n".join([f"{command.__doc__}", "", "Laws:", *lines, "- per-size: log L = b(N) log E + d(N) at each size N"])
+    return command
 
 
-@dataclass(frozen=True)
-class Reproduce:
-    """Put the paper's published figures beside ours, on the released runs."""
+def _hint(source: list[str], columns: dict[str, str], target: str, wanted: Iterable[str]) -> str:
+    """The option that would map the first file's headers to `wanted` columns, as far as their names give it away."""
+    from fit.runs.reading import read_table
 
-    runs: Flat[Curves] = field(default_factory=Curves)
-    how: Flat[Fitting] = field(default_factory=Fitting)
-    output: Flat[Output] = field(default_factory=Output)
-
-    def run(self) -> None:
-        """Reproduce, print, and write the report if asked for."""
-        from fit.analysis import PAPER_LAWS
-        from fit.studies.reproduce import reproduce, reproduce_document, reproduce_json
-
-        # The published figures are of large runs: small ones would be beside the point.
-        runs = self.runs.load(simulated=True)
-        with progress_shown() as progress:
-            found = reproduce(runs, self.how.options(PAPER_LAWS), progress)
-        finish(self.output, "reproduce", lambda: reproduce_json(found), lambda: reproduce_document(found))
+    if source[0] == "-":
+        return ""
+    headers = [name for name in read_table(source[0], target, {}).headers.values() if name not in columns.values()]
+    found = {ours: next((h for h in headers if h == ours or any(w in h.lower() for w in _LIKELY[ours].split())), "") for ours in wanted}
+    options = ",".join(f"{ours}={header}" for ours, header in found.items() if header)
+    option = f"--target {found['loss']}" if found.get("loss") else f"--columns {options}" if options else "--columns N=HEADER"
+    return f"; headers there: {', '.join(headers[:12])}; try {option}"
 
 
-@dataclass(frozen=True)
-class Fetch:
-    """Download the released runs from where they are published, checked by their sha256."""
+def _fixed(text: str) -> tuple[str, float]:
+    """NAME=VALUE."""
+    from common.errors import InputError
 
-    path: Annotated[Path, tyro.conf.Positional] = Path("curves.csv.gz")
-    """Where to put them."""
-
-    def run(self) -> None:
-        """Download, check, and say where the file is."""
-        from fit.load.fetch import fetch
-
-        with progress_shown("bytes") as progress:
-            path = fetch(self.path, progress=lambda done, total: progress(done, total or 0, self.path.name))
-        print(f"{path}: the released runs, checked")
+    name, _, value = text.partition("=")
+    try:
+        return name.strip(), float(value)
+    except ValueError:
+        raise InputError(f"--fix {text}: takes a parameter and its value, such as c=0") from None
 
 
 def _point(text: str) -> "Point":
     """N:E, with N as people write it."""
     from common.errors import InputError
-    from fit.analysis import Point
+    from fit.derived import Point
 
     size, _, experts = text.partition(":")
     unit = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(size[-1:], 0.0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 if TYPE_CHECKING:
-    from fit.show.document import Document
+    from common.document import Document
 
 Names = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME,...")]
 """A list of names: an option given several times, or once with commas."""
@@ -28,7 +28,9 @@ class Output:
     """Where results go."""
 
     out: Path | None = None
-    """A folder for the report: HTML, Markdown, JSON, and from `fit` CSV, LaTeX and figures too."""
+    """A folder for the report: HTML, Markdown, JSON, figures, and from `fit` CSV and LaTeX too."""
+    full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print everything: every table, and every warning in full."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print JSON on standard output, and nothing else there."""
 
@@ -41,23 +43,22 @@ def split(names: tuple[str, ...]) -> tuple[str, ...]:
 def finish(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
     """Write the report if a folder was given, then show the result."""
     if output.out:
-        from fit.show.render import write_document
+        from common.document.render import write_document
 
         write_document(as_document(), as_json(), output.out, name)
-    show(output, name, as_json, as_document)
+    show_result(output, name, as_json, as_document)
 
 
-def show(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
+def show_result(output: Output, page: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
+    """Print the result: its JSON alone where asked for, else the first screen or all of it, and where `page` was written."""
+    from common.document.render import json_text, show
+
     if output.json:
-        import json
-
-        print(json.dumps(as_json(), indent=2, ensure_ascii=False, allow_nan=False))
+        print(json_text(as_json()), end="")
         return
-    from fit.show.render import terminal
-
-    terminal.show(as_document())
+    show(as_document(), output.full)
     if output.out:
-        print(f"Report: {output.out / f'{name}.html'}")
+        print(f"Report: {output.out / f'{page}.html'}")
 
 
 @contextmanager

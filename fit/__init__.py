@@ -1,10 +1,10 @@
-"""Scaling laws for routed language models: load runs, fit laws to their true optimum, and say what the fits mean.
+"""Scaling laws for language models: load runs, fit laws to their true optimum, and say what the fits mean.
 
     import fit
 
     runs = fit.load_runs("curves.csv.gz")
-    result = fit.analyse(runs, fit.Options(laws=("bounded",))).result("S-Base", "bounded")
-    print(result.coefficients["E_max"])
+    analysis = fit.analyse(runs)
+    print(analysis.quoted, analysis.result("S-Base", analysis.quoted).predict(N=13e9, E=64))
 
 The names below are the ones to start from; each is loaded when it is first used, so that a command imports only what it needs.
 """
@@ -15,64 +15,50 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from common.errors import InputError
     from fit.analysis import Analysis, Options, Point, Result, analyse
-    from fit.epc import cutoff, effective_parameter_count
+    from fit.engine.losses import Loss, huber, squared, squared_log
+    from fit.engine.shared import fit_shared
+    from fit.engine.solve import Certificate, Fit, fit_law
     from fit.errors import NotIdentifiedError
-    from fit.intervals.bootstrap import Draws, Interval, interval, resample
+    from fit.estimate import Estimate, Status
     from fit.laws import CATALOGUE, Law, Shape, law_named, stack_features
-    from fit.load.grid import canonical, dense, routers
-    from fit.load.runs import Runs, load_runs
-    from fit.solver.losses import Huber, Squared, SquaredLog
-    from fit.solver.solve import Certificate, Fit, fit_law
+    from fit.quantities import cutoff, effective_parameter_count
+    from fit.runs import Runs, canonical, dense, load_runs, routers
+    from fit.select import akaike_weights, criteria, leave_one_out, nested_test, roll_out
+    from fit.uncertainty.delta import correlations, covariance, standard_errors
+    from fit.uncertainty.draws import Draws, resample
+    from fit.uncertainty.intervals import difference, estimates
+    from fit.uncertainty.profile import profile_interval
 
 _HOME = {
-    "fit.analysis": ("Analysis", "Options", "Point", "Result", "analyse"),
-    "fit.intervals.bootstrap": ("Draws", "Interval", "interval", "resample"),
-    "fit.epc": ("cutoff", "effective_parameter_count"),
     "common.errors": ("InputError",),
+    "fit.analysis": ("Analysis", "Options", "Point", "Result", "analyse"),
+    "fit.engine.losses": ("Loss", "huber", "squared", "squared_log"),
+    "fit.engine.solve": ("Certificate", "Fit", "fit_law"),
     "fit.errors": ("NotIdentifiedError",),
-    "fit.load.grid": ("canonical", "dense", "routers"),
+    "fit.estimate": ("Estimate", "Status"),
     "fit.laws": ("CATALOGUE", "Law", "Shape", "law_named", "stack_features"),
-    "fit.solver.losses": ("Huber", "Squared", "SquaredLog"),
-    "fit.load.runs": ("Runs", "load_runs"),
-    "fit.solver.solve": ("Certificate", "Fit", "fit_law"),
+    "fit.engine.shared": ("fit_shared",),
+    "fit.quantities": ("cutoff", "effective_parameter_count"),
+    "fit.runs": ("Runs", "canonical", "dense", "load_runs", "routers"),
+    "fit.select": ("akaike_weights", "criteria", "leave_one_out", "nested_test", "roll_out"),
+    "fit.uncertainty.delta": ("correlations", "covariance", "standard_errors"),
+    "fit.uncertainty.draws": ("Draws", "resample"),
+    "fit.uncertainty.intervals": ("difference", "estimates"),
+    "fit.uncertainty.profile": ("profile_interval",),
 }
+_MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "CATALOGUE",
-    "Analysis",
-    "Certificate",
-    "Draws",
-    "Fit",
-    "Huber",
-    "InputError",
-    "Interval",
-    "Law",
-    "NotIdentifiedError",
-    "Options",
-    "Point",
-    "Result",
-    "Runs",
-    "Shape",
-    "Squared",
-    "SquaredLog",
-    "analyse",
-    "canonical",
-    "cutoff",
-    "dense",
-    "effective_parameter_count",
-    "fit_law",
-    "interval",
-    "law_named",
-    "load_runs",
-    "resample",
-    "routers",
-    "stack_features",
-]
+    "CATALOGUE", "Analysis", "Certificate", "Draws", "Estimate", "Fit", "InputError", "Law", "Loss", "NotIdentifiedError", "Options",
+    "Point", "Result", "Runs", "Shape", "Status", "akaike_weights", "analyse", "canonical", "correlations", "covariance", "criteria",
+    "cutoff", "dense", "difference", "effective_parameter_count", "estimates", "fit_law", "fit_shared", "huber", "law_named",
+    "leave_one_out", "load_runs", "nested_test", "profile_interval", "resample", "roll_out", "routers", "squared", "squared_log",
+    "stack_features", "standard_errors",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name from the module it lives in (PEP 562)."""
-    for module, names in _HOME.items():
-        if name in names:
-            return getattr(import_module(module), name)
-    raise AttributeError(f"module 'fit' has no attribute {name!r}")
+    if name not in _MODULE:
+        raise AttributeError(f"module 'fit' has no attribute {name!r}")
+    return getattr(import_module(_MODULE[name]), name)

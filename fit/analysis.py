@@ -1,320 +1,435 @@
-"""From runs to results: every law asked for, on every router, with intervals, derived figures and warnings.
+"""From runs to results: every law asked for, on every router, ranked by how it predicts held-out sizes, with intervals and warnings.
 
-An `Analysis` is all that a report shows; `fit.report` turns it into terminal tables, JSON, Markdown, HTML and LaTeX.
+An `Analysis` is all that a report shows; its tables are data frames, and `fit.report` turns it into what people read.
 """
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 
 from common.errors import InputError
-from fit.assess.identify import FitWarning, warnings_for
-from fit.epc import cutoff_quantity, epc_quantity, expert_slope, has_cutoff, has_epc, size_slope
+from fit.derived import Point, derived_figures
+from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
+from fit.engine.losses import Loss
+from fit.engine.solve import Fit, fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
-from fit.intervals.bootstrap import Draws, Interval, Method, Quantity, Scheme, interval, new_run_loss, predicted_loss, resample
-from fit.laws import CATALOGUE, DENSE_LAWS, TOKENS, Law, law_named, per_size
-from fit.load.grid import canonical, routers
-from fit.load.runs import Runs
-from fit.solver.losses import Loss, SquaredLog
-from fit.solver.solve import Fit, fit_law
+from fit.estimate import Estimate
+from fit.laws import CATALOGUE, Law, law_named, per_size
+from fit.quantities import beyond, loss_quantity
+from fit.runs import Runs, canonical, routers
+from fit.runs.schema import ROUTER, D, E, K, N, R
+from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
+from fit.uncertainty.draws import Draws, Scheme, resample
+from fit.uncertainty.intervals import Method, difference, estimates, new_run_estimates
 
-PAPER_LAWS = ("dense", "per-size", "separable", "bilinear", "bounded", "utilisation")
-"""The laws of the paper, in its order: what a plain `fit` fits."""
+if TYPE_CHECKING:
+    import polars as pl
 
-ALL_LAWS = (*DENSE_LAWS, "per-size", *(name for name in CATALOGUE if name not in DENSE_LAWS))
-"""Every law there is."""
+PAPER_LAW = "bounded"
+"""The law whose figures are given as what the paper's law says (Eq. 1)."""
 
-COMPARED_LAWS = tuple(name for name in ALL_LAWS if name != TOKENS.name)
-"""What a plain `compare` fits: all of them at one number of tokens."""
+DEFAULT_LAWS = (
+    "dense", "dense-floor", "separable", "bilinear", "bounded", "utilisation", "floor", "bounded-floor", "floor-interaction",
+    "bounded-floor-interaction",
+)  # fmt: skip
+"""The laws that a plain `fit` fits: the paper's, and the same with a floor. Eq. 2 only where k or R vary."""
 
-DENSE_ROUTER = "Dense"
-POOLED = "pooled"
-"""The router column of a fit to the runs of every router together (Eq. 2)."""
+OTHER_DRAWS = 400
+"""Draws that commands make of laws that are not quoted and that nobody asked for by name: enough for the ends of a 95 % interval from
+five clusters or more (364)."""
 
-
-@dataclass(frozen=True)
-class Point:
-    """A model that a figure is asked for: its dense size (parameters, embeddings excluded) and number of experts."""
-
-    n: float
-    e: float
-
-    @property
-    def label(self) -> str:
-        """Such as `1.3B/E=64`."""
-        return f"{short_count(self.n)}/E={self.e:g}"
+DENSE_ROUTER, POOLED = "Dense", "pooled"
+"""The router of a fit to the dense runs, and of one to the runs of every router together (Eq. 2)."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to fit. `points` left empty are `default_points`; `routers` left empty are all there are."""
+    """How to fit.
 
-    laws: tuple[str, ...] = PAPER_LAWS
+    `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
+    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, else residuals. `fixed` and `bounds`
+    hold parameters at values or within intervals, in every law that has them; `weights` names a column of relative weights; `group` the
+    column whose values are fitted apart. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
+    `other_draws`: how many a law has that is not quoted; None: as many.
+    """
+
+    laws: tuple[str | Law, ...] = ()
     routers: tuple[str, ...] = ()
-    loss: Loss = field(default_factory=SquaredLog)
-    scheme: Scheme = "residuals"
+    loss: Loss = field(default_factory=Loss)
+    scheme: Scheme | Literal["auto"] = "auto"
     method: Method = "percentile"
     draws: int = 1000
     seed: int = 0
     level: float = 0.95
     points: tuple[Point, ...] = ()
+    fixed: Mapping[str, float] = field(default_factory=dict[str, float])
+    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    weights: str = ""
+    group: str = ROUTER
+    draw_all: bool = True
+    other_draws: int | None = None
 
     def __post_init__(self) -> None:
         if not 0 < self.level < 1:
             raise InputError(f"level must lie between 0 and 1, such as 0.95, not {self.level:g}")
         if self.draws < 0:
             raise InputError(f"draws must be 0 (no intervals) or more, not {self.draws}")
-        for name in self.laws:
-            if name not in ALL_LAWS:
-                law_named(name)
+        for law in self.laws:
+            if isinstance(law, str) and law != "per-size":
+                law_named(law)
 
 
-@dataclass(frozen=True)
-class Estimate:
-    """A figure and its interval. `low` and `high` are None where no draws were made; `extrapolated` if it lies outside the data."""
-
-    value: float
-    low: float | None = None
-    high: float | None = None
-    extrapolated: bool = False
-    unit: str = ""
-
-
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Result:
-    """One law fitted to one router's runs."""
+    """One law fitted to one router's runs.
+
+    `coefficients` are the law's reported parameters, `derived` what follows from them; `steps` the roll-out by size; `misfit` what the
+    residuals show.
+    """
 
     router: str
     law: Law
     runs: Runs
     fit: Fit
-    draws: Draws | None
-    coefficients: dict[str, Estimate]
-    derived: dict[str, Estimate]
-    warnings: tuple[FitWarning, ...]
+    options: Options
+    steps: tuple[RollOutStep, ...] = ()
+    misfit: Misfit = field(default_factory=Misfit)
+    draws: Draws | None = None
+    coefficients: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    derived: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
+    warnings: tuple[FitWarning, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"Result({self.router}, {self.fit!r})"
+
+    def _repr_html_(self) -> str:
+        table: Any = _frame(_parameter_rows(self))
+        return table._repr_html_()
+
+    def predict(
+        self, *, kind: Literal["mean", "new run"] = "mean", **columns: float | int | Sequence[float | int] | Float[np.ndarray, "points"]
+    ) -> "pl.DataFrame":
+        """Predicted loss with its interval at new points, a row each: of the mean curve, or of a new run with its noise.
+
+        `columns` are the law's, by our names or short ones: `predict(N=13e9, E=64)`. Raises `InputError` for a column that is missing.
+        """
+        short = {"N": N, "E": E, "D": D, "P": "total_parameter_count", "F": "flops_per_step"}
+        full = {short.get(name, name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
+        if set(full) != set(self.law.columns):
+            raise InputError(
+                f"law {self.law.name!r} predicts from {', '.join(self.law.columns)}, and was given {', '.join(full) or 'nothing'}"
+            )
+        data = dict(zip(full, np.broadcast_arrays(*full.values()), strict=True))
+        level, method = self.options.level, self.options.method
+        if kind == "mean":
+            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, method, unit="nats per token")
+        else:
+            found = new_run_estimates(self.fit, self.draws, data, level)
+        outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
+        rows = [
+            {**{name: float(values[i]) for name, values in data.items()}, **_cells(replace(one, distance=float(outside[i])))}
+            for i, one in enumerate(found)
+        ]
+        return _frame(rows)
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """A law that these runs cannot identify, and why, in one line."""
+    """A law that was not fitted or that the runs do not identify, and why, in one line."""
 
     router: str
     law: str
     reason: str
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Analysis:
-    """Every result of one request, with the runs it started from and the options it was made with."""
+    """Every result of one request, with the runs it started from and the options it was made with.
+
+    `ranking` holds the laws in N and E against each other over the held-out sizes of all routers, `rankings` over those of each.
+    """
 
     runs: Runs
     options: Options
     results: tuple[Result, ...]
     skipped: tuple[Skipped, ...]
+    ranking: Ranking | None
+    rankings: Mapping[str, Ranking]
 
-    def result(self, router: str, law: str) -> Result | None:
-        """The result of this law on this router, or None."""
-        return next((r for r in self.results if r.router == router and r.law.name == law), None)
+    def __repr__(self) -> str:
+        laws = ", ".join(dict.fromkeys(result.law.name for result in self.results))
+        return (
+            f"Analysis({len(self.results)} fits of {laws} to {len(self.runs)} runs; {len(self.skipped)} not fitted; quoted: {self.quoted})"
+        )
+
+    def _repr_html_(self) -> str:
+        table: Any = self.parameters()
+        return table._repr_html_()
+
+    def result(self, router: str, law: str) -> Result:
+        """The result of this law on this router; `InputError` with the names there are, or with why it was not fitted."""
+        for one in self.results:
+            if (one.router, one.law.name) == (router, law):
+                return one
+        why = next((f": {one.reason}" for one in self.skipped if (one.router, one.law) == (router, law)), "")
+        there = "; ".join(f"{name}: {', '.join(r.law.name for r in self.results if r.router == name)}" for name in self.routers)
+        raise InputError(f"no fit of law {law!r} to router {router!r}{why}; there are {there}")
+
+    def find(self, router: str, law: str) -> Result | None:
+        """The same, or None."""
+        return next((one for one in self.results if (one.router, one.law.name) == (router, law)), None)
+
+    @property
+    def routers(self) -> tuple[str, ...]:
+        """The routers that something was fitted to."""
+        return tuple(dict.fromkeys(result.router for result in self.results))
+
+    @cached_property
+    def quoted(self) -> str:
+        """The law that the first screen quotes: the one that predicts held-out sizes best, else the paper's, else the first fitted."""
+        fitted = [result.law.name for result in self.results if result.router not in (DENSE_ROUTER, POOLED)]
+        if self.ranking is not None:
+            return self.ranking.best
+        names = [PAPER_LAW, *fitted, *(result.law.name for result in self.results)]
+        return next(name for name in names if name in (fitted or names[1:]))
+
+    def of_law(self, law: str) -> list[Result]:
+        """The results of a law, a router each."""
+        return [result for result in self.results if result.law.name == law and result.router != POOLED]
+
+    def difference(self, law: str, first: str, second: str, point: Point) -> Estimate | None:
+        """Loss of one router less that of another at a point (nats per token), shared dense runs resampled together; None without draws."""
+        one, other = self.find(first, law), self.find(second, law)
+        if one is None or other is None or one.draws is None or other.draws is None:
+            return None
+        data = {N: np.array([point.n]), E: np.array([point.e])}
+        return difference(one.draws, other.draws, loss_quantity(one.law, data), loss_quantity(other.law, data), self.options.level)[0]
+
+    def parameters(self) -> "pl.DataFrame":
+        """Every reported parameter, a row each: router, law, parameter, value, low, high, status, se, unit."""
+        return _frame([row for result in self.results for row in _parameter_rows(result)])
+
+    def derived(self) -> "pl.DataFrame":
+        """Every derived figure, a row each."""
+        rows = [
+            {"router": result.router, "law": result.law.name, "figure": name, **_cells(figure)}
+            for result in self.results
+            for name, figure in result.derived.items()
+        ]
+        return _frame(rows)
+
+    def draws(self) -> "pl.DataFrame":
+        """The parameters of every usable draw, a row each; empty where a law has none of that name."""
+        rows: list[dict[str, Any]] = []
+        for result in self.results:
+            if result.draws is not None:
+                values = result.law.parameter_values(result.draws.theta, result.draws.beta).tolist()
+                names = result.law.parameter_names
+                rows += [
+                    {"router": result.router, "law": result.law.name, "draw": k, **dict(zip(names, row, strict=True))}
+                    for k, row in enumerate(values, start=1)
+                ]
+        return _frame(rows)
+
+    def scores(self) -> "pl.DataFrame":
+        """How each fit predicts: runs, parameters, RMSE, R2 and the held-out sizes' CRPS and coverage."""
+        rows: list[dict[str, Any]] = []
+        for result in self.results:
+            cells = [value for value in cells_of({result.router: result.steps}).values() if np.isfinite(value)]
+            covered = [(s.covered, s.runs) for step in result.steps if step.following and (s := step.score) and s.covered is not None]
+            rows.append(
+                {
+                    "router": result.router, "law": result.law.name, "runs": result.fit.num_runs, "parameters": result.fit.problem.num_free,
+                    "rmse_log10": result.fit.rmse_log10, "r_squared": result.fit.r_squared,
+                    "held_out_crps": float(np.mean(cells)) if cells else None,
+                    "covered": sum(c for c, _ in covered) if covered else None,
+                    "held_out_runs": sum(n for _, n in covered) if covered else None,
+                }
+            )  # fmt: skip
+        return _frame(rows)
 
 
-def short_count(n: float) -> str:
-    """A number of parameters as people write it: 5M, 16.5M, 1.31B."""
-    for unit, name in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if n >= unit * 0.9995:
-            return f"{n / unit:.3g}{name}"
-    return f"{n:.3g}"
+def _cells(figure: Estimate) -> dict[str, Any]:
+    return {
+        "value": figure.value, "low": figure.low, "high": figure.high, "status": str(figure.status), "se": figure.se, "unit": figure.unit,
+        "distance": figure.distance,
+    }  # fmt: skip
 
 
-def analyse(runs: Runs, options: Options, progress: Callable[[int, int, str], None] | None = None) -> Analysis:
-    """Fit every law asked for to every router's runs.
+def _parameter_rows(result: Result) -> list[dict[str, Any]]:
+    head = {"router": result.router, "law": result.law.name}
+    return [{**head, "parameter": name, **_cells(figure)} for name, figure in result.coefficients.items()]
 
-    `progress(done, all, name)` is called as fits finish. A law that the runs cannot identify is listed under `skipped` with the
+
+def _frame(rows: Sequence[Mapping[str, Any]]) -> "pl.DataFrame":
+    import polars as pl
+
+    return pl.DataFrame(list(rows), infer_schema_length=None)
+
+
+def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Analysis:
+    """Fit every law asked for to every router's runs, rank them, and resample.
+
+    `progress(done, all, name)` is called as parts finish. A law that the runs do not identify is listed under `skipped` with the
     reason. Raises `InputError` for an unknown router, and `NotIdentifiedError` where no law at all can be fitted.
     """
-    jobs = _jobs(runs, options)
+    options = options or Options()
+    if options.group != ROUTER:
+        runs = replace(runs, columns={**runs.columns, ROUTER: np.array([str(value) for value in runs[options.group].tolist()])})
+    jobs, skipped = _jobs(runs, options)
     outcomes: list[Result | Skipped] = []
-    # Two laws are fitted at once where there are two cores: the numerics let go of the interpreter. The longest come first, the
-    # results in the jobs' order.
-    with ThreadPoolExecutor(max_workers=min(len(jobs), os.cpu_count() or 1)) as pool:
-        waiting = {job: pool.submit(_run_job, runs, options, *job) for job in sorted(jobs, key=_work, reverse=True)}
-        for done, job in enumerate(jobs):
-            outcomes.append(waiting[job].result())
-            if progress:
-                progress(done + 1, len(jobs), f"{job[0]} {job[1]}")
-    results = tuple(outcome for outcome in outcomes if isinstance(outcome, Result))
-    skipped = tuple(outcome for outcome in outcomes if isinstance(outcome, Skipped))
+    for job in jobs:
+        outcomes.append(_fit_job(runs, options, *job))
+        if progress:
+            progress(len(outcomes), 2 * len(jobs), "fits")
+    results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
+    skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     if not results:
-        reasons = "; ".join(dict.fromkeys(s.reason for s in skipped))
-        raise NotIdentifiedError(f"no law can be fitted to these runs: {reasons}. {_what_can_be_fitted(runs, options)}")
-    return Analysis(runs, options, results, skipped)
+        reasons = "; ".join(dict.fromkeys(one.reason for one in skipped)) or "no law was asked for"
+        raise NotIdentifiedError(f"no law can be fitted to these runs: {reasons}")
+    bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
+    shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
+    # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
+    clustered = {result.law.name for result in results if result.misfit.clustered}
+    finished: list[Result] = []
+    for result in results:
+        others = options.draws if options.other_draws is None else min(options.draws, options.other_draws)
+        wanted = options.draws if result.law.name == bare.quoted else others if options.draw_all or result.law.name in shown else 0
+        finished.append(_finished(runs, result, wanted, result.law.name in clustered))
+        if progress:
+            progress(len(jobs) + len(finished), len(jobs) + len(results), "intervals")
+    return replace(bare, results=tuple(finished))
 
 
-def _jobs(runs: Runs, options: Options) -> list[tuple[str, str]]:
-    """Router and law of every fit, those of one router together; the dense laws stand on their own, the pooled one last."""
+def _jobs(runs: Runs, options: Options) -> tuple[list[tuple[str, str | Law]], list[Skipped]]:
+    """Router and law of every fit, those of one router together, dense laws once; and the laws that are left out by default."""
     there = routers(runs)
     for name in options.routers:
         if name not in there:
             raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none'}")
     chosen = options.routers or there
-    jobs = router_jobs(chosen, options.laws)
-    if "utilisation" in options.laws and len(chosen) > 1:
+    laws: list[str | Law] = list(options.laws or DEFAULT_LAWS)
+    skipped: list[Skipped] = []
+    if not options.laws and (held := _same_throughout(runs)):
+        laws.remove("utilisation")
+        skipped.append(
+            Skipped("all", "utilisation", f"{held} in all routed runs, so P/F has nothing of its own to explain; --law utilisation fits it")
+        )
+    dense = [law for law in laws if _is_dense(law)]
+    jobs: list[tuple[str, str | Law]] = [(DENSE_ROUTER, law) for law in dense]
+    jobs += [(router, law) for router in chosen for law in laws if law not in dense]
+    if "utilisation" in laws and len(chosen) > 1:
         jobs.append((POOLED, "utilisation"))
     if not jobs:
-        raise InputError(
-            f"nothing to fit: the runs are all dense, and of the laws asked for ({', '.join(options.laws)}) none is of dense runs"
-        )
-    return jobs
+        raise InputError("nothing to fit: the runs are all dense, and none of the laws asked for is of dense runs")
+    return jobs, skipped
 
 
-def router_jobs(chosen: Sequence[str], laws: Sequence[str]) -> list[tuple[str, str]]:
-    """Router and law of every fit: the dense laws once, on the dense runs, and the others for each router of `chosen`."""
-    jobs = [(DENSE_ROUTER, law) for law in laws if law in DENSE_LAWS]
-    return jobs + [(router, law) for router in chosen for law in laws if law not in DENSE_LAWS]
+def _is_dense(law: str | Law) -> bool:
+    return law.dense if isinstance(law, Law) else law in CATALOGUE and CATALOGUE[law].dense
 
 
-def _what_can_be_fitted(runs: Runs, options: Options) -> str:
-    """The laws that were not asked for and that these runs do identify, as a sentence."""
-    others = replace(options, draws=0, laws=tuple(name for name in ALL_LAWS if name not in options.laws))
-    try:
-        jobs = _jobs(runs, others) if others.laws else []
-    except InputError:
-        jobs = []
-    can = dict.fromkeys(law for router, law in jobs if isinstance(_run_job(runs, others, router, law), Result))
-    return f"They can identify: {', '.join(can)}" if can else "They can identify no other law either"
-
-
-def _work(job: tuple[str, str]) -> tuple[int, bool]:
-    """Sorts jobs by how long they take: by their shape parameters, then those on all runs at once."""
-    router, law = job
-    return (len(CATALOGUE[law].shapes) if law in CATALOGUE else 0, router == POOLED)
+def _same_throughout(runs: Runs) -> str:
+    """`k = 1 and routing_frequency = 0.5` where k and R take one value in the routed runs; empty where one of them varies."""
+    routed = runs.columns[E] > 1 if runs.has(E) else np.ones(len(runs), dtype=bool)
+    parts: list[str] = []
+    for name in (K, R):
+        values = np.unique(runs.columns[name][routed]) if runs.has(name) else np.empty(0)
+        if len(values[~np.isnan(values)]) > 1:
+            return ""
+        parts += [f"{name} = {value:g}" for value in values[~np.isnan(values)].tolist()]
+    return f"{' and '.join(parts)}" if parts else "k and R are the same"
 
 
 def runs_for(runs: Runs, router: str, law: str) -> Runs:
     """The runs that `law` is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R, dense runs included."""
     if law != "utilisation":
         return canonical(runs, router)
-    if router == POOLED or not runs.has("router_type"):
+    if router == POOLED or not runs.has(ROUTER):
         return runs
-    labels = runs["router_type"]
+    labels = runs[ROUTER]
     others = sorted({str(name) for name in labels} - {router, DENSE_ROUTER})
     return runs.keep(
         (labels == router) | (labels == DENSE_ROUTER), f"{router} and dense runs, every k and R", [f"router {n}" for n in others]
     )
 
 
-def law_for(name: str, runs: Runs) -> Law:
-    """The law of this name; `per-size` is made for the sizes met with more than one number of experts."""
-    if name != "per-size":
-        return law_named(name)
-    sizes = runs.numeric("dense_parameter_count")[_with_slope(runs)]
-    if not len(sizes):
-        raise NotIdentifiedError("law 'per-size' needs a size met with more than one num_experts, and there is none")
-    return per_size(sizes.tolist())
+def _with_slope(runs: Runs) -> Bool[np.ndarray, "runs"]:
+    """Which runs are of a size met with more than one number of experts."""
+    n, e = runs.numeric(N), runs.numeric(E)
+    return np.array([len(np.unique(e[n == size])) > 1 for size in n], dtype=bool)
 
 
-def _run_job(runs: Runs, options: Options, router: str, name: str) -> Result | Skipped:
+def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Result | Skipped:
+    """The fit of a law to a router's runs, rolled out by size, without draws; or why it has none."""
+    name = law if isinstance(law, str) else law.name
     try:
+        if options.group != ROUTER and router not in (DENSE_ROUTER, POOLED):
+            # A router's dense runs are every router's; those of another group are another group's.
+            runs = runs.keep(np.array([str(value) == router for value in runs[options.group].tolist()]), f"{options.group} {router}")
         chosen = runs_for(runs, router, name)
-        law = law_for(name, chosen)
-        if name == "per-size" and not (sloped := _with_slope(chosen)).all():
-            chosen = chosen.keep(sloped, "sizes with more than one number of experts")
-        return fit_runs(law, chosen, router, options)
+        if law == "per-size":
+            chosen = chosen.keep(_with_slope(chosen), "sizes with more than one number of experts")
+        found = law if isinstance(law, Law) else per_size(chosen.numeric(N)) if law == "per-size" else law_named(law)
+        return fit_runs(found, chosen, router, options)
     except InputError as error:
         # A column that is not there, or runs that say too little: either way this law is not for these runs.
         return Skipped(router, name, str(error))
 
 
-def _with_slope(runs: Runs) -> Bool[np.ndarray, "runs"]:
-    """Which runs are of a size met with more than one number of experts."""
-    n, e = runs.numeric("dense_parameter_count"), runs.numeric("num_experts")
-    return np.array([len(np.unique(e[n == size])) > 1 for size in n], dtype=bool)
-
-
 def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
-    """Fit one law to these runs, with its intervals, derived figures and warnings.
-
-    Raises `NotIdentifiedError` where they cannot identify it.
-    """
+    """Fit one law to these runs and roll it out by size. Raises `NotIdentifiedError` where they do not identify it."""
+    known = {*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios}
+    fixed = {key: value for key, value in options.fixed.items() if key in known}
+    bounds = {key: value for key, value in options.bounds.items() if key in known}
+    weights = runs.numeric(options.weights) if options.weights else None
     data = {name: runs.numeric(name) for name in law.columns}
-    fit = fit_law(law, data, runs.loss, options.loss)
+    fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights)
+    if not fit.certificate.identified:
+        raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
+    sizes = runs.numeric(N) if runs.has(N) else None
+    steps = roll_out(fit, sizes, level=options.level) if sizes is not None and law.name != "per-size" else ()
+    found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))
+    return Result(router, law, runs, fit, options, steps, found)
+
+
+def _rankings(results: Sequence[Result]) -> tuple[Ranking | None, dict[str, Ranking]]:
+    """Laws of routed runs ranked over all routers together, and over each."""
+    routed = [result for result in results if result.router not in (DENSE_ROUTER, POOLED)] or list(results)
+    laws: dict[str, dict[str, tuple[RollOutStep, ...]]] = {}
+    for result in routed:
+        laws.setdefault(result.law.name, {})[result.router] = result.steps
+    names = dict.fromkeys(result.router for result in routed)
+    own = {name: rank({law: cells_of({name: steps[name]}) for law, steps in laws.items() if name in steps}) for name in names}
+    return rank({law: cells_of(steps) for law, steps in laws.items()}), {name: found for name, found in own.items() if found is not None}
+
+
+def _keys(base: Runs, runs: Runs) -> Int[np.ndarray, "runs"]:
+    """The place of each run among all: what its random numbers belong to."""
+    place = {(int(file), int(line)): k for k, (file, line) in enumerate(zip(base.file_of, base.line_of, strict=True))}
+    return np.array([place[int(file), int(line)] for file, line in zip(runs.file_of, runs.line_of, strict=True)], dtype=np.int64)
+
+
+def _finished(base: Runs, result: Result, wanted: int, clustered: bool) -> Result:
+    """The result with its draws, figures and warnings."""
+    fit, runs, options = result.fit, result.runs, result.options
+    sizes = runs.numeric(N) if runs.has(N) else None
     draws = None
-    if options.draws:
-        clusters = runs.numeric("dense_parameter_count") if runs.has("dense_parameter_count") else None
-        draws = resample(fit, options.scheme, options.draws, options.seed, clusters)
-    coefficients = _estimates(fit, draws, fit.law.parameter_values, law.parameter_names, options, units=law.units)
-    points = (options.points or default_points(runs)) if has_epc(law) else ()
-    derived = _derived(fit, draws, runs, points, options)
-    warnings = warnings_for(fit, draws, coefficients, derived, points=points, level=options.level)
-    return Result(router, law, runs, fit, draws, coefficients, derived, warnings)
-
-
-def _estimates(
-    fit: Fit, draws: Draws | None, quantity: Quantity, names: Sequence[str], options: Options, *, units: Mapping[str, str] | None = None
-) -> dict[str, Estimate]:
-    units = dict(units or {})
-    if draws is None:
-        values = quantity(fit.theta[None], fit.beta[None])[0]
-        return {name: Estimate(float(value), unit=units.get(name, "")) for name, value in zip(names, values, strict=True)}
-    found: Interval = interval(draws, quantity, options.level, options.method)
-    return {
-        name: Estimate(float(value), float(low), float(high), unit=units.get(name, ""))
-        for name, value, low, high in zip(names, found.value, found.low, found.high, strict=True)
-    }
-
-
-def default_points(runs: Runs) -> tuple[Point, ...]:
-    """The smallest and largest size of the runs at E = 64, or at their largest E below it; before them the paper's worked example.
-
-    That is 5M/E=128; it is left out where it lies further than ten times from all sizes (our choice: nobody asked to extrapolate that far).
-    """
-    n, e = runs.numeric("dense_parameter_count"), runs.numeric("num_experts")
-    experts = min(64.0, float(e.max()))
-    example = (Point(5e6, 128.0),) if n.min() / 10 <= 5e6 <= n.max() * 10 else ()
-    return (*example, Point(float(n.min()), experts), Point(float(n.max()), experts))
-
-
-def _derived(fit: Fit, draws: Draws | None, runs: Runs, points: Sequence[Point], options: Options) -> dict[str, Estimate]:
-    law = fit.law
-    found: dict[str, Estimate] = {}
-    if has_cutoff(law):
-        name, unit, column = (
-            ("f_cutoff", "FLOPs", "flops_per_step") if law.name == "utilisation" else ("n_cutoff", "parameters", law.columns[0])
-        )
-        found |= _estimates(fit, draws, cutoff_quantity(law), [name], options, units={name: unit})
-        beyond = found[name].value > float(runs.numeric(column).max())
-        found[name] = replace(found[name], extrapolated=beyond)
-    if not points:
-        return found
-    n, e = np.array([point.n for point in points]), np.array([point.e for point in points])
-    sizes, counts = runs.numeric("dense_parameter_count"), runs.numeric("num_experts")
-    outside = (n < sizes.min()) | (n > sizes.max()) | (e < counts.min()) | (e > counts.max())
-    data = {"dense_parameter_count": n, "num_experts": e}
-    labels = [point.label for point in points]
-
-    def _at_points(name: str, quantity: Quantity, unit: str) -> dict[str, Estimate]:
-        names = [f"{name}({label})" for label in labels]
-        rows = _estimates(fit, draws, quantity, names, options, units=dict.fromkeys(names, unit))
-        return {key: replace(row, extrapolated=bool(far)) for (key, row), far in zip(rows.items(), outside, strict=True)}
-
-    found |= _at_points("epc", epc_quantity(law, n, e), "parameters")
-    found |= _at_points("loss", predicted_loss(fit, data), "nats per token")
-    if draws is not None:
-        found |= _at_points("new_run_loss", new_run_loss(draws, data), "nats per token")
-    return found | _slopes(fit, draws, sizes, counts, options)
-
-
-def _slopes(
-    fit: Fit, draws: Draws | None, sizes: Float[np.ndarray, "runs"], counts: Float[np.ndarray, "runs"], options: Options
-) -> dict[str, Estimate]:
-    """a(E) at the fewest and most experts of the runs, b(N) at their smallest and largest size (Eq. 8)."""
-    law = fit.law
-    experts, ends = np.array([counts.min(), counts.max()]), np.array([sizes.min(), sizes.max()])
-    found = _estimates(fit, draws, lambda t, b: size_slope(law, t, b, experts), [f"a(E={e:g})" for e in experts], options)
-    if law.roles is not None and law.roles.experts is not None:
-        names = [f"b(N={short_count(n)})" for n in ends]
-        found |= _estimates(fit, draws, lambda t, b: expert_slope(law, b, ends), names, options)
-    return found
+    if wanted and fit.degrees > 0:
+        auto: Scheme = "wild-clusters" if clustered and sizes is not None else "residuals"
+        scheme = auto if options.scheme == "auto" else options.scheme
+        draws = resample(fit, scheme, wanted, options.seed, sizes, _keys(base, runs))
+    names = fit.law.parameter_names
+    units = [fit.law.units.get(name, "") for name in names]
+    found = estimates(fit, draws, fit.law.parameter_values, options.level, options.method, unit=units)
+    coefficients = dict(zip(names, found, strict=True))
+    derived = derived_figures(fit, draws, options.points, options.level, options.method)
+    about = f"{result.router} {result.law.name}"
+    warnings = warnings_for(
+        fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level
+    )  # fmt: skip
+    return replace(result, draws=draws, coefficients=coefficients, derived=derived, warnings=warnings)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Int
 
-from fit.load.runs import load_runs
+from fit.runs import load_runs
 from reference.routers import HashRouter, Routing
 
 ROOT = Path(__file__).parents[1]

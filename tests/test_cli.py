@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cli import main
-from golden import simulated_curves
+from golden import simulated_curves, small_curves
 
 ROOT = Path(__file__).parents[1]
 
@@ -18,12 +18,20 @@ def test_a_bare_fit_works_on_runs_that_were_really_trained(capsys: pytest.Captur
     assert main(["fit", "--draws", "40"]) == 0
     printed = capsys.readouterr().out
     assert "simulated" not in printed
-    assert "E_max" in printed
+    assert "predicts held-out sizes best" in " ".join(printed.split())
+    assert len(printed.splitlines()) <= 30
 
 
 def test_simulated_runs_are_called_so(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", str(simulated_curves()), "--draws", "0", "--law", "separable"]) == 0
     assert "simulated" in capsys.readouterr().out.splitlines()[0]
+
+
+def test_full_prints_what_the_first_screen_counts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--draws", "0", "--law", "floor", "--full"]) == 0
+    printed = capsys.readouterr().out
+    assert all(title in printed for title in ("Standard errors and correlations", "Warnings in full", "Which runs", "Made from"))
+    assert max(map(len, printed.splitlines())) <= 80
 
 
 def test_json_is_all_that_is_printed_and_is_the_file_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -34,9 +42,63 @@ def test_json_is_all_that_is_printed_and_is_the_file_written(tmp_path: Path, cap
     assert [(f["router"], f["law"]) for f in printed["fits"]] == [("Hash", "separable"), ("Hash", "bounded")]
 
 
+def test_fixed_parameters_weights_scheme_and_points_are_used(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = small_curves().read_text().splitlines()
+    weighted = tmp_path / "weighted.csv"
+    weighted.write_text("\n".join([rows[0] + ",weight", *(f"{row},{1 + k % 2}" for k, row in enumerate(rows[1:]))]))
+    arguments = ["fit", str(weighted), "--router", "Hash", "--law", "floor", "--fix", "L_0=0.9,b=0.1", "--weights", "weight"]
+    assert main([*arguments, "--scheme", "pairs", "--draws", "60", "--at", "1M:32", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fit = found["fits"][0]
+    assert (fit["coefficients"]["L_0"]["value"], fit["coefficients"]["b"]["value"]) == (0.9, 0.1)
+    assert fit["draws"]["scheme"] == "pairs"
+    assert "epc(1M/E=32)" in fit["derived"]
+    assert (found["provenance"]["weights"], found["provenance"]["fixed"]) == ("weight", {"L_0": 0.9, "b": 0.1})
+
+
+def test_help_lists_the_laws_a_line_each(capsys: pytest.CaptureFixture[str]) -> None:
+    from fit.laws import CATALOGUE
+
+    with pytest.raises(SystemExit):
+        main(["fit", "--help"])
+    lines = capsys.readouterr().out.splitlines()
+    for law in CATALOGUE.values():
+        assert any(f"{law.name}: {law.formula}" in line for line in lines)
+
+
+def strange_headers(folder: Path, text: str) -> str:
+    path = folder / "own.csv"
+    path.write_text(text)
+    return str(path)
+
+
+def test_headers_that_are_not_ours_get_the_option_that_works(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes, experts = (1e6, 3e6, 1e7, 3e7), (1, 4, 16)
+    rows = [f"{n:.0f},{e},{1.5 + 30 * n**-0.3 * e**-0.1:.6f}" for n in sizes for e in experts]
+    path = strange_headers(tmp_path, "\n".join(["params,experts,val_loss", *rows]))
+    command = ["fit", path, "--draws", "0", "--law", "separable"]
+    for _ in range(2):
+        assert main(command) == 2
+        message = capsys.readouterr().err
+        assert message.count("\n") <= 3
+        command += message.rsplit("try ", 1)[1].split()
+    assert main(command) == 0
+    printed = capsys.readouterr()
+    assert command[-4:] == ["--target", "val_loss", "--columns", "N=params,E=experts"]
+    assert "loss_validation" not in printed.out
+    assert "val_loss" in printed.out.splitlines()[0]
+
+
+def test_runs_without_a_column_of_experts_are_dense(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"{n},{1.6 + 40 * n**-0.3:.6f}" for n in (1e6, 3e6, 1e7, 3e7, 1e8)]
+    path = strange_headers(tmp_path, "\n".join(["size,loss", *rows]))
+    assert main(["fit", path, "--target", "loss", "--columns", "N=size", "--law", "dense-floor", "--draws", "0"]) == 0
+    assert "Dense runs, L = L_0 + C N^-a" in capsys.readouterr().out
+
+
 def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("one", "two"):
-        assert main(["fit", "--draws", "30", "--law", "dense,bounded", "--router", "RL-R", "--out", str(tmp_path / name)]) == 0
+        assert main(["fit", "--draws", "30", "--law", "dense", "--out", str(tmp_path / name)]) == 0
     capsys.readouterr()
     first, second = (
         {p.relative_to(tmp_path / name): p.read_bytes() for p in (tmp_path / name).rglob("*") if p.is_file()} for name in ("one", "two")
@@ -45,12 +107,10 @@ def test_the_same_command_twice_writes_the_same_bytes(tmp_path: Path, capsys: py
     assert first == second
 
 
-def test_runs_come_from_standard_input_as_well(release: Path) -> None:
-    arguments = [sys.executable, "cli.py", "fit", "-", "--law", "bounded", "--router", "S-Base", "--draws", "0", "--json"]
-    done = subprocess.run(arguments, cwd=ROOT, input=release.read_bytes(), capture_output=True, check=True)
-    found = json.loads(done.stdout)["fits"][0]
-    assert found["runs"] == 61
-    assert found["coefficients"]["E_max"]["value"] == pytest.approx(217.65, abs=0.01)
+def test_runs_come_from_standard_input_as_well() -> None:
+    arguments = [sys.executable, "cli.py", "fit", "-", "--law", "separable", "--router", "S-Base", "--draws", "0", "--json"]
+    done = subprocess.run(arguments, cwd=ROOT, input=small_curves().read_bytes(), capture_output=True, check=True)
+    assert json.loads(done.stdout)["fits"][0]["runs"] == 46
 
 
 @pytest.mark.parametrize(
@@ -67,10 +127,11 @@ def test_runs_come_from_standard_input_as_well(release: Path) -> None:
         (["fit", "--columns", "loss"], "loss"),
         (["fit", "--loss", "huber:0"], "--loss"),
         (["fit", "--at", "big:64"], "--at big:64"),
+        (["fit", "--fix", "c"], "--fix c"),
+        (["fit", "--weights", "absent"], "absent"),
         (["fit", "--draws", "-1"], "draws"),
         (["fit", "--level", "95"], "level"),
         (["fit", "--where", "num_experts == 1", "--law", "bounded"], "all dense"),
-        (["fit", "--where", "num_experts == 8", "--law", "bounded"], "one only of num_experts"),
     ],
     ids=lambda value: " ".join(value[1:]).replace(str(ROOT), "FOLDER") if isinstance(value, list) else "",
 )
@@ -78,60 +139,44 @@ def test_a_wrong_request_is_one_line_and_code_2_and_writes_nothing(
     arguments: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main([*arguments, "--out", str(tmp_path / "report")]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert said.err.startswith("error: ")
-    assert words in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert printed.err.startswith("error: ")
+    assert words in printed.err
     assert not (tmp_path / "report").exists()
 
 
 def test_a_folder_that_cannot_be_written_is_one_line_and_code_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "taken").write_text("a file")
-    assert main(["fit", "--draws", "0", "--law", "separable", "--out", str(tmp_path / "taken")]) == 1
+    assert main(["fit", "--draws", "0", "--law", "dense", "--out", str(tmp_path / "taken")]) == 1
     # Before it, on a slow machine, a line that says how far the work is.
     assert [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")] != []
 
 
 def test_an_output_that_is_no_longer_read_is_no_failure() -> None:
-    command = f"{sys.executable} cli.py fit --draws 0 | head -n 1; echo ${{PIPESTATUS[0]}}"
+    command = f"{sys.executable} cli.py fit --draws 0 --law separable | head -n 1; echo ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0"
-    assert done.stderr == ""
+    assert "error" not in done.stderr
 
 
 def test_help_imports_no_numerics() -> None:
     code = (
         "import sys, cli\ntry: cli.main(['--help'])\nexcept SystemExit: pass\n"
-        "print(sorted({'numpy', 'scipy', 'matplotlib', 'jax'} & set(sys.modules)))"
+        "print(sorted({'numpy', 'scipy', 'matplotlib', 'jax', 'polars'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_a_fit_imports_no_plotting_and_no_scipy(release: Path) -> None:
+def test_a_fit_imports_no_plotting() -> None:
     code = (
-        f"import sys, cli\ncli.main(['fit', {str(release)!r}, '--draws', '20'])\n"
-        "print(sorted({'scipy', 'matplotlib', 'pandas', 'jax'} & set(sys.modules)))"
+        "import sys, cli\ncli.main(['fit', '--draws', '20', '--law', 'separable'])\n"
+        "print(sorted({'matplotlib', 'pandas', 'jax'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
-
-
-@pytest.mark.parametrize("command", ["compare", "reproduce"])
-def test_compare_and_reproduce_print_write_and_repeat_themselves(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    laws = ["--law", "separable,bounded", "--router", "Hash"] if command == "compare" else []
-    printed: list[str] = []
-    for name in ("one", "two"):
-        assert main([command, "--draws", "25", *laws, "--out", str(tmp_path / name)]) == 0
-        printed.append(capsys.readouterr().out.replace(f"/{name}/", "/"))
-    assert printed[0] == printed[1]
-    assert ("simulated" in printed[0].splitlines()[0]) == (command == "reproduce")
-    for kind in ("html", "md", "json"):
-        first, second = ((tmp_path / name / f"{command}.{kind}").read_bytes() for name in ("one", "two"))
-        assert first == second
-    assert main([command, "--draws", "25", *laws, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == json.loads((tmp_path / "one" / f"{command}.json").read_text())
 
 
 def test_fetch_says_in_one_line_where_it_cannot_put_the_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -222,7 +267,7 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
     assert main([*arguments, "--out", str(tmp_path / "run"), "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["loss_validation"] == first["loss_validation"]
-    from fit.load.runs import load_runs
+    from fit.runs import load_runs
 
     (loss,) = load_runs([str(tmp_path / "run" / "curves.csv")]).loss
     assert loss == first["loss_validation"]

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
+from fit.engine.solve import fit_law
 from fit.laws import BILINEAR
-from fit.load.grid import canonical
-from fit.load.runs import load_runs
-from fit.solver.solve import fit_law
+from fit.runs import canonical, load_runs
 
 README = (Path(__file__).parents[1] / "README.md").read_text()
 BLOCKS: list[str] = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
@@ -22,13 +21,16 @@ def _run(words: str) -> dict[str, Any]:
     return names
 
 
-def test_the_python_example_prints_a_line_per_fit(
+def test_the_python_example_prints_a_line_per_fit_and_a_prediction(
     release: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (tmp_path / "curves.csv.gz").symlink_to(release)
     monkeypatch.chdir(tmp_path)
     _run("load_runs")
-    assert len(capsys.readouterr().out.splitlines()) == 6
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines[:6]] == ["S-Base"] * 2 + ["Hash"] * 2 + ["RL-R"] * 2
+    assert all(line.endswith("True") for line in lines[:6])
+    assert "status" in "".join(lines[6:])
 
 
 def test_the_example_law_explains_what_the_readme_says_it_does(release: Path) -> None:

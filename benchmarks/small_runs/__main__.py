@@ -21,14 +21,15 @@ from benchmarks.common import RELEASE, ROOT
 from benchmarks.small_runs.page import page
 from benchmarks.small_runs.sources import Scale, Sources
 from commands.shared import progress_shown
+from common.document import Document
+from common.document.render import to_markdown
 from common.errors import InputError
 from common.files import write_atomically
-from fit.analysis import COMPARED_LAWS, Options, Point
-from fit.load.runs import Runs, load_runs
-from fit.show.document import Document, Figure, Table
-from fit.show.figures.style import to_svg
-from fit.show.render.markdown import to_markdown
-from fit.studies.compare import compare, compare_json
+from common.plots import to_svg
+from fit.analysis import PAPER_LAW, Analysis, Options, analyse
+from fit.derived import Point
+from fit.report import cleaned
+from fit.runs import Runs, load_runs
 from golden import small_choices, small_curves, small_dense, small_standing, small_variants
 
 
@@ -41,7 +42,7 @@ class Arguments:
     variants: Path = field(default_factory=small_variants)
     """Other forms of their routers."""
     choices: Path = field(default_factory=small_choices)
-    """What their choices say."""
+    """How much information their choices carry."""
     standing: Path = field(default_factory=small_standing)
     """What choices are worth that stand."""
     dense: Path = field(default_factory=small_dense)
@@ -62,13 +63,17 @@ def main(arguments: Arguments) -> None:
     variants, dense = (load_runs(path, target=arguments.target) for path in (arguments.variants, arguments.dense))
     choices, standing = (json.loads(path.read_text()) for path in (arguments.choices, arguments.standing))
     with progress_shown("fits") as progress:
-        small = compare(ours, Options(COMPARED_LAWS, draws=arguments.draws, points=points_of(ours)), progress)
-        large = compare(release, Options(COMPARED_LAWS, draws=arguments.draws, points=points_of(release)), progress, other_choices=False)
+        small, large = (analyse(runs, Options(draws=arguments.draws, points=points_of(runs)), progress) for runs in (ours, release))
     scales = Scale("ours", small), Scale("release", large)
     document = page(Sources(*scales, variants, watched(arguments.variants), choices, standing, dense))
-    kept = ("findings", "scores", "rankings", "answers", "agreements")
-    records = {name: compare_json(found) for name, found in (("ours", small), ("release", large))}
-    write(document, arguments.out, {name: {key: record[key] for key in kept} for name, record in records.items()})
+    write(document, arguments.out, {scale.name: recorded(scale.analysis) for scale in scales})
+
+
+def recorded(analysis: Analysis) -> dict[str, Any]:
+    """What the page's numbers rest on, at full precision: ranking, scores and parameters of every law, and what Eq. 1 implies."""
+    derived = [row for row in analysis.derived().to_dicts() if row["law"] == PAPER_LAW]
+    tables = {"scores": analysis.scores().to_dicts(), "parameters": analysis.parameters().to_dicts(), "derived": derived}
+    return cleaned({"quoted": analysis.quoted, "ranking": analysis.ranking, "skipped": analysis.skipped, **tables})
 
 
 def watched(path: Path) -> list[dict[str, str]]:
@@ -85,11 +90,9 @@ def points_of(runs: Runs) -> tuple[Point, ...]:
 
 def write(document: Document, folder: Path, record: Mapping[str, Any]) -> None:
     """The page, its figures and its numbers."""
-    for section in document.sections:
-        for block in section.blocks:
-            if isinstance(block, Figure):
-                write_atomically(folder / "figures" / f"{block.name}.svg", to_svg(block.draw()))
-    tables = [vars(block) for section in document.sections for block in section.blocks if isinstance(block, Table)]
+    for figure in document.figures():
+        write_atomically(folder / "figures" / f"{figure.name}.svg", to_svg(figure.draw()))
+    tables = [vars(table) for table in document.tables()]
     write_atomically(folder / "small_runs.json", json.dumps({**record, "tables": tables}, ensure_ascii=False, allow_nan=False) + "\n")
     write_atomically(folder / "small_runs.md", to_markdown(document))
 

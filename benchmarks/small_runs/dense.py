@@ -1,7 +1,7 @@
 """The dense curve of the small runs: whether it is a power law, and what more tokens change."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -9,12 +9,16 @@ import numpy as np
 from jaxtyping import Float
 
 from benchmarks.small_runs.sources import Sources
-from fit.analysis import Result, fit_runs
-from fit.laws import DENSE, DENSE_FLOOR, TOKENS, Law
-from fit.load.runs import Runs
-from fit.show.display import count, estimate
-from fit.show.document import Table
-from fit.solver.solve import Fit, fit_law
+from common.document import Table
+from common.document.numbers import count, percent
+from fit.analysis import DENSE_ROUTER, Result, analyse
+from fit.engine.solve import Fit, fit_law
+from fit.laws import DENSE, DENSE_FLOOR, TOKENS
+from fit.report import cell
+from fit.runs import Runs
+
+DRAWS_OF_FEW = 2000
+"""Draws of dense laws at least: three degrees of freedom, six runs of a law with three parameters, need 1,370 at 95%."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +42,7 @@ class Curve:
 def curves(sources: Sources) -> list[Curve]:
     """One for each number of tokens, then the grid's own with all of its seeds, then the release's."""
     found = [
-        Curve(f"ours, {tokens / 1e6:.1f}M bytes", tokens, *(_fitted(law, runs, sources) for law in (DENSE, DENSE_FLOOR)))
+        Curve(f"ours, {tokens / 1e6:.1f}M bytes", tokens, *_fitted(runs, sources, DENSE.name, DENSE_FLOOR.name))
         for tokens, runs in _by_tokens(sources.dense)
     ]
     return found + [
@@ -47,9 +51,11 @@ def curves(sources: Sources) -> list[Curve]:
     ]
 
 
-def _fitted(law: Law, runs: Runs, sources: Sources) -> Result:
-    """As all other laws of the page are."""
-    return fit_runs(law, runs, "Dense", sources.ours.comparison.options)
+def _fitted(runs: Runs, sources: Sources, *laws: str) -> Iterator[Result]:
+    """Laws fitted to dense runs, with the options of all other laws of the page."""
+    options = sources.ours.analysis.options
+    found = analyse(runs, replace(options, laws=laws, draws=max(options.draws, DRAWS_OF_FEW)))
+    return (found.result(DENSE_ROUTER, law) for law in laws)
 
 
 def _by_tokens(runs: Runs) -> Iterator[tuple[float, Runs]]:
@@ -75,30 +81,30 @@ def laws_by_tokens(found: Sequence[Curve]) -> Table:
         steps = curve.exponents()
         plain, floor = curve.plain.coefficients, curve.floor.coefficients
         ends = (f"{steps[0]:.3f}", f"{steps[-1]:.3f}")
-        fits = (estimate(plain["alpha_N"]), off(curve.plain.fit), estimate(floor["L_0"]), estimate(floor["a"]), off(curve.floor.fit))
+        fits = (cell(plain["alpha_N"]), off(curve.plain.fit), cell(floor["L_0"]), cell(floor["a"]), off(curve.floor.fit))
         rows.append((curve.name, *ends, *fits))
     heads = ("runs", "slope, smallest", "slope, largest", "alpha_N", "RMSE", "L_0", "a", "RMSE with floor")
     note = (
         "Slope of -ln L over ln N between the two smallest and the two largest sizes: one number for a power law. Then "
-        "L = (N_c/N)^alpha_N and L = L_0 + C N^-a, intervals at 95 %; RMSE of ln L."
+        "L = (N_c/N)^alpha_N and L = L_0 + C N^-a, intervals at 95%; RMSE of ln L."
     )
     return Table("The dense curve with a floor and without", heads, tuple(rows), note)
 
 
 def off(fit: Fit) -> str:
     """Root mean square error of ln L, in percent."""
-    return f"{100 * np.log(10) * fit.rmse_log10:.2f} %"
+    return percent(fit.rmse_log10 * np.log(10))
 
 
 def numbers(sources: Sources, found: Sequence[Curve], grids_tokens: float) -> dict[str, Any]:
-    """What is said of the dense curve: one law for the runs that read at least as much as the grid's, and for all of them."""
+    """The page's numbers on the dense curve: one law for the runs that read at least as much as the grid's, and for all of them."""
     runs, at_least = sources.dense, f"{grids_tokens:.0f} tokens or more"
-    long = _fitted(TOKENS, runs.keep(runs["tokens_seen"] >= grids_tokens, at_least), sources)
-    every = _fitted(TOKENS, runs, sources)
+    (long,) = _fitted(runs.keep(runs["tokens_seen"] >= grids_tokens, at_least), sources, TOKENS.name)
+    (every,) = _fitted(runs, sources, TOKENS.name)
     of_length = [curve for curve in found if curve.tokens is not None]
     return {
         "long_runs": str(len(long.runs)),
-        "in_tokens": SimpleNamespace(rmse=off(long.fit), **{name: estimate(value) for name, value in long.coefficients.items()}),
+        "in_tokens": SimpleNamespace(rmse=off(long.fit), **{name: cell(value) for name, value in long.coefficients.items()}),
         "in_all_tokens": off(every.fit),
         "without_end": off_without_end(long),
         "shortest": f"{float(runs['tokens_seen'].min()) / 1e6:.1f}",

@@ -6,10 +6,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from benchmarks.small_runs.sources import ROUTERS, Scale, loss_at
+from common.plots import INK, MARKERS, house_style, losses_along, outer_labels, panels, sizes_along
+from common.plots import ROUTERS as COLOURS
 from fit.laws import DENSE, DENSE_FLOOR
-from fit.show.figures.style import house_style, losses_along, outer_labels, panels, sizes_along
-from fit.show.render.palette import INK, MARKERS
-from fit.show.render.palette import ROUTERS as COLOURS
 
 EXPERTS = (8.0, 64.0)
 
@@ -47,8 +46,7 @@ def dense_by_size(scales: Sequence[Scale]) -> Figure:
         n = runs.numeric("dense_parameter_count")
         line = np.geomspace(n.min(), n.max(), 80)
         for law, style, label in ((DENSE, ":", "power law"), (DENSE_FLOOR, "-", "with a floor")):
-            fit = scale.dense(law.name).fit
-            fitted = 10 ** law.log10_loss(fit.theta[None], fit.beta[None], {"dense_parameter_count": line[None]})[0]
+            fitted = 10 ** scale.dense(law.name).fit.log10_loss({"dense_parameter_count": line})
             ax.plot(line, fitted, style, color=INK, linewidth=0.9, label=label)
         ax.plot(n, runs.loss, MARKERS[0], color=COLOURS[0])
         ax.set_title(scale.name)

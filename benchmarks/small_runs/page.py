@@ -1,7 +1,7 @@
 """`docs/small_runs.md`: the words of `page.template.md`, with the figures, tables and numbers that `benchmarks.small_runs` computes.
 
 In the template `{name}` is a number of `numbers`, `[[table NAME]]` one of the tables, `[[figure NAME: CAPTION]]` one of the figures. A name
-that is none is an error, so the page cannot say what was not computed.
+that is none is an error, so that the page holds nothing that was not computed.
 """
 
 import re
@@ -16,11 +16,15 @@ from matplotlib.figure import Figure as Drawing
 from benchmarks.small_runs import dense, routers, tables
 from benchmarks.small_runs.figures import dense_by_size, gain_by_size
 from benchmarks.small_runs.sources import ROUTERS, Scale, Sources
-from fit.assess.lack_of_fit import SeedNoise
+from common.document import Document, Figure, Section, Table
+from common.document.numbers import count, listing, percent
+from fit.analysis import PAPER_LAW
+from fit.derived import Point
+from fit.diagnose import seed_noise
 from fit.laws import DENSE_FLOOR
-from fit.show.display import count, estimate, listing
-from fit.show.document import Block, Document, Figure, Paragraph, Section, Table
-from fit.show.figures.curves import loss_by_experts
+from fit.report import cell
+from fit.report.figures import loss_by_experts
+from fit.runs import Runs
 
 RELEASED_TOKENS = 250_000 * 256 * 2048
 """Tokens that every released run read (paper, section 4)."""
@@ -37,10 +41,10 @@ def page(sources: Sources) -> Document:
     filled = [" ".join(finding.split()).format(**given) for finding in findings.strip().removeprefix("- ").split("\n- ")]
     made, drawn = _tables(sources, curves), _figures(sources)
 
-    def _block(text: str) -> Block:
+    def _block(text: str) -> str | Table | Figure:
         found = re.fullmatch(r"\[\[(table|figure) (\w+)(?:: (.*))?\]\]", text)
         if found is None:
-            return Paragraph(text.format(**given))
+            return text.format(**given)
         kind, name, caption = found.groups()
         return made[name] if kind == "table" else Figure(name, caption, drawn[name])
 
@@ -48,7 +52,7 @@ def page(sources: Sources) -> Document:
         name, *blocks = (" ".join(block.split()) for block in text.strip().split("\n\n"))
         return Section(name, tuple(map(_block, blocks)))
 
-    return Document(heading.removeprefix("# "), tuple(filled), tuple(map(_section, sections)))
+    return Document(heading.removeprefix("# "), "", tuple(filled), (), tuple(map(_section, sections)))
 
 
 def numbers(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Any]:
@@ -81,9 +85,9 @@ def numbers(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Any]:
 
 
 def _of(scale: Scale) -> SimpleNamespace:
-    """What is said of one set of runs."""
+    """The numbers of one set of runs."""
     sizes, power, floor = scale.sizes(), scale.dense(), scale.dense(DENSE_FLOOR.name)
-    fewer, of = tables.below_dense(scale)
+    (fewer, of), ranking = tables.below_dense(scale), scale.analysis.ranking
     return SimpleNamespace(
         number=len(scale.runs),
         smallest=count(sizes[0]),
@@ -92,33 +96,41 @@ def _of(scale: Scale) -> SimpleNamespace:
         below=f"{fewer} of {of}",
         wins8=_wins(scale, 8.0),
         wins64=_wins(scale, 64.0),
-        alpha=estimate(power.coefficients["alpha_N"]),
+        alpha=cell(power.coefficients["alpha_N"]),
         dense_rmse=dense.off(power.fit),
         dense_floor_rmse=dense.off(floor.fit),
-        floor=estimate(floor.coefficients["L_0"]),
-        floor_exponent=estimate(floor.coefficients["a"]),
-        too_low=_too_low(scale, "bounded"),
-        noise=_noise(scale.noise()),
-        dense_noise=_noise(scale.dense_noise()),
-        bounded_off=_off(scale, "bounded"),
-        bounded_floor_off=_off(scale, "bounded-floor"),
+        floor=cell(floor.coefficients["L_0"]),
+        floor_exponent=cell(floor.coefficients["a"]),
+        noise=_noise(scale.runs),
+        dense_noise=_noise(power.runs),
+        quoted=scale.analysis.quoted,
+        quoted_worth=tables.ratio(scale, "S-Base", Point(sizes[-1], 64.0), scale.analysis.quoted),
+        best=listing(ranking.equal) if ranking else "none",
+        cells=ranking.cells if ranking else 0,
+        bounded=_largest(scale, PAPER_LAW),
+        bounded_floor=_largest(scale, "bounded-floor"),
+        e_max_spread=_spread(scale, "E_max"),
     )
 
 
-def _too_low(scale: Scale, law: str) -> str:
-    """By how many nats the law puts the largest size too low, on average."""
+def _largest(scale: Scale, law: str) -> SimpleNamespace:
+    """How the law, fitted to the smaller sizes, predicts the largest: CRPS of ln loss, nats too low, and runs inside the intervals."""
     found = tables.largest_predicted(scale, law)
-    return "nan" if found is None else f"{-found.mean_error:.3f}"
+    if found is None or found.crps is None:
+        return SimpleNamespace(off="nan", too_low="nan", covered="none")
+    return SimpleNamespace(off=percent(found.crps), too_low=f"{-found.mean_error:.3f}", covered=f"{found.covered} of {found.runs}")
 
 
-def _off(scale: Scale, law: str) -> str:
-    """By how much the law, fitted to the smaller sizes, misses the largest."""
-    found = tables.largest_predicted(scale, law)
-    return "nan" if found is None else f"{100 * np.log(10) * found.rmse_log10:.1f} %"
+def _spread(scale: Scale, name: str) -> str:
+    """Ratios of the ends of a parameter's intervals under Eq. 1, the least and the largest of the routers."""
+    spreads = sorted(result.coefficients[name].spread for result in scale.analysis.of_law(PAPER_LAW))
+    return f"{spreads[0]:.2g} to {spreads[-1]:.2g}"
 
 
-def _noise(found: SeedNoise | None) -> str:
-    return "nan" if found is None else f"{100 * np.log(10) * found.sd_log10:.2g} %"
+def _noise(runs: Runs) -> str:
+    """The standard deviation of ln loss between seeds."""
+    found = seed_noise(runs.columns, runs.loss)
+    return "nan" if found is None else percent(found.sd_log10 * np.log(10))
 
 
 def _wins(scale: Scale, e: float) -> str:
@@ -151,7 +163,7 @@ def _tables(sources: Sources, curves: Sequence[dense.Curve]) -> dict[str, Table]
 
 
 def _figures(sources: Sources) -> dict[str, Callable[[], Drawing]]:
-    bounded = [result for router in ROUTERS if (result := sources.ours.result(router, "bounded"))]
+    bounded = [result for router in ROUTERS if (result := sources.ours.analysis.find(router, PAPER_LAW))]
     return {
         "small_dense": lambda: dense_by_size(sources.scales),
         "small_gain_by_size": lambda: gain_by_size(sources.scales),

@@ -6,12 +6,12 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from benchmarks.small_runs.sources import ROUTERS, Scale, Sources, loss_at
+from common.document import Table
+from common.document.numbers import count, plain
+from fit.diagnose import seed_noise
+from fit.engine.solve import fit_law
 from fit.laws import BILINEAR
-from fit.load.grid import canonical
-from fit.load.runs import Runs
-from fit.show.display import count, plain
-from fit.show.document import Table
-from fit.solver.solve import fit_law
+from fit.runs import Runs, canonical
 
 TEXTS = {"loss_validation": "held out", "loss_test": "test", "loss_bible": "Bible", "loss_code": "code"}
 """What the small runs are evaluated on."""
@@ -22,7 +22,7 @@ RATES = {"half-rate": 0.5, "": 1.0, "double-rate": 2.0}
 
 def paired_gains(ours: Scale) -> Table:
     """Dense loss less routed loss by seed, with the standard deviations of losses and of gains between seeds."""
-    runs, noise = ours.runs, ours.noise()
+    runs, noise = ours.runs, seed_noise(ours.runs.columns, ours.runs.loss)
     rows: list[tuple[str, ...]] = []
     spread: list[Float[np.ndarray, "seeds"]] = []
     for n, e in _repeated(runs):
@@ -98,8 +98,7 @@ def _slope(runs: Runs, router: str, target: str) -> str:
     chosen = canonical(runs, router)
     data = {name: chosen.numeric(name) for name in BILINEAR.columns}
     found = fit_law(BILINEAR, data, np.asarray(chosen.columns[target], float))
-    values = found.law.parameter_values(found.theta[None], found.beta[None])[0]
-    return plain(float(dict(zip(BILINEAR.parameter_names, values, strict=True))["c"]), 4)
+    return plain(found.parameters["c"], 4)
 
 
 def against_grid(sources: Sources, variant: str, router: str, e: float) -> str:

@@ -6,12 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from fit.analysis import Result
-from fit.assess.lack_of_fit import SeedNoise, seed_noise
+from fit.analysis import DENSE_ROUTER, Analysis, Result
 from fit.laws import DENSE
-from fit.load.grid import canonical
-from fit.load.runs import Runs
-from fit.studies.compare import Comparison
+from fit.runs import Runs, canonical
 
 ROUTERS = ("S-Base", "Hash", "RL-R")
 
@@ -21,37 +18,20 @@ class Scale:
     """One set of runs with every law fitted."""
 
     name: str
-    comparison: Comparison
+    analysis: Analysis
 
     @property
     def runs(self) -> Runs:
         """All of its runs."""
-        return self.comparison.runs
-
-    def result(self, router: str, law: str) -> Result | None:
-        """This law's fit on this router's runs; None if they do not identify it."""
-        found = self.comparison.candidate(router, law)
-        return None if found is None else found.result
+        return self.analysis.runs
 
     def sizes(self) -> list[float]:
         """The dense sizes, smallest first."""
         return np.unique(self.runs.numeric("dense_parameter_count")).tolist()
 
     def dense(self, law: str = DENSE.name) -> Result:
-        """The power law fitted to the dense runs, or another law of theirs."""
-        found = self.result("Dense", law)
-        if found is None:
-            raise LookupError(f"{self.name}: the dense runs do not identify the law {law}")
-        return found
-
-    def noise(self) -> SeedNoise | None:
-        """Between seeds, of all runs."""
-        return seed_noise(self.runs.columns, self.runs.loss)
-
-    def dense_noise(self) -> SeedNoise | None:
-        """Between seeds, of the dense runs."""
-        runs = self.dense().runs
-        return seed_noise(runs.columns, runs.loss)
+        """The power law fitted to the dense runs, or another law of theirs; `InputError` where they do not identify it."""
+        return self.analysis.result(DENSE_ROUTER, law)
 
 
 @dataclass(frozen=True)
@@ -65,7 +45,7 @@ class Sources:
     watched: Sequence[Mapping[str, str]]
     """Evaluations of the grid's own forms at shorter intervals."""
     choices: Mapping[str, Any]
-    """What the choices of the trained routers say of the token (`benchmarks.small_runs.choices`)."""
+    """How much information the choices of the trained routers carry on the token (`benchmarks.small_runs.choices`)."""
     standing: Mapping[str, Any]
     """Losses of models whose choices stand from the first step, and of ones whose choices drift (`benchmarks.small_runs.standing`)."""
     dense: Runs

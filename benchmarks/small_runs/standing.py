@@ -4,7 +4,7 @@
 
 Trains runs of `golden/grid.toml` anew, each from its own seed, on its own data in the same order, with one thing changed:
 
-- learned choices that stand: who goes where is said by the finished run, a teacher that no longer changes, as evaluation would choose. An
+- learned choices that stand: who goes where is set by the finished run, a teacher that no longer changes, as evaluation would choose. An
   expert is then given the same tokens from its first step to its last, as HASH's are. The student's choices also carry what its teacher
   had learned, so a gain may be that too;
 - HASH's choices that drift: its table is redrawn here and there every few steps, so that as many choices change in each interval as

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 import numpy as np
 
 from benchmarks.small_runs.sources import ROUTERS, Scale, loss_at
-from fit.analysis import Estimate, Result
-from fit.assess.held_out import Score, pooled
-from fit.show.display import count, estimate
-from fit.show.document import Table
+from common.document import Table
+from common.document.numbers import count, listing, percent
+from fit.analysis import PAPER_LAW
+from fit.derived import Point
+from fit.report import cell
+from fit.select import Score, pooled
 
 
 def wins(scale: Scale, e: float) -> dict[str, int]:
@@ -50,16 +52,21 @@ def coefficients(scales: Sequence[Scale]) -> Table:
     """Eq. 1's coefficients with their intervals."""
     names = ("a", "b", "c", "d", "E_start", "E_max")
     rows: list[tuple[str, ...]] = []
+    schemes: set[str] = set()
     for router in ROUTERS:
         for scale in scales:
-            found = scale.result(router, "bounded")
+            found = scale.analysis.find(router, PAPER_LAW)
             if found is None:
                 rows.append((f"{router}, {scale.name}", "", "not identified", *[""] * (len(names) + 1)))
                 continue
-            figures = [estimate(found.coefficients[name]) for name in names]
-            rmse = f"{100 * np.log(10) * found.fit.rmse_log10:.2f} %"
-            rows.append((f"{router}, {scale.name}", str(len(found.runs.loss)), *figures, estimate(found.derived["n_cutoff"]), rmse))
-    note = "Intervals at 95 %, residual bootstrap. N_cutoff beyond the runs is marked †. RMSE of ln loss."
+            schemes |= {found.draws.scheme} if found.draws else set()
+            figures = [cell(found.coefficients[name]) for name in names]
+            end, rmse = cell(found.derived["n_cutoff"], scale.sizes()[-1]), percent(found.fit.rmse_log10 * np.log(10))
+            rows.append((f"{router}, {scale.name}", str(len(found.runs)), *figures, end, rmse))
+    note = (
+        f"Intervals at 95%, bootstrap by {listing(sorted(schemes))}; they assume the law is correct. N_cutoff in parameters, in words "
+        "where it is beyond a thousand times the largest run. RMSE of ln loss."
+    )
     return Table("Eq. 1 on both sets of runs", ("runs", "of them", *names, "N_cutoff", "RMSE"), tuple(rows), note)
 
 
@@ -67,64 +74,66 @@ def interactions(scales: Sequence[Scale]) -> Table:
     """c under every law that has it."""
     laws = ("bilinear", "bounded", "floor-interaction", "bounded-floor-interaction")
     rows = [(f"{router}, {scale.name}", *(_c(scale, router, law) for law in laws)) for router in ROUTERS for scale in scales]
-    note = "c > 0: what experts take off ln L shrinks with N. The last two laws have a floor, a loss that no size goes below."
+    note = (
+        "c > 0: what experts take off ln L shrinks with N. The last two laws have a floor, a loss that no size goes below. Intervals at "
+        "95%, bootstrap by wild clusters for a law whose residuals are clustered by size, else by residuals."
+    )
     return Table("The interaction c under four laws", ("runs", *laws), tuple(rows), note)
 
 
 def _c(scale: Scale, router: str, law: str) -> str:
-    found = scale.result(router, law)
-    return "not identified" if found is None else estimate(found.coefficients["c"])
+    found = scale.analysis.find(router, law)
+    return "not identified" if found is None else cell(found.coefficients["c"])
 
 
 def worth(scales: Sequence[Scale], experts: float) -> Table:
     """EPC/N by size under Eq. 1."""
-    rows: list[tuple[str, ...]] = []
-    for scale in scales:
-        for n in scale.sizes():
-            cells = [estimate(_ratio(scale.result(router, "bounded"), n, experts)) for router in ROUTERS]
-            rows.append((f"{scale.name}, {count(n)}", *cells))
-    note = f"How many times larger a dense model of the same loss would be, at E = {experts:g}, by Eq. 1 with 95 % intervals."
+    rows = [
+        (f"{scale.name}, {count(n)}", *(ratio(scale, router, Point(n, experts)) for router in ROUTERS))
+        for scale in scales
+        for n in scale.sizes()
+    ]
+    note = f"How many times larger a dense model of the same loss would be, at E = {experts:g}, by Eq. 1 with 95% intervals."
     return Table(f"What {experts:g} experts are worth: EPC/N", ("N", *ROUTERS), tuple(rows), note)
 
 
-def _ratio(result: Result | None, n: float, e: float) -> Estimate | None:
-    found = None if result is None else result.derived.get(f"epc({count(n)}/E={e:g})")
-    if found is None:
-        return None
-    low, high = (None if end is None else end / n for end in (found.low, found.high))
-    return Estimate(found.value / n, low, high)
+def ratio(scale: Scale, router: str, point: Point, law: str = PAPER_LAW) -> str:
+    """EPC/N of a router's model under a law; empty where its runs do not identify it."""
+    found = scale.analysis.find(router, law)
+    return "" if found is None else cell(found.derived[f"epc({point.label})"].scaled(1 / point.n))
 
 
 def predictions(scales: Sequence[Scale]) -> Table:
     """The largest size, predicted by each law from all smaller ones."""
-    laws = dict.fromkeys(candidate.law for scale in scales for candidate in scale.comparison.candidates)
+    laws = dict.fromkeys(result.law.name for scale in scales for result in scale.analysis.results)
     rows: list[tuple[str, ...]] = []
     for law in laws:
         cells = [_score_cell(largest_predicted(scale, law)) for scale in scales]
         if any(cells):
             rows.append((law, *cells))
     note = (
-        "Each law was fitted to all smaller sizes. Root mean square of the errors in ln L over the largest size's runs, of all routers "
-        "whose runs identify it, mean error in nats, and how many fell into their 95 % prediction intervals."
+        "Each law was fitted to all smaller sizes. CRPS of ln L over the largest size's runs, of all routers whose runs identify it, "
+        "mean error in nats, and how many fell into their 95% prediction intervals. Eq. 2 (utilisation) is fitted where k or R varies, to "
+        "runs of every k and R."
     )
     return Table("The largest size predicted from the others", ("law", *(scale.name for scale in scales)), tuple(rows), note)
 
 
 def largest_predicted(scale: Scale, law: str) -> Score | None:
-    """How well the law, fitted to all smaller sizes, predicts the largest; None if no router's runs say."""
+    """How well the law, fitted to all smaller sizes, predicts the largest; None if no router's runs identify it."""
     largest = max(scale.sizes())
     steps = [
         step
-        for candidate in scale.comparison.candidates
-        if candidate.law == law and candidate.router in ROUTERS
-        for step in candidate.roll_out[-1:]
-        if step.size == largest
+        for result in scale.analysis.of_law(law)
+        if result.router in ROUTERS
+        for step in result.steps
+        if step.following and step.size == largest
     ]
     return pooled(steps)
 
 
 def _score_cell(found: Score | None) -> str:
-    if found is None:
+    if found is None or found.crps is None:
         return ""
     covered = "" if found.covered is None else f", {found.covered} of {found.runs}"
-    return f"{100 * np.log(10) * found.rmse_log10:.2f} %, {found.mean_error:+.3f}{covered}"
+    return f"{percent(found.crps)}, {found.mean_error:+.3f}{covered}"

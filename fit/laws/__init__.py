@@ -3,13 +3,10 @@
 from collections.abc import Mapping
 
 from common.errors import InputError
-from fit.laws.dense import DENSE
 from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, DENSE_FLOOR, FLOOR, FLOOR_INTERACTION
 from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features
-from fit.laws.log_linear import BILINEAR, BOUNDED, SEPARABLE
-from fit.laws.per_size import per_size
+from fit.laws.paper import BILINEAR, BOUNDED, DENSE, SEPARABLE, UTILISATION, per_size
 from fit.laws.tokens import TOKENS
-from fit.laws.utilisation import UTILISATION
 
 CATALOGUE: Mapping[str, Law] = {
     law.name: law
@@ -29,9 +26,6 @@ CATALOGUE: Mapping[str, Law] = {
 }
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
 
-DENSE_LAWS = (DENSE.name, DENSE_FLOOR.name, TOKENS.name)
-"""Those of the dense runs alone."""
-
 
 def law_named(name: str) -> Law:
     """The catalogue's law of this name; raises `InputError` listing the names there are."""
@@ -48,7 +42,6 @@ __all__ = [
     "CATALOGUE",
     "DENSE",
     "DENSE_FLOOR",
-    "DENSE_LAWS",
     "FLOOR",
     "FLOOR_INTERACTION",
     "SEPARABLE",

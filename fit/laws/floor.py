@@ -1,51 +1,45 @@
-"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction, and of dense runs alone.
+"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction; and of dense runs.
 
-Not the paper's: its forms fall to nought as N grows, extrapolate badly, and their c > 0 may only stand in for the floor. These
+Not the paper's: its forms fall to zero as N grows, extrapolate badly, and their c > 0 may only stand in for the floor. These
 share the paper's dependence on experts and differ in the floor alone, so that a reader sees which conclusions survive it.
 Logarithms are natural. Without the interaction the effective parameter count is N (Ê/E_start)^(b/a): a multiplier by E alone.
 """
+
+from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Inexact
 
 from fit.laws.interface import Beta, Data, FloorLink, Law, Roles, Shape, Theta, stack_features
-from fit.laws.log_linear import E_START, RHO
-from fit.laws.saturation import e_max, log_saturate
+from fit.laws.saturation import E_START, RHO, log_saturate
 
 _FLOOR = Shape("L_0", low=0.0, high=np.inf, points=14, spacing="linear", coordinate="linear")
 _HIGHEST_FLOOR = 0.99
 """The floor may reach this fraction of the smallest loss among the runs: at the loss itself the law has no power law left."""
 
 
-def _log_experts(theta: Theta, data: Data, saturating: bool) -> Inexact[np.ndarray, "*#batch runs"]:
-    e = data["num_experts"]
-    return log_saturate(e, theta[..., 1:2], theta[..., 2:3]) if saturating else np.log(e)
+def _features(theta: Theta, data: Data, saturating: bool, interaction: bool) -> Inexact[np.ndarray, "*batch runs features"]:
+    x, e = np.log(data["dense_parameter_count"]), data["num_experts"]
+    e = log_saturate(e, theta[..., 1:2], theta[..., 2:3]) if saturating else np.log(e)
+    terms = (-x, -e, x * e, np.ones_like(x)) if interaction else (-x, -e, np.ones_like(x))
+    return stack_features(theta, terms)
 
 
-def _floor_bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
+def _report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta, saturating: bool) -> Float[np.ndarray, "*batch parameters"]:
+    with np.errstate(over="ignore"):
+        values = [theta[..., :1], np.exp(beta[..., -1:]), beta[..., :-1]]
+    if saturating:
+        values += [theta[..., 1:2], theta[..., 1:2] / theta[..., 2:3]]
+    return np.concatenate(values, axis=-1)
+
+
+def _bounds(data: Data, loss: Float[np.ndarray, "runs"], shapes: tuple[Shape, ...]) -> tuple[tuple[float, float], ...]:
     del data
-    return ((0.0, _HIGHEST_FLOOR * float(loss.min())),)
+    return ((0.0, _HIGHEST_FLOOR * float(loss.min())), *((shape.low, shape.high) for shape in shapes[1:]))
 
 
 def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interaction: bool) -> Law:
     shapes = (_FLOOR, E_START, RHO) if saturating else (_FLOOR,)
-
-    def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
-        x, e = np.log(data["dense_parameter_count"]), _log_experts(theta, data, saturating)
-        terms = (x, e, x * e, np.ones_like(x)) if interaction else (x, e, np.ones_like(x))
-        return stack_features(theta, terms)
-
-    def _report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
-        # The law is written with exponents -a and -b; c keeps its sign; the constant is ln C.
-        exponents = beta[..., :-1] * np.array([-1.0, -1.0, 1.0][: beta.shape[-1] - 1])
-        values = [theta[..., :1], np.exp(beta[..., -1:]), exponents]
-        if saturating:
-            values += [theta[..., 1:2], e_max(theta[..., 1:])]
-        return np.concatenate(values, axis=-1)
-
-    def _bounds(data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
-        return (*_floor_bounds(data, loss), *((shape.low, shape.high) for shape in shapes[1:]))
-
     exponents = ("a", "b", "c") if interaction else ("a", "b")
     return Law(
         name=name,
@@ -54,16 +48,16 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         source="not the paper's: its laws with an irreducible floor added (our choice, as they extrapolate badly without)",
         columns=("dense_parameter_count", "num_experts"),
         coefficients=(*exponents, "ln_C"),
-        features=_features,
+        features=partial(_features, saturating=saturating, interaction=interaction),
         shapes=shapes,
         link=FloorLink(),
         parameters=("L_0", "C", *exponents, *(("E_start", "E_max") if saturating else ())),
-        report=_report,
+        report=partial(_report, saturating=saturating),
         units={"L_0": "nats per token", "C": "nats per token", "E_start": "experts", "E_max": "experts"},
         signs={"a": 1, "b": 1, "c": 1},
-        bounds=_bounds,
+        bounds=partial(_bounds, shapes=shapes),
         ratios={"E_max": ("E_start", "rho")} if saturating else {},
-        roles=Roles(base=float(np.e), size=0, experts=1, interaction=2 if interaction else None),
+        roles=Roles(base=float(np.e), size=0, experts=1, interaction=2 if interaction else None, sign=-1),
     )
 
 
@@ -83,11 +77,7 @@ BOUNDED_FLOOR_INTERACTION = _floor_law(
 
 def _dense_features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
     x = np.log(data["dense_parameter_count"])
-    return stack_features(theta, (x, np.ones_like(x)))
-
-
-def _dense_report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch 3"]:
-    return np.stack([theta[..., 0], np.exp(beta[..., 1]), -beta[..., 0]], axis=-1)
+    return stack_features(theta, (-x, np.ones_like(x)))
 
 
 DENSE_FLOOR = Law(
@@ -101,9 +91,10 @@ DENSE_FLOOR = Law(
     shapes=(_FLOOR,),
     link=FloorLink(),
     parameters=("L_0", "C", "a"),
-    report=_dense_report,
+    report=partial(_report, saturating=False),
     units={"L_0": "nats per token", "C": "nats per token"},
     signs={"a": 1},
-    bounds=_floor_bounds,
-    roles=Roles(base=float(np.e), size=0),
+    bounds=partial(_bounds, shapes=(_FLOOR,)),
+    roles=Roles(base=float(np.e), size=0, sign=-1),
+    dense=True,
 )

@@ -3,7 +3,7 @@
     link(L; theta) = sum_j beta_j * phi_j(theta; run)
 
 `theta` are the shape parameters (such as E_start and E_max), `beta` the coefficients, `phi` the features. A `Law` is these pieces
-and nothing else: the solver, the intervals and the report work for every law alike, a user's own included.
+and nothing else: the engine, the intervals and the report work for every law alike, a user's own included.
 
 Axes: `runs` one entry per run; `features` one per coefficient; `shapes` one per shape parameter; `parameters` one per reported
 parameter; leading `...` axes are batches (grid points, bootstrap draws).
@@ -18,11 +18,11 @@ from jaxtyping import Float, Inexact
 
 from fit.laws.complex_step import exp, log10
 
-Data = Mapping[str, Float[np.ndarray, "runs"]]
-"""The columns a law reads, by the release's names."""
+Data = Mapping[str, Inexact[np.ndarray, "*#batch runs"]]
+"""The columns a law reads, by the release's names; with a batch axis where every draw is asked about its own runs."""
 
 Theta = Inexact[np.ndarray, "*batch shapes"]
-"""Shape parameters; complex where the solver differentiates."""
+"""Shape parameters; complex where the engine differentiates."""
 
 Beta = Float[np.ndarray, "*batch features"]
 """Coefficients of the features."""
@@ -30,7 +30,7 @@ Beta = Float[np.ndarray, "*batch features"]
 
 @runtime_checkable
 class Link(Protocol):
-    """How the linear predictor eta and the loss L (nats per token) belong together, given the shape parameters.
+    """How the linear predictor eta and the loss L belong together, given the shape parameters.
 
     `num_shapes` says how many of these it reads: the first ones of the law.
     """
@@ -45,7 +45,7 @@ class Link(Protocol):
         ...
 
     def log10_loss(self, eta: Inexact[np.ndarray, "..."], theta: Inexact[np.ndarray, "..."]) -> Inexact[np.ndarray, "..."]:
-        """log10 of the loss predicted at `eta`. Analytic in both arguments, since the solver differentiates it."""
+        """log10 of the loss predicted at `eta`. Analytic in both arguments, since the engine differentiates it."""
         ...
 
 
@@ -53,10 +53,7 @@ class Link(Protocol):
 class Log10Link:
     """eta = log10 L: the paper's laws."""
 
-    @property
-    def num_shapes(self) -> int:
-        """None: eta needs no shape parameter."""
-        return 0
+    num_shapes: int = 0
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """log10 of `loss`."""
@@ -73,10 +70,7 @@ class Log10Link:
 class FloorLink:
     """eta = ln(L - L_0), with the irreducible floor L_0 as the first shape parameter."""
 
-    @property
-    def num_shapes(self) -> int:
-        """One: the floor."""
-        return 1
+    num_shapes: int = 1
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """ln(loss - L_0); a loss at or below the floor counts as one part in 10^6 above it, so that a search survives it."""
@@ -91,10 +85,7 @@ class FloorLink:
 class IdentityLink:
     """eta = L: laws that are sums of power laws, such as L = E + A N^-alpha + B D^-beta."""
 
-    @property
-    def num_shapes(self) -> int:
-        """None: eta needs no shape parameter."""
-        return 0
+    num_shapes: int = 0
 
     def of_loss(self, loss: Float[np.ndarray, "..."], theta: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
         """`loss` itself."""
@@ -111,15 +102,17 @@ class IdentityLink:
 class Shape:
     """A shape parameter: its name, the interval it is searched in, and how many points of the global search lie along it.
 
-    `spacing` is that of the search; `coordinate` the scale on which the polish moves.
+    `spacing` is that of the search; `coordinate` the scale on which the polish moves: the parameter, or the logarithm of it and `offset`.
+    A law of more than three shapes is searched by scattered starts, and `points` is not used.
     """
 
     name: str
     low: float
     high: float
-    points: int
+    points: int = 14
     spacing: Literal["log", "linear"] = "log"
     coordinate: Literal["log", "linear"] = "log"
+    offset: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -133,16 +126,17 @@ class Published:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which features carry log N, log Ê and their product, and the base of their logarithm.
+    """Which coefficients belong to log N, log Ê and their product, the signs they enter with, and the base of their logarithm.
 
-    With these, slopes and N_cutoff follow from the coefficients alike for every law that has them (Eq. 8).
-    `size` is the column that N stands for (Eq. 2 has FLOPs in its place); an absent role is None.
+    With these, slopes and N_cutoff follow from the coefficients alike for every law that has them (Eq. 8). `sign` is -1 for laws
+    written with exponents -a and -b. An absent role is None.
     """
 
     base: float
     size: int
     experts: int | None = None
     interaction: int | None = None
+    sign: int = 1
 
 
 Features = Callable[[Theta, Data], Inexact[np.ndarray, "*batch runs features"]]
@@ -150,16 +144,16 @@ Bounds = Callable[[Data, Float[np.ndarray, "runs"]], tuple[tuple[float, float], 
 Report = Callable[[Float[np.ndarray, "*batch shapes"], Beta], Float[np.ndarray, "*batch parameters"]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Law:
     """A scaling law.
 
-    `features(theta, data)` must be analytic in `theta` and in the columns (no `abs`, `max` or comparison on them): the solver takes exact
-    derivatives by complex steps. `parameters` names the reported values in the order in which `report` gives them; left
-    out, they are the coefficients, then the shape parameters. `signs` says what sign the law's story needs (+1, -1); a
-    fit that violates it is warned about, never forced. `bounds(data, loss)` replaces the static bounds of `shapes` where
-    they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
-    E_max = E_start/rho: a profile interval needs it to hold one of them at a value.
+    `features(theta, data)` must be elementwise in the columns and analytic in `theta` and in them (no `abs`, `max` or comparison): the
+    engine takes exact derivatives by complex steps. `parameters` names the reported values in the order in which `report` gives them;
+    left out, they are the coefficients, then the shape parameters. `signs` gives the expected sign of a parameter (+1, -1); a fit that
+    has another is warned about, never forced. `box` bounds coefficients. `bounds(data, loss)` replaces the static bounds of `shapes`
+    where they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
+    E_max = E_start/rho. `dense` laws are fitted to the dense runs alone. Functions at module level make fits that can be pickled.
     """
 
     name: str
@@ -175,18 +169,23 @@ class Law:
     report: Report | None = None
     units: Mapping[str, str] = field(default_factory=dict[str, str])
     signs: Mapping[str, int] = field(default_factory=dict[str, int])
+    box: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     bounds: Bounds | None = None
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     roles: Roles | None = None
+    dense: bool = False
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:
         if bool(self.parameters) != bool(self.report):
             raise ValueError(f"law {self.name!r}: give `parameters` and `report` together, or neither")
 
+    def __repr__(self) -> str:
+        return f"Law({self.name}: {self.formula})"
+
     @property
     def num_parameters(self) -> int:
-        """Number of fitted parameters: coefficients and shape parameters."""
+        """Number of parameters: coefficients and shape parameters."""
         return len(self.coefficients) + len(self.shapes)
 
     @property
@@ -205,10 +204,14 @@ class Law:
         pairs = self.bounds(data, loss) if self.bounds else tuple((s.low, s.high) for s in self.shapes)
         return np.array(pairs, dtype=np.float64).reshape(len(self.shapes), 2)
 
+    def eta(self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
+        """The linear predictor of each run."""
+        return np.einsum("...rf,...f->...r", self.features(theta, data), beta)
+
     def log10_loss(self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
-        """log10 of the predicted loss of each run."""
-        eta = np.einsum("...rf,...f->...r", self.features(theta, data), beta)
-        return self.link.log10_loss(eta, theta)
+        """log10 of the predicted loss of each run; NaN where the law predicts none."""
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            return self.link.log10_loss(self.eta(theta, beta, data), theta)
 
     def published_for(self, router: str) -> Published | None:
         """The published row for `router`, or None."""

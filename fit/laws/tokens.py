@@ -38,4 +38,5 @@ TOKENS = Law(
     report=_report,
     units={"L_0": "nats per token", "A": "nats per token", "B": "nats per token"},
     signs={"L_0": 1, "A": 1, "B": 1},
+    dense=True,
 )

@@ -1,149 +1,138 @@
-"""An analysis as a document, as JSON, as CSV and LaTeX, and as a folder with all of them."""
+"""An analysis as people read it: a document for terminals and pages, a folder of files, a record."""
 
-from collections.abc import Callable
-from dataclasses import replace
+import re
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
-from fit.analysis import Analysis
-from fit.epc import has_epc
-from fit.report import tables, written
-from fit.report.assessment import Assessment, assess, assessment_json
-from fit.report.findings import findings, headline, title
-from fit.report.record import SCHEMA, coefficients_csv, draws_csv, fit_json
-from fit.show.display import many
-from fit.show.document import Block, Document, Paragraph, Section
-from fit.show.render import drawings, json_text, write_all
-from fit.show.render.html import to_html
-from fit.show.render.latex import booktabs
-from fit.show.render.markdown import to_markdown
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
-__all__ = [
-    "SCHEMA",
-    "assess",
-    "assessment_json",
-    "coefficients_csv",
-    "draws_csv",
-    "fit_document",
-    "fit_json",
-    "full_document",
-    "latex_table",
-    "write_report",
-]
+from common.document import Document, Figure, Note, Section, Table
+from common.document.numbers import many, percent
+from common.document.render import to_latex, write_document
+from fit.analysis import PAPER_LAW, Analysis
+from fit.diagnose import SEVERITIES
+from fit.laws.interface import FloorLink
+from fit.quantities import has_epc
+from fit.report.record import cleaned, fit_json, provenance, simulated_runs
+from fit.report.tables import coefficient_tables, table, words
+from fit.report.view import View, cell, router_name
+from fit.runs.schema import N
+from fit.select import pooled
 
+__all__ = ["cell", "cleaned", "fit_document", "fit_json", "provenance", "router_name", "write_report"]
 
-def fit_document(analysis: Analysis) -> Document:
-    """What a fit found: findings, then coefficients, derived figures, certificates, selection, warnings and provenance."""
-    return _document(findings(analysis), analysis, _sections(analysis))
+_SECTIONS: Mapping[str, tuple[str, ...]] = {
+    "What predicts": ("roll_out", "residuals", "laws_side_by_side", "laws", "dense", "optimum", "ranking", "held_out"),
+    "What experts are worth": ("worth", "gains", "loss_by_experts", "loss_by_size"),
+    "Parameters": ("coefficients", "errors", "derived"),
+    "How well they are known": ("certificates", "scores", "warnings"),
+    "Runs and options": ("runs", "provenance"),
+}
 
 
-def full_document(analysis: Analysis, assessment: Assessment) -> Document:
-    """The same with figures, held-out errors, residuals and sensitivity: the written report."""
-    found = tuple(text for text in (*findings(analysis), written.roll_out_finding(analysis, assessment)) if text)
-    coefficients, follows, optima, *rest = _sections(analysis)
-    if valley := written.valley_figure(analysis):
-        optima = replace(optima, blocks=(optima.blocks[0], valley, *optima.blocks[1:]))
-    if profiles := written.profile_table(analysis, assessment):
-        coefficients = replace(coefficients, blocks=(*coefficients.blocks, profiles))
-    sections = (
-        written.curves_section(analysis),
-        coefficients,
-        follows,
-        written.held_out_section(analysis, assessment),
-        written.residuals_section(analysis, assessment),
-        optima,
-        written.sensitivity_section(assessment),
-        *rest,
-    )
-    return _document(found, analysis, sections)
-
-
-def _document(found: tuple[str, ...], analysis: Analysis, sections: tuple[Section, ...]) -> Document:
-    return Document(title(analysis), found, tuple(section for section in sections if section.blocks))
-
-
-def _sections(analysis: Analysis) -> tuple[Section, ...]:
-    return (
-        Section("Coefficients", (Paragraph(_method(analysis)), *tables.coefficients(analysis))),
-        Section("What follows", _kept(_derived(analysis))),
-        Section(
-            "Are these the optima?",
-            _kept([tables.certificates_short(analysis), tables.skipped(analysis), tables.certificates(analysis)]),
-        ),
-        Section("Which runs", (tables.selection(analysis), tables.selection_log(analysis))),
-        Section("Warnings", _kept([tables.warnings_short(analysis), tables.warnings_long(analysis)])),
-        Section("Provenance", (tables.origin(analysis),)),
-    )
-
-
-def _kept(blocks: "list[Block | None]") -> tuple[Block, ...]:
-    return tuple(block for block in blocks if block is not None)
-
-
-def _method(analysis: Analysis) -> str:
-    """One paragraph: the data, the loss minimised, the intervals."""
-    runs = analysis.runs
-    files = ", ".join(f"{source.name} (sha256 {source.sha256[:12]}...)" for source in runs.sources) or "memory"
-    step = "the last evaluation of each run" if runs.step is None else f"step {runs.step}"
-    return (
-        f"{many(len(runs), 'run')} from {files}, {runs.target} at {step}. Minimised: {analysis.options.loss.name}. "
-        f"N is the dense size in parameters without embeddings; losses are in nats per token; logarithms are base 10. "
-        f"{tables.interval_note(analysis)}"
-    )
-
-
-def _derived(analysis: Analysis) -> "list[Block | None]":
-    """The headline law's cutoff, EPC and loss for everyone; slopes, new runs and the other laws for the written report."""
-    main = headline(analysis)
-    blocks: list[Block | None] = []
-    epc_note = "EPC: the dense size with the same loss (Eq. 11)."
-    if main:
-        name = main[0].law.name
-        blocks.append(
-            tables.derived(main, ("n_cutoff", "f_cutoff", "epc"), f"Worth of experts under the {name} law (parameters)", epc_note)
-        )
-        mean = f"Loss on the mean curve under the {name} law (nats per token)"
-        blocks.append(tables.derived(main, ("loss",), mean, on_terminal=False))
-    for law, results in tables.grouped(analysis).items():
-        is_main = bool(main) and law == main[0].law.name
-        if not is_main:
-            unit = "FLOPs" if law == "utilisation" else "parameters"
-            worth = f"Worth of experts under the {law} law ({unit})"
-            note = epc_note if has_epc(results[0].law) else ""
-            blocks.append(tables.derived(results, ("n_cutoff", "f_cutoff", "epc"), worth, note, on_terminal=False))
-            blocks.append(tables.derived(results, ("loss",), f"Loss on the mean curve, {law} law (nats per token)", on_terminal=False))
-        new = f"Loss of a new run, {law} law (nats per token): curve and one run's noise"
-        blocks.append(tables.derived(results, ("new_run_loss",), new, on_terminal=False))
-        slopes = f"Slopes in log N, a(E), and in log E, b(N), {law} law (Eq. 8)"
-        blocks.append(tables.derived(results, ("a", "b"), slopes, on_terminal=False))
-    return blocks
-
-
-def latex_table(analysis: Analysis) -> str:
-    """The coefficients of every law as LaTeX tables; needs booktabs."""
-    note = tables.interval_note(analysis)
-    parts = ["% Needs \\usepackage{booktabs}."]
-    for table, law in zip(tables.coefficients(analysis), tables.grouped(analysis), strict=True):
-        units = f" {table.note}." if table.note else ""
-        parts.append(booktabs(table.with_note(f"{note}{units}"), f"tab:{law}"))
-    return "\n\n".join(parts) + "\n"
+def fit_document(analysis: Analysis, full: bool = False) -> Document:
+    """The document of an analysis: the figures of the quoted law, the paper's and the dense ones, or with `full` of every law."""
+    view = View(analysis, full)
+    sections: list[Section] = []
+    found: dict[str, Table] = {}
+    for title, names in _SECTIONS.items():
+        blocks: list[str | Table | Figure] = []
+        for name in names:
+            if name == "coefficients":
+                blocks += coefficient_tables(view)
+            elif name not in words()["tables"]:
+                blocks += _figures(view, name)
+            elif one := table(view, name):
+                found[name] = one
+                blocks.append(one)
+        if blocks:
+            sections.append(Section(title, tuple(blocks)))
+    runs, simulated = analysis.runs, simulated_runs(analysis)
+    source = ", ".join(Path(one.path).name or one.name for one in runs.sources) or "runs made in memory"
+    unit = "" if view.unit == runs.target else f" ({view.unit})"
+    title = f"Scaling laws of {many(len(runs), 'simulated run' if simulated else 'run')}: {source}, {runs.target}{unit}"
+    return Document(title, _verdict(view, simulated), _findings(view, found), _notes(view), tuple(sections))
 
 
 def write_report(analysis: Analysis, directory: Path, progress: Callable[[int, int, str], None] | None = None) -> tuple[Path, ...]:
-    """Write the whole report into `directory`: HTML, Markdown, JSON, CSV, LaTeX and figures. Returns the paths.
+    """Write report.html, report.md, fit.json, coefficients.csv and .tex, draws.csv and figures/ into `directory`.
 
-    `progress(done, all, what)` is called as parts finish. Everything is composed before the first file is written.
+    All is composed before the first file is written. `progress(done, all, name)` is called for each figure. Raises `OSError`.
     """
-    assessment = assess(analysis, progress)
-    document = full_document(analysis, assessment)
-    figures = drawings(document)
-    contents = {
-        "report.html": to_html(document, figures),
-        "report.md": to_markdown(document),
-        "fit.json": json_text(fit_json(analysis)),
-        "assessment.json": json_text(assessment_json(assessment)),
-        "draws.csv": draws_csv(analysis),
-        "coefficients.csv": coefficients_csv(analysis),
-        "coefficients.tex": latex_table(analysis),
-        **{f"figures/{name}.svg": svg for name, svg in figures.items()},
-    }
-    return write_all(contents, directory)
+    latex = to_latex(coefficient_tables(View(analysis)))
+    texts = {"coefficients.csv": analysis.parameters().write_csv(), "draws.csv": analysis.draws().write_csv(), "coefficients.tex": latex}
+    return write_document(fit_document(analysis), fit_json(analysis), directory, "fit", texts, page="report", progress=progress)
+
+
+def _figures(view: View, name: str) -> Iterator[Figure]:
+    """The figure of this name, where the quoted law has it."""
+    results, level = view.analysis.of_law(view.analysis.quoted), view.analysis.options.level
+    in_n, in_e = all(N in r.law.columns for r in results), all(has_epc(r.law) for r in results)
+    given: dict[str, tuple[bool, tuple[Any, ...]]] = {
+        "roll_out": (any(step.reason is None for r in results for step in r.steps), (results, level)), "residuals": (True, (results,)),
+        "laws_side_by_side": (in_n, (view.analysis,)), "loss_by_experts": (in_e, (results,)), "loss_by_size": (in_n, (results,)),
+    }  # fmt: skip
+
+    def draw() -> Any:
+        """The figure, drawn only when it is asked for: matplotlib takes longer to import than most fits."""
+        from fit.report import figures
+
+        return getattr(figures, name)(*given[name][1])
+
+    if given[name][0]:
+        yield Figure(name, words()["captions"][name].format(law=view.analysis.quoted, level=percent(level, 0)), draw)
+
+
+def _rendered(template: str, **facts: Any) -> str:
+    found = Environment(loader=PackageLoader("fit.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+    return found.get_template(template).render(**facts)
+
+
+def _findings(view: View, tables: Mapping[str, Table]) -> tuple[str, ...]:
+    """The findings: what the template makes of the tables' cells."""
+    rows: dict[str, list[dict[str, str]]] = {name: [] for name in words()["tables"]}
+    rows |= {name: [dict(zip(one.columns, row, strict=True)) for row in one.rows] for name, one in tables.items()}
+    best, quoted, ranking = view.by_loss(view.analysis.quoted), view.analysis.quoted, view.analysis.ranking
+    gap = view.behind(best[0], best[1]) if len(best) > 1 else None
+    changing = [(r, c) for r in view.analysis.results if (c := r.coefficients.get("c")) is not None]
+    text = _rendered(
+        "findings.j2", t=rows, law=quoted, paper_law=PAPER_LAW, point=view.at, cells=ranking.cells if ranking else 0,
+        rising={law: [router_name(r.router) for r, c in changing if r.law.name == law and c.sign > 0] for law in view.laws},
+        sure=gap is not None and gap.sign > 0, with_floor=[r.law.name for r in view.analysis.results if isinstance(r.law.link, FloorLink)],
+        drawn=[r.law.name for r, c in changing if c.known], dense=[] if view.point else coefficient_tables(view),
+    )  # fmt: skip
+    return tuple(" ".join(part.split()) for part in re.split(r"^\* ", text, flags=re.MULTILINE)[1:])
+
+
+def _verdict(view: View, simulated: int) -> str:
+    """One of three words by the worst warning of the quoted law, with the reason."""
+    quoted, fits = view.analysis.quoted, list[dict[str, Any]]()
+    for result in view.analysis.of_law(quoted):
+        steps = [step for step in result.steps if step.following and step.size == max(one.size for one in result.steps)]
+        codes = {warning.code: warning.message for warning in reversed(result.warnings)}
+        fits.append({"router": router_name(result.router), "codes": codes, "score": pooled(steps)})
+    missing = [one.router for one in view.analysis.skipped if one.law == quoted]
+    return _rendered("verdict.j2", law=quoted, fits=fits, missing=missing, simulated=simulated).strip()
+
+
+def _notes(view: View) -> tuple[Note, ...]:
+    """Warnings in a line each: those of the quoted law and the paper's first, then all by severity, alike ones of a law together."""
+    groups: dict[tuple[str, str, str], list[str]] = {}
+    for law in dict.fromkeys([*view.main, *view.laws]):
+        for result in view.analysis.results:
+            for w in result.warnings if result.law.name == law else ():
+                groups.setdefault((w.severity, law, w.code), []).append(router_name(result.router))
+    for one in view.analysis.skipped:
+        groups.setdefault(("note", one.law, "not-fitted"), []).append(router_name(one.router))
+    notes = [(f"{law}{_only(view, law, names)}", severity, law, code) for (severity, law, code), names in groups.items()]
+    notes += [("runs", "note", "", w.code) for w in view.analysis.runs.warnings]
+    notes.sort(key=lambda one: (one[1] == "note" or one[2] not in view.main, SEVERITIES.index(one[1])))
+    return tuple(dict.fromkeys(Note(severity, about, code, words()["warnings"].get(code, code)) for about, severity, _, code in notes))
+
+
+def _only(view: View, law: str, routers: list[str]) -> str:
+    """Which routers of a law, where it is not all of them."""
+    every = [router_name(result.router) for result in view.analysis.results if result.law.name == law]
+    found = list(dict.fromkeys(routers))
+    return "" if found in (every, ["all runs"]) else f" ({', '.join(found)})"

@@ -1,27 +1,25 @@
-"""The released canonical runs of each router, loaded once, and a small simulated design."""
+"""What the tests of fitting share: simulated, small and released runs, and fits to them, each made once."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
-from jaxtyping import Float
 
-from fit.load.grid import canonical
-from fit.load.runs import Runs, load_runs
-from golden import simulated_curves
+from fit.engine.losses import loss_named
+from fit.engine.solve import Fit, fit_law
+from fit.laws import law_named
+from fit.runs import Runs, canonical, load_runs
+from fit.runs.schema import E, F, N, P
+from fit.uncertainty.draws import Draws, Scheme, resample
+from golden import simulated_curves, small_curves, small_dense
+from tests.fit.designs import Sample, made_up
 
-Sample = tuple[Mapping[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]
-
-COLUMNS = ("dense_parameter_count", "num_experts", "total_parameter_count", "flops_per_step")
+COLUMNS = (N, E, P, F)
 
 
-@pytest.fixture(scope="session")
-def released(release: Path) -> Callable[[str], Sample]:
-    """The canonical runs of a router of the release: columns and losses."""
-    runs = load_runs(release)
-
+def _of(runs: Runs) -> Callable[[str], Sample]:
     @cache
     def of(router: str) -> Sample:
         chosen = canonical(runs, router)
@@ -31,19 +29,67 @@ def released(release: Path) -> Callable[[str], Sample]:
 
 
 @pytest.fixture(scope="session")
+def simulated_runs() -> Runs:
+    """The embedded simulated runs: the published laws with known noise, on the released grid."""
+    return load_runs(simulated_curves())
+
+
+@pytest.fixture(scope="session")
+def small_runs() -> Runs:
+    """The embedded small runs, the default data."""
+    return load_runs(small_curves())
+
+
+@pytest.fixture(scope="session")
 def released_runs(release: Path) -> Runs:
     """Every run of the release."""
     return load_runs(release)
 
 
 @pytest.fixture(scope="session")
-def simulated() -> Callable[[str], Sample]:
-    """The embedded simulated runs of a router: columns and losses."""
-    runs = load_runs(simulated_curves())
+def simulated(simulated_runs: Runs) -> Callable[[str], Sample]:
+    """The simulated canonical runs of a router: columns and losses."""
+    return _of(simulated_runs)
+
+
+@pytest.fixture(scope="session")
+def small(small_runs: Runs) -> Callable[[str], Sample]:
+    """The small canonical runs of a router: columns and losses."""
+    return _of(small_runs)
+
+
+@pytest.fixture(scope="session")
+def released(released_runs: Runs) -> Callable[[str], Sample]:
+    """The released canonical runs of a router: columns and losses."""
+    return _of(released_runs)
+
+
+@pytest.fixture(scope="session")
+def lengths() -> Sample:
+    """The small dense runs of several numbers of tokens."""
+    runs = load_runs(small_dense(), target="loss_test")
+    return {name: runs.numeric(name) for name in law_named("tokens").columns}, runs.loss
+
+
+@pytest.fixture(scope="session")
+def fitted() -> Callable[[str, str], Fit]:
+    """The fit of a law of the catalogue to its made-up runs, by a loss."""
 
     @cache
-    def of(router: str) -> Sample:
-        chosen = canonical(runs, router)
-        return {name: chosen.numeric(name) for name in COLUMNS}, chosen.loss
+    def of(law: str, loss: str = "log") -> Fit:
+        return fit_law(law_named(law), *made_up(law_named(law)), loss_named(loss))
+
+    return of
+
+
+@pytest.fixture(scope="session")
+def drawn(fitted: Callable[[str, str], Fit]) -> Callable[[str, Scheme], Draws]:
+    """200 draws of that fit by squared log loss."""
+
+    @cache
+    def of(law: str, scheme: Scheme) -> Draws:
+        fit = fitted(law, "log")
+        sizes = fit.problem.data.get(N, np.arange(float(fit.num_runs)))
+        return resample(fit, scheme, 200, seed=3, clusters=sizes)
 
     return of

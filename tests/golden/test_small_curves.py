@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from fit.load.runs import load_runs
+from fit.runs import load_runs
 from golden import small_curves, small_dense, small_standing, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.training.records import ROUTER_TYPES

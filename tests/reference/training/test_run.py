@@ -17,7 +17,7 @@ from small_models import quick_compiles
 from tiny_runs import result, tiny, write_corpus
 
 from common.errors import InputError, WorkError
-from fit.load.runs import load_runs
+from fit.runs import load_runs
 from reference.objective import PADDING, objective
 from reference.training.choices import Choices
 from reference.training.config import TrainConfig

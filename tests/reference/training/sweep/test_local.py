@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tiny_sweeps import FAILING, GOOD, LONG, Sweeping, steps, wait_for, write_grid
 
-from fit.load.runs import load_runs
+from fit.runs import load_runs
 from reference.training.sweep.local import cores_of
 
 BAD = "60K-dense-seed1"

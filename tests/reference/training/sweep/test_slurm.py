@@ -17,7 +17,7 @@ import pytest
 from slurm_node import SlurmNode
 from tiny_sweeps import FAILING, GOOD, LONG, ROOT, Sweeping, environment, steps, wait_for, write_grid
 
-from fit.load.runs import load_runs
+from fit.runs import load_runs
 
 pytestmark = pytest.mark.slurm
 

@@ -1,0 +1,84 @@
+"""`compare` and `reproduce`: the laws against each other, and the paper beside the runs."""
+
+import sys
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from commands.fitting import Curves, Fitting
+from commands.shared import Flat, Names, Output, finish, progress_shown, split
+
+if TYPE_CHECKING:
+    from fit.analysis import Options
+    from fit.runs import Runs
+
+ASK = """reproduce compares the paper with its released runs; fetch and pass them:
+    cli.py fetch curves.csv.gz
+    cli.py reproduce curves.csv.gz"""
+
+
+@dataclass(frozen=True)
+class Compare:
+    """Hold the laws against each other: which predicts held-out sizes, and which answers depend on the law."""
+
+    runs: Flat[Curves] = field(default_factory=Curves)
+    how: Flat[Fitting] = field(default_factory=Fitting)
+    output: Flat[Output] = field(default_factory=Output)
+    law: Names = ()
+    """Laws to compare, several with commas; none: those in N and E."""
+
+    def run(self) -> None:
+        """Say how long it will take, compare, print, and write the report if asked for."""
+        from fit.compare import compare, compare_document, compare_json
+
+        runs, options = self.runs.load(), self.how.options(split(self.law))
+        print(forecast(runs, options), file=sys.stderr, flush=True)
+        with progress_shown() as progress:
+            comparison = compare(runs, options, progress)
+        finish(self.output, "compare", lambda: compare_json(comparison), lambda: compare_document(comparison))
+
+
+@dataclass(frozen=True)
+class Reproduce:
+    """Put the paper's published figures and conclusions beside ours, on the released runs."""
+
+    runs: Flat[Curves] = field(default_factory=Curves)
+    how: Flat[Fitting] = field(default_factory=Fitting)
+    output: Flat[Output] = field(default_factory=Output)
+
+    def run(self) -> None:
+        """Reproduce, print, and write the report if asked for. Raises `InputError` without a file of runs."""
+        from common.errors import InputError
+
+        if not self.runs.curves:
+            raise InputError(ASK)
+        from fit.papers.clark2022 import reproduce, reproduce_document, reproduce_json
+
+        with progress_shown() as progress:
+            found = reproduce(self.runs.load(), self.how.options(()), progress)
+        finish(self.output, "reproduce", lambda: reproduce_json(found), lambda: reproduce_document(found))
+
+
+DRAWS_PER_FIT = 250
+"""Draws that take as long as one fit with its roll-out, over the laws that are compared: measured."""
+
+
+def forecast(runs: "Runs", options: "Options") -> str:
+    """How many fits and draws `compare` makes, and how long it will take by one fit timed now."""
+    from common.errors import InputError
+    from fit.analysis import PAPER_LAW, fit_runs
+    from fit.compare import asked
+    from fit.laws import law_named
+    from fit.runs import canonical, routers
+
+    options, names = asked(runs, options), options.routers or routers(runs)
+    fits, fewer = len(options.laws) * len(names), min(options.draws, options.other_draws or 0)
+    what = f"{fits} fits with {f'{fewer:,} to ' * (fewer < options.draws)}{options.draws:,} draws each"
+    start = time.perf_counter()
+    try:
+        fit_runs(law_named(PAPER_LAW), canonical(runs, names[0]), names[0], options)
+    except (InputError, IndexError):
+        return what
+    draws = len(names) * ((len(options.laws) - 1) * fewer + options.draws)
+    seconds = (time.perf_counter() - start) * (fits + draws / DRAWS_PER_FIT)
+    return f"{what}: about {max(seconds, 1):.0f} s"

@@ -1,0 +1,329 @@
+"""What a reader must know before believing a fit: what it leaves over, and warnings with a code, a severity and the fit they belong to.
+
+| code | severity | what it says |
+|---|---|---|
+| `not-converged` | error | the fit did not end at an optimum |
+| `not-identified` | error | too many draws do not identify the law, or never ended: there are no intervals |
+| `held-out-failure` | error | prediction intervals miss most runs of the largest size, held out |
+| `lack-of-fit` | warning | residuals are larger than the noise between seeds, or bend along a column |
+| `clustered-residuals` | warning | runs of a size err together, so that they are not as many as they seem |
+| `not-confirmed` | warning | no second search ended at the same optimum |
+| `wrong-sign` | warning | an estimate has another sign than expected |
+| `at-bound` | warning | a parameter ended where its search range ends |
+| `ill-conditioned` | warning | parameters that the runs can hardly tell apart |
+| `few-runs` | warning | hardly more runs than parameters |
+| `too-few-draws` | warning | the level asks for quantiles beyond the draws |
+| `wide-interval` | note | an interval spans more than the runs do, or reaches beyond them |
+| `sign-not-shown` | note | an interval does not exclude zero |
+| `failed-draws` | note | a few draws did not identify the law or never ended |
+| `few-residuals` | note | too few residuals to draw from: a normal took their place |
+| `extrapolated` | note | a figure lies outside the runs |
+"""
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Shaped
+
+from common.document.numbers import count
+from fit.engine.losses import squared_log
+from fit.engine.solve import Fit
+from fit.estimate import Estimate
+from fit.laws.interface import FloorLink
+from fit.laws.paper import utilisation_of
+from fit.runs import codes
+from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS
+from fit.select import RollOutStep, pooled
+from fit.uncertainty.distributions import f_tail
+from fit.uncertainty.draws import FEW_DEGREES, Draws
+from fit.uncertainty.intervals import draws_needed, tail
+
+Severity = Literal["error", "warning", "note"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
+
+_SHORT = {"dense_parameter_count": "N", "num_experts": "E", "tokens_seen": "D"}
+
+_MANY_DRAWS = 1_000_000
+"""More draws than this are not worth asking for."""
+
+_ILL = 1e6
+"""A tenth of the condition number at which parameters count as not identified."""
+
+CLUSTERED, ALIKE = 0.01, 0.2
+"""Residuals are called clustered where the F test between clusters has a smaller p, and its runs share more than this of the variance."""
+
+_MISFIT = 1e-3
+"""Lack of fit is called so where its F test has a smaller p: residuals of a fit are not raw data, so the test is a guide."""
+
+
+@dataclass(frozen=True)
+class FitWarning:
+    """A code that does not change, how bad it is, the fit it belongs to, and one sentence."""
+
+    code: str
+    severity: Severity
+    about: str
+    message: str
+
+
+@dataclass(frozen=True)
+class SeedNoise:
+    """How much runs differ that differ in the seed alone: pooled standard deviation over groups of them.
+
+    `sd_log10` of log10 loss, `sd_nats` of the loss in nats per token; `runs` in `groups` have
+    `degrees` = runs - groups degrees of freedom.
+    """
+
+    sd_log10: float
+    sd_nats: float
+    degrees: int
+    groups: int
+    runs: int
+
+
+def seed_noise(
+    columns: Mapping[str, Shaped[np.ndarray, "runs"]], loss: Float[np.ndarray, "runs"], also: Collection[str] = ()
+) -> SeedNoise | None:
+    """Noise between seeds, from the groups of runs whose settings are equal in everything but `seed`.
+
+    Settings are the release's columns, and those named in `also`. Of runs alike in the seed too the first counts: what makes them differ
+    is not known. None without replicates, or where they agree to the last digit: copies, that is.
+    """
+    if SEED not in columns:
+        return None
+    settings = [column for name, column in columns.items() if name in also or name in (NUMBERS | TEXTS) - {STEP, SEED}]
+    group = codes(settings) if settings else np.zeros(len(loss), dtype=np.int64)
+    _, first = np.unique(codes([group, columns[SEED]]), return_index=True)
+    members = np.bincount(group[first])
+    taken = first[members[group[first]] > 1]
+    groups = int(np.sum(members > 1))
+    degrees = len(taken) - groups
+    if degrees < 1:
+        return None
+    index = np.unique(group[taken], return_inverse=True)[1]
+    sds: list[float] = []
+    for values in (np.log10(loss[taken]), loss[taken]):
+        mean = np.bincount(index, values) / np.bincount(index)
+        sds.append(float(np.sqrt(np.sum((values - mean[index]) ** 2) / degrees)))
+    return SeedNoise(sds[0], sds[1], degrees, groups, len(taken)) if sds[1] > 0 else None
+
+
+@dataclass(frozen=True)
+class Misfit:
+    """What a law misses. Residuals are log10 of observed over predicted loss.
+
+    `seed_ratio`: RMSE over the noise between seeds, `seed_p` the p of the F test of lack of fit against it; None without replicates.
+    `bends`: for each column the share of the residuals' variance that a parabola along it explains, and the p of its terms being zero.
+    `alike`: intraclass correlation, the share of the variance that runs of one size have in common, and `alike_p` the p of the F test
+    between sizes; None where no size has two runs or there is one
+    size. A small p says that the law is not the whole truth, not that it is useless.
+    """
+
+    seed_ratio: float | None = None
+    seed_p: float | None = None
+    bends: Mapping[str, tuple[float, float]] | None = None
+    alike: float | None = None
+    alike_p: float | None = None
+
+    @property
+    def clustered(self) -> bool:
+        """Whether runs of a size err together."""
+        return self.alike is not None and self.alike_p is not None and self.alike > ALIKE and self.alike_p < CLUSTERED
+
+
+def misfit(fit: Fit, clusters: Float[np.ndarray, "runs"] | None = None, noise: SeedNoise | None = None) -> Misfit:
+    """Residuals against seed noise, along each column, and between clusters."""
+    r = fit.residuals
+    seed_ratio = seed_p = alike = alike_p = None
+    if noise is not None:
+        left, degrees = max(float(np.sum(r**2)) - noise.degrees * noise.sd_log10**2, 0.0), fit.degrees - noise.degrees
+        seed_ratio = fit.rmse_log10 / noise.sd_log10
+        if degrees > 0 and fit.problem.loss == squared_log():
+            seed_p = f_tail(left / degrees / noise.sd_log10**2, degrees, noise.degrees)
+    bends: dict[str, tuple[float, float]] = {}
+    total, freedom = float(np.sum((r - r.mean()) ** 2)), len(r) - 3
+    for name, column in fit.problem.data.items():
+        x = np.log10(column) - np.log10(column).mean()
+        if len(np.unique(x)) > 2 and freedom > 0 and total > 0:
+            basis = np.stack([np.ones_like(x), x, x * x], axis=-1)
+            rest = float(np.sum((r - basis @ np.linalg.lstsq(basis, r)[0]) ** 2))
+            bends[name] = 1 - rest / total, (f_tail((total - rest) / 2 / max(rest / freedom, 1e-300), 2, freedom))
+    if clusters is not None:
+        alike, alike_p = _between(r, np.unique(clusters, return_inverse=True)[1])
+    return Misfit(seed_ratio, seed_p, bends, alike, alike_p)
+
+
+def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> tuple[float | None, float | None]:
+    """Intraclass correlation of residuals by one-way analysis of variance, and the p of its F test."""
+    counts = np.bincount(unit)
+    groups, within = len(counts), len(r) - len(counts)
+    if groups < 2 or within < 1:
+        return None, None
+    means = np.bincount(unit, r) / counts
+    between_ms = float(np.sum(counts * (means - r.mean()) ** 2)) / (groups - 1)
+    within_ms = float(np.sum((r - means[unit]) ** 2)) / within
+    size = (len(r) - float(np.sum(counts**2)) / len(r)) / (groups - 1)
+    if between_ms + within_ms <= 0:
+        return None, None
+    alike = (between_ms - within_ms) / (between_ms + (size - 1) * within_ms)
+    return float(alike), (f_tail(between_ms / max(within_ms, 1e-300), groups - 1, within))
+
+
+def warnings_for(
+    fit: Fit,
+    about: str,
+    *,
+    draws: Draws | None = None,
+    found: Misfit | None = None,
+    figures: Mapping[str, Estimate] | None = None,
+    steps: Sequence[RollOutStep] = (),
+    level: float = 0.95,
+) -> tuple[FitWarning, ...]:
+    """Everything about this fit that its figures do not say themselves, worst first. `figures` are coefficients and derived ones."""
+    warned = [
+        *_about_optimum(fit),
+        *_about_misfit(found),
+        *_held_out(steps),
+        *_about_draws(fit, draws, level),
+        *_about_figures(fit, figures or {}, level),
+    ]
+    return tuple(
+        sorted((FitWarning(code, severity, about, text) for code, severity, text in warned), key=lambda w: SEVERITIES.index(w.severity))
+    )
+
+
+_Found = Iterator[tuple[str, Severity, str]]
+
+
+def _about_optimum(fit: Fit) -> _Found:
+    certificate, law = fit.certificate, fit.law
+    if not certificate.converged:
+        yield (
+            "not-converged",
+            "error",
+            f"the fit did not end at an optimum: a further step would lower the objective by {certificate.remaining:.0e} of itself",
+        )
+    if not certificate.confirmed:
+        yield (
+            "not-confirmed",
+            "warning",
+            f"{certificate.searches} searches from different starts ended at different optima; the lowest is given",
+        )
+    for name in certificate.at_bounds:
+        ratio = next((f" ({key} = {over}/{under})" for key, (over, under) in law.ratios.items() if under == name), "")
+        yield "at-bound", "warning", f"{name}{ratio} ended at the end of its range: the runs set no limit there"
+    if certificate.identified and certificate.condition > _ILL:
+        yield "ill-conditioned", "warning", f"condition number {certificate.condition:.1e}: the runs hardly tell some parameters apart"
+    if fit.degrees < FEW_DEGREES:
+        known = f"the noise is known to {1 / np.sqrt(2 * fit.degrees):.0%} at best" if fit.degrees else "there are no intervals"
+        yield (
+            "few-runs",
+            "warning",
+            f"{fit.num_runs} runs for {fit.problem.num_free} parameters leave {fit.degrees} degrees of freedom: {known}",
+        )
+
+
+def _about_misfit(found: Misfit | None) -> _Found:
+    if found is None:
+        return
+    if found.seed_p is not None and found.seed_ratio is not None and found.seed_p < _MISFIT:
+        yield (
+            "lack-of-fit",
+            "warning",
+            f"residuals are {found.seed_ratio:.0f} times the noise between seeds (F test, p = {found.seed_p:.0e})",
+        )
+    for name, (share, p) in (found.bends or {}).items():
+        if p < _MISFIT:
+            yield (
+                "lack-of-fit",
+                "warning",
+                f"a bend along {_SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})",
+            )
+    if found.clustered:
+        yield (
+            "clustered-residuals",
+            "warning",
+            f"runs of one size share {found.alike:.0%} of the residuals' variance: they err together (F test, p = {found.alike_p:.0e})",
+        )
+
+
+def _held_out(steps: Sequence[RollOutStep]) -> _Found:
+    last = [step for step in steps if step.following and step.size == max(one.size for one in steps)]
+    score = pooled(last)
+    if score is not None and score.covered is not None and score.covered < score.runs / 2:
+        yield (
+            "held-out-failure",
+            "error",
+            f"fitted to smaller sizes, its prediction intervals hold {score.covered} of {score.runs} runs at N = {count(last[0].size)}",
+        )
+
+
+def _about_draws(fit: Fit, draws: Draws | None, level: float) -> _Found:
+    if draws is None:
+        return
+    if draws.scheme == "residuals" and 0 < fit.degrees < FEW_DEGREES:
+        yield "few-residuals", "note", f"{fit.num_runs} residuals are too few to draw from: noise was drawn from a normal with their spread"
+    if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
+        needed = draws_needed(draws, level)
+        enough = (
+            f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else f"no number of draws does with {fit.degrees} degrees of freedom"
+        )
+        yield "too-few-draws", "warning", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
+    if draws.failed:
+        lost = draws.failed - draws.unfinished
+        parts = [f"{many} {what}" for many, what in ((draws.unfinished, "did not converge"), (lost, "do not identify the law")) if many]
+        gone = draws.failed / len(draws) > (1 - level) / 2 + 1e-12
+        text = f"of {len(draws)} draws {' and '.join(parts)}"
+        yield ("not-identified", "error", f"{text}: no intervals") if gone else ("failed-draws", "note", text)
+
+
+def _about_figures(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _Found:
+    law, data = fit.law, fit.problem.data
+    for name, sign in law.signs.items():
+        if (figure := figures.get(name)) is not None and figure.value * sign <= 0:
+            yield (
+                "wrong-sign",
+                "warning",
+                f"{name} is {figure.value:.4g}, where a {'positive' if sign > 0 else 'negative'} value is expected",
+            )
+        elif figure is not None and figure.known and figure.sign != sign:
+            yield (
+                "sign-not-shown",
+                "note",
+                f"the {level:.0%} interval of {name}, {figure.low:.4g} to {figure.high:.4g}, does not exclude zero",
+            )
+    ranges = {"experts": ("num_experts", data.get("num_experts"))}
+    if {"total_parameter_count", "flops_per_step"} <= set(data):
+        ranges["parameters per multiply-add"] = "B = P/F", np.real(utilisation_of(data))
+    for name, figure in figures.items():
+        what, values = ranges.get(law.units.get(name, ""), ("", None))
+        if values is None or figure.low is None or figure.high is None:
+            continue
+        span = float(values.max() / values.min())
+        shown = f"the {level:.0%} interval of {name}, {figure.low:.4g} to {figure.high:.4g},"
+        if figure.high > span * figure.low:
+            yield "wide-interval", "note", f"{shown} spans a larger ratio than the runs' {what} ({span:.4g})"
+        elif figure.high > values.max():
+            yield "wide-interval", "note", f"{shown} reaches beyond the largest {what} of the runs ({count(float(values.max()))})"
+    floor, loss = figures.get("L_0"), 10**fit.problem.observed
+    if (
+        isinstance(law.link, FloorLink)
+        and floor is not None
+        and floor.low is not None
+        and floor.high is not None
+        and floor.high - floor.low > np.ptp(loss)
+    ):
+        yield (
+            "wide-interval",
+            "note",
+            f"the {level:.0%} interval of L_0 is longer than the range of the losses ({loss.min():.4g} to {loss.max():.4g})",
+        )
+    far = {name: figure.distance for name, figure in figures.items() if figure.extrapolated}
+    if far:
+        yield "extrapolated", "note", "outside the runs: " + ", ".join(f"{name} ({_times(distance)})" for name, distance in far.items())
+
+
+def _times(distance: float) -> str:
+    return f"{distance:.2g} times" if distance < 1000 else "over 1,000 times"

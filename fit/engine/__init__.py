@@ -1,0 +1,1 @@
+"""Fits: one problem, global search, projection and polish; one fit, or thousands of refits at once."""

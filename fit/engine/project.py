@@ -1,0 +1,266 @@
+"""The linear half of a fit: the best coefficients at given shape parameters (variable projection, Golub & Pereyra 1973).
+
+For a squared error of the link's scale this is one least-squares solution. Elsewhere (a floor under log loss, Huber) it is a convex or
+nearly convex problem in a handful of coefficients: Newton steps in an orthonormal basis, with the exact curvature where that descends
+and one that always descends where it does not. For Huber on a linear law exact Newton steps end after finitely many. Bounds on
+coefficients are met exactly: every set of them that may hold is tried, and the best feasible one is the optimum.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from itertools import product
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from fit.engine.problem import ROUNDING, Problem
+
+Rows = Float[np.ndarray, "#batch runs"]
+"""A value for each run, of each fit of a batch or of all alike."""
+
+Picked = Int[np.ndarray, "picked"] | Bool[np.ndarray, "batch"]
+
+_DEAD = 1e-13
+"""A column that loses all but this part of its length to those before it is a combination of them."""
+
+_MOST_SETS = 243
+"""Active sets that are tried at most: five coefficients with two bounds each."""
+
+_BLENDS = (1e-3, 3e-2, 1.0)
+"""Shares of the majorising curvature that are added to an exact one that fails alone, as Huber's does where fewer runs than coefficients
+lie within delta; the last always descends."""
+
+
+@dataclass
+class Projected:
+    """Coefficients at given shape parameters, and what a step of the shapes needs to know: one fit a row.
+
+    `basis` are orthonormal rows that span the weighted features (zero where a column is fixed, held at a bound, or spanned by others);
+    `triangle` leads back to the coefficients; `root` weights the features; `slope` is dr/deta; `held` coefficients are at a bound.
+    """
+
+    beta: Float[np.ndarray, "batch features"]
+    eta: Float[np.ndarray, "batch runs"]
+    r: Float[np.ndarray, "batch runs"]
+    slope: Float[np.ndarray, "batch runs"]
+    objective: Float[np.ndarray, "batch"]
+    basis: Float[np.ndarray, "batch features runs"]
+    triangle: Float[np.ndarray, "batch features features"]
+    root: Float[np.ndarray, "batch runs"]
+    held: Bool[np.ndarray, "batch features"]
+
+    def take(self, rows: Picked) -> "Projected":
+        """Some of the fits."""
+        return Projected(*(getattr(self, one.name)[rows] for one in fields(self)))
+
+    def put(self, rows: Picked, part: "Projected") -> None:
+        """Write `part` over some of the fits."""
+        for one in fields(self):
+            getattr(self, one.name)[rows] = getattr(part, one.name)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Fits of one problem solved together: their shape parameters, the weights and observed log10 losses of their runs, their features."""
+
+    problem: Problem
+    theta: Float[np.ndarray, "batch shapes"]
+    weights: Rows
+    observed: Rows
+    features: Float[np.ndarray, "batch features runs"]
+
+    @classmethod
+    def of(cls, problem: Problem, theta: Float[np.ndarray, "batch shapes"], weights: Rows | None, observed: Rows | None) -> "Batch":
+        """`weights` are the runs' multiplicities, `observed` replaces the problem's."""
+        features = problem.law.features(theta, problem.data).swapaxes(-1, -2)
+        return cls(problem, theta, problem.reweighted(weights), problem.observed[None] if observed is None else observed, features)
+
+    def take(self, rows: Picked) -> "Batch":
+        """Some of the fits."""
+        weights, observed = (values if len(values) == 1 else values[rows] for values in (self.weights, self.observed))
+        return Batch(self.problem, self.theta[rows], weights, observed, self.features[rows])
+
+    def evaluated(self, at: Projected, beta: Float[np.ndarray, "batch features"]) -> Projected:
+        """The same basis with these coefficients, and what follows from them."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            eta = np.matmul(beta[:, None], self.features)[:, 0]
+        r, slope = self.problem.along_eta(eta, self.theta, self.observed)
+        return Projected(beta, eta, r, slope, self.problem.objective(r, self.weights), at.basis, at.triangle, at.root, at.held)
+
+    def moved(self, at: Projected, step: Float[np.ndarray, "batch features"]) -> Projected:
+        """Where a step in the basis leads; coefficients that a bound holds stay."""
+        return self.evaluated(at, np.where(at.held, at.beta, at.beta + back_substituted(at.triangle, step)))
+
+    def equations(
+        self, at: Projected, exact: bool, along: Float[np.ndarray, "batch more runs"] | None = None
+    ) -> tuple[Float[np.ndarray, "batch unknowns"], Float[np.ndarray, "batch unknowns unknowns"]]:
+        """Half the gradient and half the second derivative of the objective, in the basis and, after it, `along` derivatives of residuals.
+
+        Directions of the basis that are not there get a diagonal of 1. Zero where a residual is not finite.
+        """
+        problem, share = self.problem, self.weights / self.weights.sum(axis=-1, keepdims=True)
+        curvature = problem.curvature(at.eta, at.r, at.slope, self.theta, self.observed, exact)
+        with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            rows = at.basis * np.where(at.root > 0, at.slope / at.root, 0.0)[:, None]
+            rows = rows if along is None else np.concatenate([rows, along], axis=1)
+            gradient = np.matmul(rows, (share * problem.loss.psi(at.r))[..., None])[..., 0]
+            hessian = np.matmul(rows * (share * curvature)[:, None], rows.swapaxes(-1, -2))
+        lost = ~np.isfinite(hessian).all(axis=(1, 2)) | ~np.isfinite(gradient).all(axis=1)
+        gradient[lost], hessian[lost] = 0.0, np.eye(gradient.shape[1])
+        dead, index = np.einsum("bfr,bfr->bf", at.basis, at.basis) == 0, np.arange(at.basis.shape[1])
+        hessian[:, index, index] = np.where(dead, 1.0, hessian[:, index, index])
+        return gradient, hessian
+
+    def gain(
+        self, at: Projected, gradient: Float[np.ndarray, "batch features"], step: Float[np.ndarray, "batch features"]
+    ) -> Float[np.ndarray, "batch"]:
+        """What the step in the basis would lower the objective by, relatively.
+
+        At least what the majorising curvature promises, which is at most 1 over the weights in this basis: an exact one that is singular
+        would promise nothing along the directions that it does not see.
+        """
+        promised = np.abs(np.einsum("bf,bf->b", step, gradient))
+        least = self.weights.sum(axis=-1) * np.einsum("bf,bf->b", gradient, gradient)
+        return np.maximum(promised, least) / np.maximum(at.objective, ROUNDING)
+
+
+def orthonormalised(
+    columns: Float[np.ndarray, "batch features runs"],
+) -> tuple[Float[np.ndarray, "batch features runs"], Float[np.ndarray, "batch features features"]]:
+    """Orthonormal rows and the triangle R with columns = R' rows: Gram-Schmidt, done twice for full precision, for a batch at once.
+
+    A column that the ones before it span gets a row of zeros and a diagonal of 1, so that its coefficient becomes zero.
+    """
+    basis, count = columns.copy(), columns.shape[1]
+    triangle = np.zeros((len(columns), count, count))
+    for k in range(count):
+        row = basis[:, k]
+        whole = np.sqrt(np.einsum("br,br->b", row, row))
+        for _ in range(2 if k else 0):
+            share = np.matmul(basis[:, :k], row[..., None])[..., 0]
+            row = row - np.matmul(share[:, None], basis[:, :k])[:, 0]
+            triangle[:, :k, k] += share
+        length = np.sqrt(np.einsum("br,br->b", row, row))
+        dead = ~(length > _DEAD * whole)
+        triangle[:, k, k] = np.where(dead, 1.0, length)
+        basis[:, k] = np.where(dead[:, None], 0.0, row / triangle[:, k, k][:, None])
+    return basis, triangle
+
+
+def back_substituted(
+    triangle: Float[np.ndarray, "batch features features"], z: Float[np.ndarray, "batch features"]
+) -> Float[np.ndarray, "batch features"]:
+    """The solution of R beta = z."""
+    beta = np.empty_like(z)
+    for k in reversed(range(z.shape[1])):
+        beta[:, k] = (z[:, k] - np.einsum("bj,bj->b", triangle[:, k, k + 1 :], beta[:, k + 1 :])) / triangle[:, k, k]
+    return beta
+
+
+def solved(
+    matrix: Float[np.ndarray, "batch unknowns unknowns"], right: Float[np.ndarray, "batch unknowns sides"]
+) -> Float[np.ndarray, "batch unknowns sides"]:
+    """The solution of symmetric equations; of singular ones that of least length."""
+    ridge = 1e-14 * np.abs(np.einsum("bii->b", matrix))[:, None, None] * np.eye(matrix.shape[1])
+    try:
+        return np.linalg.solve(matrix + ridge, right)
+    except np.linalg.LinAlgError:
+        return np.linalg.pinv(matrix, rcond=1e-13, hermitian=True) @ right
+
+
+def project(
+    problem: Problem,
+    theta: Float[np.ndarray, "batch shapes"],
+    weights: Rows | None = None,
+    observed: Rows | None = None,
+    start: Float[np.ndarray, "batch features"] | None = None,
+    *,
+    steps: int = 0,
+    exact: bool = False,
+) -> Projected:
+    """The coefficients of least objective at each `theta`, bounds respected.
+
+    `weights` are the runs' multiplicities, `observed` log10 losses in place of the problem's. Without a `start` the first guess is the
+    least-squares solution in the link's scale, which is exact where the objective is quadratic; up to `steps` Newton steps follow.
+    """
+    return project_batch(Batch.of(problem, theta, weights, observed), start, steps, exact)
+
+
+def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool) -> Projected:
+    """The same for a batch."""
+    problem = batch.problem
+    fixed = {int(j): float(problem.box[j, 0]) for j in np.flatnonzero(~problem.free_coefficients)}
+    found = _solve(batch, start, fixed, steps, exact)
+    low, high = problem.box.T
+    slack = 1e-12 * np.maximum(np.abs(found.beta), 1e-300)
+    outside = ((found.beta < low - slack) | (found.beta > high + slack)).any(axis=-1)
+    if outside.any():
+        found.put(outside, _within_box(batch.take(outside), fixed, max(steps, 3), exact))
+    return found
+
+
+def _within_box(batch: Batch, fixed: Mapping[int, float], steps: int, exact: bool) -> Projected:
+    """The best feasible solution over every set of bounds that may hold, for fits whose free solution leaves the box."""
+    low, high = batch.problem.box.T
+    ends = {j: [None, *(end for end in row.tolist() if np.isfinite(end))] for j, row in enumerate(batch.problem.box) if j not in fixed}
+    sides = {j: choices for j, choices in ends.items() if len(choices) > 1}
+    sets = sorted(product(*sides.values()), key=lambda chosen: sum(end is not None for end in chosen))[1:]
+    if len(sets) > _MOST_SETS:
+        raise ValueError(f"law {batch.problem.law.name!r} bounds {len(sides)} coefficients; five at most can be bounded on both sides")
+    best: Projected | None = None
+    for chosen in sets:
+        pinned = {**fixed, **{j: end for j, end in zip(sides, chosen, strict=True) if end is not None}}
+        found = _solve(batch, None, pinned, steps, exact)
+        found.objective[((found.beta < low - 1e-12 * np.abs(low)) | (found.beta > high + 1e-12 * np.abs(high))).any(axis=-1)] = np.inf
+        best = found if best is None else best
+        best.put(better := found.objective < best.objective, found.take(better))
+    assert best is not None
+    return best
+
+
+def _solve(
+    batch: Batch, start: Float[np.ndarray, "batch features"] | None, pinned: Mapping[int, float], steps: int, exact: bool
+) -> Projected:
+    """The same with these coefficients held at these values and no other bounds."""
+    problem, places = batch.problem, list(pinned)
+    count, runs = batch.features.shape[1:]
+    offset = sum((value * batch.features[:, j] for j, value in pinned.items()), np.zeros((len(batch.theta), runs)))
+    root = np.sqrt(batch.weights) * problem.working_weights(batch.theta)
+    held = np.isin(np.arange(count), places)[None].repeat(len(batch.theta), axis=0)
+    with np.errstate(invalid="ignore", over="ignore"):
+        basis, triangle = orthonormalised(np.where(held[..., None], 0.0, root[:, None] * batch.features))
+        if start is None or problem.quadratic:
+            target = root * (problem.law.link.of_loss(10**batch.observed, batch.theta) - offset)
+            beta = back_substituted(triangle, np.einsum("bfr,br->bf", basis, target))
+        else:
+            beta = start.copy()
+    beta[:, places] = [pinned[j] for j in places]
+    nothing = np.empty_like(offset)
+    found = batch.evaluated(Projected(beta, offset, nothing, nothing, nothing[:, 0], basis, triangle, root, held), beta)
+    if not problem.quadratic:
+        _newton(batch, found, steps, exact)
+    return found
+
+
+def _newton(batch: Batch, out: Projected, steps: int, exact: bool) -> None:
+    """Newton steps on the coefficients, in place: with the exact curvature, blended with one that always descends where it fails alone."""
+    active, enough = np.isfinite(out.objective), 1e-20 if exact else 1e-15
+    for _ in range(steps):
+        if not active.any():
+            break
+        index = np.flatnonzero(active)
+        here, now = batch.take(index), out.take(index)
+        gradient, hessian = here.equations(now, exact)
+        step = -solved(hessian, gradient[..., None])[..., 0]
+        gain = here.gain(now, gradient, step)
+        trial = here.moved(now, step)
+        if exact and (failed := ~(trial.objective < now.objective) & (gain > enough)).any():
+            part, at = here.take(failed), now.take(failed)
+            _, major = part.equations(at, exact=False)
+            for share in _BLENDS:
+                blended = part.moved(at, -solved(hessian[failed] + share * major, gradient[failed][..., None])[..., 0])
+                better = np.flatnonzero(failed)[blended.objective < trial.objective[failed]]
+                trial.put(better, blended.take(np.isin(np.flatnonzero(failed), better)))
+        better = trial.objective < now.objective
+        out.put(index[better], trial.take(better))
+        active[index[~better | (gain < enough)]] = False

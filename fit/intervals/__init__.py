@@ -1,1 +1,0 @@
-"""How far a figure can be trusted: resampling, and profiles of the objective."""

@@ -1,0 +1,10 @@
+"""Tables of runs: read, check, select, and say what was left out and why."""
+
+from fit.runs.canonical import canonical, dense, routers
+from fit.runs.fetch import fetch
+from fit.runs.grid import DataWarning, codes
+from fit.runs.runs import Runs, SelectionStep, load_runs
+from fit.runs.schema import Source, parse_columns
+
+__all__ = ["DataWarning", "Runs", "SelectionStep", "Source", "canonical", "codes"]
+__all__ += ["dense", "fetch", "load_runs", "parse_columns", "routers"]

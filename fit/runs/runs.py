@@ -1,0 +1,231 @@
+"""Runs: one row per trained model, with a log of what was left out and why.
+
+`load_runs` reads tables (a row per evaluation), checks them, and keeps of each run the last evaluation with a finite loss, or the
+one at a given step. Nothing is dropped silently: each filter adds a line to `Runs.log`, and `Runs.warnings` says what the data lack.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped
+
+from common.errors import InputError
+from fit.runs.grid import DataWarning, design_warnings, in_order, removed_sizes, router_labels, short_runs
+from fit.runs.schema import LOSSES, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
+from fit.runs.where import Filter
+
+if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3 s
+    import polars as pl
+
+    from fit.runs.reading import Table
+
+
+@dataclass(frozen=True)
+class SelectionStep:
+    """One line of the selection log: what was done, the runs left after it, those it removed, and why, with counts."""
+
+    rule: str
+    kept: int
+    dropped: int
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Request:
+    """What was asked for: paths, the sources' headers by our full names, and the `where` filters since.
+
+    The tables read stay in memory, so that standard input and data frames can be asked again too.
+    """
+
+    paths: tuple[str, ...]
+    columns: Mapping[str, str]
+    where: tuple[str, ...]
+    tables: "tuple[Table, ...]" = field(repr=False, compare=False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Runs:
+    """The runs to fit, one entry per run in every column: numbers as float64 (NaN where empty), others as numpy strings.
+
+    `target` names the loss that is fitted (nats per token), `step` is the training step asked for, None for the last.
+    `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1.
+    """
+
+    columns: Mapping[str, Shaped[np.ndarray, "runs"]]
+    target: str
+    step: int | None
+    sources: tuple[Source, ...]
+    log: tuple[SelectionStep, ...]
+    warnings: tuple[DataWarning, ...]
+    file_of: Int[np.ndarray, "runs"]
+    line_of: Int[np.ndarray, "runs"]
+    request: Request | None = None
+
+    @classmethod
+    def from_columns(cls, columns: Any, target: str = LOSSES[0]) -> "Runs":
+        """Runs made in memory from a mapping or a data frame, one entry per run in every column; short names (`N`, `loss`) do.
+
+        Raises `InputError` if columns differ in length, the target is missing, or a value is one a file may not have.
+        """
+        from fit.runs.reading import as_polars, columns_of, read_table
+
+        table = read_table(as_polars(columns), target, {}).with_target(target)
+        if (missing := table.frame[target].is_null()).any():
+            raise InputError(f"run {missing.to_list().index(True) + 1}, column {target}: empty; every run needs its loss")
+        many = len(table.lines)
+        log = (SelectionStep("runs made in memory", many, 0),)
+        return _judged(cls(columns_of([table.frame], target), target, None, (), log, (), np.full(many, -1), table.lines))
+
+    def __len__(self) -> int:
+        return len(self.line_of)
+
+    def __repr__(self) -> str:
+        about = [count(len(self)), f"target {self.target}" + ("" if self.step is None else f" at step {self.step}")]
+        if len(self):
+            about.append(f"routers {listed(in_order(router_labels(self.columns)))}")
+        if N in self.columns and (sizes := self.columns[N][np.isfinite(self.columns[N])]).size:
+            about.append(f"{N} {number(sizes.min())} to {number(sizes.max())}")
+        return f"Runs({'; '.join(about)})"
+
+    def _repr_html_(self) -> str:
+        table: Any = self.to_polars()
+        return table._repr_html_()
+
+    def to_polars(self) -> "pl.DataFrame":
+        """The columns as a polars data frame, null where a number is missing."""
+        import polars as pl
+
+        return pl.DataFrame(dict(self.columns), nan_to_null=True)
+
+    def __getitem__(self, name: str) -> Shaped[np.ndarray, "runs"]:
+        """The column `name`, or the one it is short for; `InputError` if it is not there or has an empty cell."""
+        name = full_name(name, self.target, self.columns)
+        if name not in self.columns:
+            raise no_such_column(name, self.columns)
+        values = self.columns[name]
+        if values.dtype.kind == "f" and len(missing := np.flatnonzero(np.isnan(values))):
+            others = f" (and in {len(missing) - 1} more runs)" if len(missing) > 1 else ""
+            raise InputError(f"{self.place(int(missing[0]))}, column {name}: empty{others}, but this needs its value")
+        return values
+
+    def numeric(self, name: str) -> Float[np.ndarray, "runs"]:
+        """The column `name`, which must hold numbers: raises `InputError` as `runs[name]` does, and for text."""
+        values = self[name]
+        if values.dtype.kind != "f":
+            raise InputError(f"{self.place(0)}, column {name}: {quoted(str(values[0]))} is text; this needs numbers")
+        return values
+
+    @property
+    def loss(self) -> Float[np.ndarray, "runs"]:
+        """The target, nats per token: finite and positive in every run."""
+        return self.columns[self.target]
+
+    def has(self, name: str) -> bool:
+        """Whether there is a column `name`, or one that it is short for; its cells may be empty."""
+        return full_name(name, self.target, self.columns) in self.columns
+
+    def place(self, run: int) -> str:
+        """Where run number `run` (from 0) was read, for messages."""
+        file = self.file_of[run]
+        return f"run {self.line_of[run]}" if file < 0 else f"{self.sources[file].name}, row {self.line_of[run]}"
+
+    def row(self, run: int) -> str:
+        """The same for lists, without the file's name where there is only one file."""
+        return f"row {self.line_of[run]}" if len(self.sources) == 1 else self.place(run)
+
+    def keep(self, mask: Bool[np.ndarray, "runs"], rule: str, reasons: Sequence[str] = ()) -> "Runs":
+        """The runs in `mask`, with a line in the log, and warnings for sizes that `rule` removes."""
+        kept = int(np.sum(mask))
+        log = (*self.log, SelectionStep(rule, kept, len(self) - kept, tuple(reasons)))
+        warnings = (*self.warnings, *removed_sizes(self.columns, mask, rule))
+        columns = {name: values[mask] for name, values in self.columns.items()}
+        return _judged(replace(self, columns=columns, log=log, warnings=warnings, file_of=self.file_of[mask], line_of=self.line_of[mask]))
+
+    def where(self, expression: str) -> "Runs":
+        """The runs for which `expression` (`"k == 1 and routing_frequency == 0.5"`, see `fit.runs.where`) is true.
+
+        Raises `InputError` for what is not such an expression, and if no run is left.
+        """
+        found = Filter(expression, self.__getitem__)
+        mask, reasons = found.apply(len(self))
+        rule = f"--where {expression.strip() if expression.strip().isprintable() else repr(expression)}"
+        if not mask.any():
+            notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
+            raise InputError(f"{quoted(rule)} leaves none of {len(self)} runs{notes}")
+        kept = self.keep(mask, rule, reasons)
+        noted = [DataWarning("matches-nothing", note) for note in found.unmatched]
+        request = self.request and replace(self.request, where=(*self.request.where, expression))
+        return replace(kept, warnings=(*kept.warnings, *noted), request=request)
+
+    def again(self, *, step: int | None = None, target: str | None = None) -> "Runs":
+        """The same request at another `step` (None: the last) or of another `target`: same tables, columns and `where` filters.
+
+        What `keep` chose is not chosen again. Raises `InputError` as `load_runs` does, and for runs made in memory.
+        """
+        if self.request is None:
+            raise InputError("these runs were made in memory, one entry per run: there is no other step or target to read")
+        runs = _selected(replace(self.request, where=()), target or self.target, step)
+        for expression in self.request.where:
+            runs = runs.where(expression)
+        return runs
+
+
+def _judged(runs: Runs) -> Runs:
+    """With the warnings about the runs as they are computed anew; the others tell what filters did, and stay."""
+    others = [warning for warning in runs.warnings if warning.code not in ("duplicate-settings", "empty-cells")]
+    return replace(runs, warnings=(*others, *design_warnings(runs.columns, runs.target, runs.row)))
+
+
+def load_runs(source: Any, *, target: str = LOSSES[0], step: int | None = None, columns: Mapping[str, str] | None = None) -> Runs:
+    """Read runs from one or several files, from standard input (`"-"`), or from a data frame of polars, pandas or Arrow.
+
+    A row is one evaluation; of each run (a `hyper_id` of a file; without it every row) the last with a finite `target` is kept, or the
+    one at exactly `step`. `columns` maps our names, or the short ones of `schema.ALIASES`, to the file's headers: `{"N": "params"}`.
+    Only the target must be there. Columns of other names are kept: as numbers if every cell of the runs kept is one, else as text.
+    Raises `InputError`, one line naming file, row and column, for whatever is wrong with the files or their values.
+    """
+    from fit.runs.reading import read_table
+
+    sources = list(source) if isinstance(source, list | tuple) else [source]
+    if not sources:
+        raise InputError("no file given; name at least one file, or - for standard input")
+    if sum(isinstance(path, str | Path) and str(path) == "-" for path in sources) > 1:
+        raise InputError("standard input (-) is given twice, but can be read only once")
+    full = {full_name(name, target): header for name, header in (columns or {}).items()}
+    tables = tuple(read_table(one, target, columns or {}) for one in sources)
+    return _selected(Request(tuple(table.source.path for table in tables), full, (), tables), target, step)
+
+
+def _selected(request: Request, target: str, step: int | None) -> Runs:
+    """One evaluation of each run. The log has two lines per file: what was read, and which evaluation of each run was taken."""
+    from fit.runs.reading import columns_of, select
+
+    if target in NUMBERS | TEXTS | {RUN}:
+        raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
+    tables = tuple(table.with_target(target) for table in request.tables)
+    sources, chosen = tuple(table.source for table in tables), [select(table, target, step) for table in tables]
+    if not any(len(rows) for rows, _, _ in chosen):
+        names = ", ".join(source.name for source in sources)
+        if step is None:
+            raise InputError(f"{names}, column {target}: empty in every row; there is no loss to fit")
+        steps = {step for table in tables for step in table.frame[STEP].filter(table.frame[target].is_not_null()).to_list()}
+        there = listed(map(number, sorted(steps)), most=30) or "none"
+        raise InputError(f"{names}: no run has a finite {target} at step {step} (steps there: {there})")
+    log, aside = list[SelectionStep](), list[DataWarning]()
+    for table, (rows, runs, reasons) in zip(tables, chosen, strict=True):
+        name, file = table.source.name, f"{table.source.name}: " if len(tables) > 1 else ""
+        rule = f"last evaluation with a finite {target}" if step is None else f"evaluation at step {step}"
+        log.append(SelectionStep(f"{name}: {table.source.rows} rows read", runs, 0))
+        log.append(SelectionStep(f"{file}{rule}", len(rows), runs - len(rows), reasons))
+        messages = [f"{name}: its own {quoted(header)} is not used, as another was asked for" for header in table.set_aside]
+        aside += [DataWarning("column-set-aside", message) for message in messages]
+    columns = columns_of([table.frame[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)], target)
+    line_of = np.concatenate([table.lines[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)])
+    file_of = np.repeat(np.arange(len(tables)), [len(rows) for rows, _, _ in chosen])
+    if len(tables) > 1:
+        log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
+    warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request))

@@ -1,1 +1,0 @@
-"""How findings are shown, whatever they are: documents, figures, and their renderers."""

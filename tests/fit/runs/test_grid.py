@@ -1,0 +1,81 @@
+"""The runs that one law is fitted to."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from common.errors import InputError
+from fit.runs import Runs, canonical, dense, load_runs, routers
+
+
+@pytest.mark.parametrize(("router", "count"), [("S-Base", 61), ("Hash", 59), ("RL-R", 62)])
+def test_the_canonical_runs_of_the_release_are_as_many_as_stated(release: Path, router: str, count: int) -> None:
+    runs = canonical(load_runs(release), router)
+    assert len(runs) == count
+    assert len(dense(runs)) == 8
+    assert set(runs["k"].tolist()) == set(runs["flop_increase"].tolist()) == {1}
+    assert set(runs["routing_frequency"].tolist()) == {0.5}
+    assert set(runs["router_type"].tolist()) == {"Dense", router}
+    # Every run dropped on the way has a reason.
+    for step in runs.log[2:]:
+        assert sum(int(reason.split()[0]) for reason in step.reasons) == step.dropped
+    assert [step.rule.split(",")[0] for step in runs.log[2:]] == [
+        f"{router} and dense runs",
+        "k == 1",
+        "flop_increase == 1",
+        "routing_frequency == 0.5",
+    ]
+
+
+def test_the_routers_of_the_release_come_in_its_order_without_dense(release: Path) -> None:
+    runs = load_runs(release)
+    first_seen = dict.fromkeys(runs["router_type"].tolist())
+    assert routers(runs) == tuple(name for name in first_seen if name != "Dense")
+    assert len(dense(runs)) == 13
+
+
+def test_the_dense_runs_alone_are_a_canonical_set_too(release: Path) -> None:
+    runs = canonical(load_runs(release), "Dense")
+    assert len(runs) == 8
+    assert set(runs["router_type"].tolist()) == {"Dense"}
+
+
+def test_a_router_that_is_not_there_is_refused_with_those_that_are(release: Path) -> None:
+    with pytest.raises(InputError, match=r"no runs of router 's-base' \(routers there: Dense, .*S-Base"):
+        canonical(load_runs(release), "s-base")
+
+
+def test_without_a_router_column_all_runs_are_one_router() -> None:
+    runs = Runs.from_columns({"loss": [3.0, 2.5, 2.4], "N": [1e6, 1e6, 1e6], "E": [1, 8, 16], "k": [1, 1, 2]})
+    assert routers(runs) == ("all",)
+    assert canonical(runs, "all").loss.tolist() == [3, 2.5]
+    assert dense(runs).loss.tolist() == [3]
+    alone = Runs.from_columns({"loss": [3.0]})
+    assert len(canonical(alone, "all")) == 1
+    assert len(dense(alone)) == 0
+
+
+def test_a_run_with_one_expert_is_dense_for_every_router() -> None:
+    columns = {"loss": [3.0, 2.5, 2.4], "E": [1, 8, 8], "router": ["Hash", "Hash", "S-Base"]}
+    assert canonical(Runs.from_columns(columns), "S-Base").loss.tolist() == [3, 2.4]
+    assert routers(Runs.from_columns(columns)) == ("Hash", "S-Base")
+
+
+def test_dense_runs_may_leave_open_what_only_routed_ones_have() -> None:
+    columns = {
+        "loss": [3.0, 2.9, 2.5, 2.4, 2.3],
+        "E": [1, 1, 8, 8, 8],
+        "k": [np.nan, 2, 1, 1, 1],
+        "R": [np.nan, 0.5, 1, 1, 0.5],
+        "router": ["dense", "Dense", "Hash", "Hash", "Hash"],
+    }
+    assert canonical(Runs.from_columns(columns), "Hash").loss.tolist() == [3, 2.5, 2.4]
+    with pytest.raises(InputError, match="run 3, column k: empty"):
+        canonical(Runs.from_columns({**columns, "k": [1, 1, np.nan, 1, 1]}), "Hash")
+
+
+def test_an_architecture_that_no_run_has_is_said_to_be_missing() -> None:
+    runs = Runs.from_columns({"loss": [3.0, 2.5], "E": [1, 8], "k": [1, 2], "router": ["Dense", "Hash"]})
+    with pytest.raises(InputError, match=r"no Hash run has k == 1 \(k is 2\)"):
+        canonical(runs, "Hash")

@@ -1,0 +1,212 @@
+"""Comparing laws: which answers survive a change of law, the chance of the best router, other choices, and what is printed."""
+
+import json
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import fit
+from common.document.terminal import terminal
+from fit.analysis import Options
+from fit.compare import ALL, Agreement, Answer, Comparison, Verdict, agreements, chance, compare, compare_document, compare_json, verdict
+from fit.derived import Point
+from fit.estimate import Estimate, Status
+from fit.runs import Runs, load_runs
+from fit.uncertainty.draws import WEBB, raised_residuals
+from golden import small_curves
+
+DOCS = Path(__file__).parents[2] / "docs" / "json.md"
+
+
+def figure(value: float, low: float, high: float, limit: float = np.inf) -> Answer:
+    """An answer that is a figure with an interval."""
+    return Answer("EPC/N", "S-Base", "law", "", Estimate(value, low, high, Status.OK), limit)
+
+
+def word(says: str) -> Answer:
+    """An answer that is a word."""
+    return Answer("Experts help", "S-Base", "law", says, Estimate(1.0))
+
+
+NO_INTERVAL = Answer("EPC/N", "S-Base", "law", "", Estimate(4.0))
+TIGHT, BESIDE, FAR, WIDE = figure(4.0, 3.8, 4.2), figure(4.1, 3.9, 4.4), figure(9.0, 8.5, 9.5), figure(4.0, 1.0, 20.0)
+
+
+@pytest.mark.parametrize(
+    ("best", "others", "expected"),
+    [
+        ([word("yes"), word("yes")], [word("yes")], "every law"),
+        ([word("yes")], [word("unknown")], "best laws"),
+        ([word("yes")], [word("no")], "best laws"),
+        ([word("yes"), word("no")], [word("yes")], "depends on the law"),
+        ([word("yes"), word("unknown")], [], "depends on the law"),
+        ([word("unknown"), word("unknown")], [word("yes")], "unknown"),
+        ([], [word("yes")], "depends on the law"),
+        ([TIGHT, BESIDE], [figure(3.9, 3.6, 4.0)], "every law"),
+        ([TIGHT, BESIDE], [FAR], "best laws"),
+        ([TIGHT, FAR], [], "depends on the law"),
+        ([NO_INTERVAL], [], "unknown"),
+        # Disjoint, and too close to matter to anyone.
+        ([figure(4.0, 3.9, 4.1), figure(4.5, 4.4, 4.6)], [], "every law"),
+    ],
+)
+def test_verdict_is_what_the_answers_have_in_common(best: list[Answer], others: list[Answer], expected: Verdict) -> None:
+    assert verdict(best, others) == expected
+
+
+def test_intervals_that_agree_because_they_are_wide_survive_nothing() -> None:
+    assert verdict([WIDE, TIGHT]) == verdict([WIDE]) == "unknown"
+    # Among the other laws a wide one keeps the answer from holding under every law.
+    assert verdict([TIGHT], [WIDE]) == "best laws"
+
+
+def test_figures_beyond_the_data_agree_and_are_given_in_words() -> None:
+    far = [figure(1e44, 7e18, np.inf, 1e12), figure(3e15, 4e13, 8e18, 1e12)]
+    assert verdict(far) == "every law"
+    assert Agreement("N_cutoff", "S-Base", "every law", tuple(far), (), ()).answer == "beyond 1T"
+    assert verdict([figure(1e44, 1e10, np.inf, 1e12)]) == "unknown"
+
+
+def test_laws_without_an_answer_are_named_as_abstaining() -> None:
+    found = [replace(word("yes"), law="a"), replace(word("yes"), law="b", question="Gain falls with N"), replace(word("yes"), law="b")]
+    by_question = {one.question: one for one in agreements(found, ("a", "b"))}
+    assert by_question["Experts help"].abstain == ()
+    assert by_question["Gain falls with N"].abstain == ("a",)
+
+
+@pytest.fixture(scope="module")
+def toy() -> Runs:
+    """Two routers whose losses are nearly the same, at two sizes, with dense runs that they share."""
+    n, e = (axis.ravel() for axis in np.meshgrid([1e7, 1e8], [1.0, 4.0, 16.0, 64.0]))
+    routed = e > 1
+    n, e = np.concatenate([n, n[routed]]), np.concatenate([e, e[routed]])
+    router = np.array(["Dense" if x == 1 else "A" for x in e[:8]] + ["B"] * 6)
+    # Of 30 seeds one where draws that are not paired would give another share: 0.54 in place of 0.75.
+    noise = np.random.default_rng(11).normal(0, 0.004, len(n))
+    loss = 10 ** (1.1 - 0.08 * np.log10(n) - 0.04 * np.log10(e) + noise)
+    return Runs.from_columns({"N": n, "E": e, "router": router, "loss_validation": loss})
+
+
+def test_chance_of_a_router_is_its_share_among_all_signs_of_two_clusters(toy: Runs) -> None:
+    analysis = fit.analyse(toy, Options(laws=("separable",), scheme="wild-clusters", draws=4000))
+    results, point = analysis.of_law("separable"), Point(1e8, 64.0)
+    wins = 0
+    for signs in product(WEBB, repeat=2):
+        predicted: list[float] = []
+        for result in results:
+            n, e = (np.log10(result.fit.problem.data[name]) for name in ("dense_parameter_count", "num_experts"))
+            features = np.stack([n, e, np.ones_like(n)], axis=-1)
+            cluster = (n > 7.5).astype(int)
+            observed = features @ result.fit.beta + np.array(signs)[cluster] * raised_residuals(result.fit, cluster)
+            predicted.append(float(np.array([8.0, np.log10(64), 1.0]) @ np.linalg.lstsq(features, observed)[0]))
+        wins += predicted[0] < predicted[1]
+    exact = wins / 36
+    assert exact == 0.75
+    # Four standard errors of a share among 4,000 draws.
+    assert chance(results, point)[results[0].router] == pytest.approx(exact, abs=4 * 0.5 / 4000**0.5)
+
+
+@pytest.fixture(scope="module")
+def small(small_runs: Runs) -> Comparison:
+    """Three quick laws on the small runs, with few draws."""
+    return compare(small_runs, Options(laws=("separable", "bilinear", "bounded"), routers=("S-Base", "Hash"), draws=60, other_draws=40))
+
+
+def test_only_the_quoted_law_has_all_draws(small: Comparison) -> None:
+    draws = {r.law.name: len(r.draws) for r in small.analysis.results if r.draws is not None}
+    quoted = small.analysis.quoted
+    assert draws == {law: 60 if law == quoted else 40 for law in draws}
+    assert set(draws.values()) == {60, 40}
+
+
+def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -> None:
+    asked = {(one.question, answer.law) for one in small.agreements if one.router == "S-Base" for answer in (*one.best, *one.others)}
+    assert {law for question, law in asked if question == "Experts help"} == {"separable", "bilinear", "bounded"}
+    assert {law for question, law in asked if question == "N_cutoff"} == {"bilinear", "bounded"}
+    assert sum(one.router == ALL for one in small.agreements) == len(small.analysis.options.points)
+
+
+def test_a_choice_of_step_is_the_fit_to_runs_loaded_at_that_step(small: Comparison) -> None:
+    step = next(one for one in small.variants if one.choice.startswith("--step") and one.law == "bounded" and one.values)
+    runs = fit.canonical(load_runs(small_curves(), step=int(step.choice.split()[1])), step.router)
+    again = fit.fit_law(fit.law_named("bounded"), {name: runs.numeric(name) for name in ("N", "E")} | dict(runs.columns), runs.loss)
+    # Both end at the same optimum; flat directions move parameters by far more than the prediction.
+    values = [step.values[name] for name in "ad"]
+    assert values == pytest.approx([again.parameters[name] for name in "ad"], rel=1e-5)
+
+
+def test_restricted_laws_have_no_other_choices(small_runs: Runs) -> None:
+    found = compare(small_runs, Options(laws=("bilinear",), routers=("Hash",), draws=0, fixed={"c": 0.0}))
+    assert found.variants == ()
+
+
+def test_without_draws_nothing_is_known(small_runs: Runs) -> None:
+    found = compare(small_runs, Options(laws=("separable",), routers=("Hash", "S-Base"), draws=0))
+    assert {one.verdict for one in found.agreements} == {"unknown"}
+
+
+def test_json_is_json_and_its_own_keys_are_documented(small: Comparison) -> None:
+    record = json.loads(json.dumps(compare_json(small), allow_nan=False))
+    section = DOCS.read_text().split("## compare.json")[1].split("\n## ")[0]
+    own = {key: record[key] for key in ("verdict", "findings", "trusted", "agreements", "variants")}
+    assert record["schema"] == "routelaw.compare/2"
+    assert {path for path in paths(own) if f"| `{path}` |" not in section} == set()
+
+
+def paths(value: object, prefix: str = "") -> set[str]:
+    """Keys of nested JSON, lists as `[]`; below `figure` and `values` they are those of estimates and parameters."""
+    if isinstance(value, list):
+        return {path for item in value for path in paths(item, f"{prefix}[]")} | ({prefix} if prefix.endswith(("s", "ed")) else set())
+    if not isinstance(value, dict):
+        return {prefix.removesuffix("[]")}
+    if prefix.endswith((".figure", ".values")):
+        return {prefix}
+    return {path for key, item in value.items() for path in paths(item, f"{prefix}.{key}" if prefix else key)}
+
+
+def test_first_screen_of_the_small_runs_has_30_lines_at_most(small: Comparison) -> None:
+    lines = terminal(compare_document(small), 80).splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80
+
+
+def test_simulated_runs_are_called_so(simulated_runs: Runs) -> None:
+    found = compare(simulated_runs, Options(laws=("separable",), routers=("Hash",), draws=0))
+    assert "simulated" in [note.code for note in compare_document(found).notes]
+
+
+@pytest.fixture(scope="module")
+def released(released_runs: Runs) -> Comparison:
+    """The release, with as few draws as six clusters allow."""
+    return compare(released_runs, Options(draws=250, other_draws=250))
+
+
+def test_on_the_release_the_laws_to_go_by_have_a_floor_and_not_the_papers_form(released: Comparison) -> None:
+    assert released.trusted[0] == released.analysis.quoted == "bounded-floor"
+    assert all("floor" in law for law in released.trusted)
+
+
+def test_on_the_release_the_shrinking_gain_of_s_base_is_the_laws_form(released: Comparison) -> None:
+    found = {one.router: one for one in released.agreements if one.question == "Gain falls with N"}
+    by_law = {answer.law: answer for one in (found["S-Base"],) for answer in (*one.best, *one.others)}
+    assert found["S-Base"].verdict == "unknown"
+    assert by_law["bounded"].says == "yes"
+    # FACTS section 7: 0.0011 [-0.0018, 0.0032] with saturation and a floor, from another bootstrap.
+    assert by_law["bounded-floor-interaction"].figure.value == pytest.approx(0.0011, abs=5e-5)
+    assert by_law["bounded-floor-interaction"].says == "unknown"
+    assert "bounded-floor" in found["S-Base"].abstain
+
+
+def test_on_the_release_n_cutoff_is_beyond_the_data_where_laws_predict(released: Comparison) -> None:
+    found = next(one for one in released.agreements if (one.question, one.router) == ("N_cutoff", "S-Base"))
+    assert found.answer == "beyond 1.3T"
+    assert {answer.law: answer.figure.value for answer in found.others}["bounded"] == pytest.approx(6.84e11, rel=1e-3)
+
+
+def test_on_the_release_the_first_screen_has_30_lines_at_most(released: Comparison) -> None:
+    lines = terminal(compare_document(released), 80).splitlines()
+    assert len(lines) <= 30
+    assert max(map(len, lines)) <= 80

@@ -4,6 +4,7 @@
 |---|---|---|
 | `not-converged` | error | the fit did not end at an optimum |
 | `not-identified` | error | too many draws do not identify the law, or never ended: there are no intervals |
+| `no-degrees` | error | as many parameters as runs: nothing is known of the noise |
 | `held-out-failure` | error | prediction intervals miss most runs of the largest size, held out |
 | `lack-of-fit` | warning | residuals are larger than the noise between seeds, or bend along a column |
 | `clustered-residuals` | warning | runs of a size err together, so that they are not as many as they seem |
@@ -219,8 +220,8 @@ def _about_optimum(fit: Fit) -> _Found:
     if fit.degrees < FEW_DEGREES:
         known = f"the noise is known to {1 / np.sqrt(2 * fit.degrees):.0%} at best" if fit.degrees else "there are no intervals"
         yield (
-            "few-runs",
-            "warning",
+            "few-runs" if fit.degrees else "no-degrees",
+            "warning" if fit.degrees else "error",
             f"{fit.num_runs} runs for {fit.problem.num_free} parameters leave {fit.degrees} degrees of freedom: {known}",
         )
 

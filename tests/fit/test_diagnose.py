@@ -261,7 +261,7 @@ def test_few_runs_say_how_well_the_noise_is_known() -> None:
     message = _one(warnings_for(fit_law(DENSE, {N: n}, loss), "x"), "few-runs").message
     assert message == "4 runs for 2 parameters leave 2 degrees of freedom: the noise is known to 50% at best"
     two = fit_law(DENSE, {N: n[:2]}, loss[:2])
-    assert "0 degrees of freedom: there are no intervals" in _one(warnings_for(two, "x"), "few-runs").message
+    assert "0 degrees of freedom: there are no intervals" in _one(warnings_for(two, "x"), "no-degrees").message
 
 
 def test_few_residuals_are_noted_where_they_are_what_is_drawn() -> None:

@@ -97,7 +97,7 @@ def with_warnings(analysis: Analysis, *warnings: FitWarning) -> Analysis:
 def test_the_verdict_follows_the_worst_warning_of_the_quoted_law(small: Analysis) -> None:
     known = {
         code: FitWarning(code, "error", "", "the reason")
-        for code in ("not-identified", "not-converged", "held-out-failure", "lack-of-fit", "few-runs")
+        for code in ("not-identified", "not-converged", "no-degrees", "held-out-failure", "lack-of-fit", "few-runs")
     }
 
     def verdict(*chosen: str) -> str:
@@ -106,6 +106,7 @@ def test_the_verdict_follows_the_worst_warning_of_the_quoted_law(small: Analysis
     assert verdict("few-runs") == "Well determined"
     assert verdict("lack-of-fit", "few-runs") == "Well determined, but it does not fit"
     assert verdict("held-out-failure") == "Extrapolates badly"
+    assert verdict("no-degrees", "held-out-failure") == "Not identified"
     assert verdict("held-out-failure", "not-identified") == "Not identified"
     assert verdict("not-converged", "lack-of-fit") == "Not identified"
     missing = replace(small, skipped=(Skipped("Hash", small.quoted, "too few runs"),))

@@ -39,7 +39,7 @@ from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS
 from fit.select import RollOutStep, pooled
 from fit.uncertainty.distributions import f_tail
 from fit.uncertainty.draws import FEW_DEGREES, Draws
-from fit.uncertainty.intervals import draws_needed, tail
+from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, too_many_failed
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -118,8 +118,8 @@ class Misfit:
     `seed_ratio`: RMSE over the noise between seeds, `seed_p` the p of the F test of lack of fit against it; None without replicates.
     `bends`: for each column the share of the residuals' variance that a parabola along it explains, and the p of its terms being zero.
     `alike`: intraclass correlation, the share of the variance that runs of one size have in common, and `alike_p` the p of the F test
-    between sizes; None where no size has two runs or there is one
-    size. A small p says that the law is not the whole truth, not that it is useless.
+    between sizes; None where no size has two runs or there is one size. A small p says that the law is not the whole truth, not that
+    it is useless.
     """
 
     seed_ratio: float | None = None
@@ -150,7 +150,7 @@ def misfit(fit: Fit, clusters: Float[np.ndarray, "runs"] | None = None, noise: S
         if len(np.unique(x)) > 2 and freedom > 0 and total > 0:
             basis = np.stack([np.ones_like(x), x, x * x], axis=-1)
             rest = float(np.sum((r - basis @ np.linalg.lstsq(basis, r)[0]) ** 2))
-            bends[name] = 1 - rest / total, (f_tail((total - rest) / 2 / max(rest / freedom, 1e-300), 2, freedom))
+            bends[name] = 1 - rest / total, f_tail((total - rest) / 2 / max(rest / freedom, 1e-300), 2, freedom)
     if clusters is not None:
         alike, alike_p = _between(r, np.unique(clusters, return_inverse=True)[1])
     return Misfit(seed_ratio, seed_p, bends, alike, alike_p)
@@ -169,7 +169,7 @@ def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> 
     if between_ms + within_ms <= 0:
         return None, None
     alike = (between_ms - within_ms) / (between_ms + (size - 1) * within_ms)
-    return float(alike), (f_tail(between_ms / max(within_ms, 1e-300), groups - 1, within))
+    return float(alike), f_tail(between_ms / max(within_ms, 1e-300), groups - 1, within)
 
 
 def warnings_for(
@@ -269,13 +269,15 @@ def _about_draws(fit: Fit, draws: Draws | None, level: float) -> _Found:
     if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
         needed = draws_needed(draws, level)
         enough = (
-            f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else f"no number of draws does with {fit.degrees} degrees of freedom"
+            f"{needed:,} draws would reach"
+            if needed <= _MANY_DRAWS
+            else f"no number of draws does with {degrees_of_freedom(draws):.0f} degrees of freedom"
         )
         yield "too-few-draws", "warning", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
     if draws.failed:
         lost = draws.failed - draws.unfinished
         parts = [f"{many} {what}" for many, what in ((draws.unfinished, "did not converge"), (lost, "do not identify the law")) if many]
-        gone = draws.failed / len(draws) > (1 - level) / 2 + 1e-12
+        gone = too_many_failed(draws.refits.usable, level)
         text = f"of {len(draws)} draws {' and '.join(parts)}"
         yield ("not-identified", "error", f"{text}: no intervals") if gone else ("failed-draws", "note", text)
 

@@ -250,7 +250,7 @@ def _split(
 
 
 Cells = Mapping[tuple[str, float], float]
-"""Mean CRPS of one law's predictions by router and size held out (0 for runs left out one at a time)."""
+"""Mean CRPS of one law's predictions by router and size held out."""
 
 
 def cells_of(steps: Mapping[str, Sequence[RollOutStep]]) -> dict[tuple[str, float], float]:

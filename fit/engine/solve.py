@@ -56,7 +56,7 @@ class Certificate:
     `objective`: mean cost per run of the fit's loss. `remaining`: relative gain that a further Newton step predicts; `converged` where
     below 1e-12. `searches` were made, from disjoint sets of starts, of which `agreeing` ended at the least objective of all; `confirmed`
     where two or more did (a law without free shapes has one optimum, and needs none). `condition`: condition number of the derivatives
-    with columns scaled to length one, parameters at bounds left out; `identified` where it is below 1e7. `starts` polishes were made, and
+    of all fitted parameters, columns scaled to length one; `identified` where it is below 1e7. `starts` polishes were made, and
     `reached` of them ended at the optimum. `at_bounds`: parameters that ended at a bound.
     """
 

@@ -10,7 +10,7 @@ from statistics import NormalDist
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 
 from fit.engine.solve import Fit
 from fit.estimate import Estimate, Status
@@ -41,13 +41,13 @@ def estimates(
     se = standard_errors(fit, quantity) if errors else np.full_like(value, np.nan)
     low, high, status = _ends(fit, draws, quantity, value, level, method, exact)
     units = [unit] * len(value) if isinstance(unit, str) else list(unit)
-    return [
-        Estimate(float(v), float(a) if s in _SHOWN else None, float(b) if s in _SHOWN else None, s, u, float(e) if np.isfinite(e) else None)
-        for v, a, b, s, u, e in zip(value, low, high, status, units, se, strict=True)
-    ]
+    return [_estimate(*row) for row in zip(value, low, high, status, units, se, strict=True)]
 
 
-_SHOWN = (Status.OK, Status.OPEN)
+def _estimate(value: float, low: float, high: float, status: Status, unit: str = "", se: float = np.nan) -> Estimate:
+    """A figure with the ends that its status allows."""
+    ends = (float(low), float(high)) if status in (Status.OK, Status.OPEN) else (None, None)
+    return Estimate(float(value), *ends, status, unit, float(se) if np.isfinite(se) else None)
 
 
 def _ends(
@@ -66,13 +66,18 @@ def _ends(
         return none(Status.NO_DEGREES)
     if draws is None:
         return none(Status.NOT_ASKED)
-    if draws.failed / len(draws) > (1 - level) / 2 + 1e-12:
+    if too_many_failed(draws.refits.usable, level):
         return none(Status.NOT_IDENTIFIED)
     low, high, enough = _from_draws(draws, quantity, value, level, method)
     if exact and draws.scheme == "residuals":
         exact_low, exact_high, linear = _exact(fit, quantity, value, level)
         low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | enough
     return low, high, [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
+
+
+def too_many_failed(usable: Bool[np.ndarray, "draws"], level: float) -> bool:
+    """Whether more draws are lost than lie beyond one end of an interval of this level (but for rounding of that share)."""
+    return bool(np.mean(~usable) > (1 - level) / 2 + 1e-12)
 
 
 def _status(value: float, low: float, high: float, enough: bool) -> Status:
@@ -89,8 +94,8 @@ def degrees_of_freedom(draws: Draws) -> float:
 
 
 def draws_needed(draws: Draws, level: float) -> int:
-    """The fewest draws whose quantiles reach the ends of an interval of this level."""
-    return int(np.ceil(1 / max(tail(draws, level), 1e-300))) if degrees_of_freedom(draws) >= 1 else 0
+    """The fewest draws whose quantiles reach the ends of an interval of this level; 10^300 where no number does."""
+    return int(np.ceil(1 / max(tail(draws, level), 1e-300)))
 
 
 def tail(draws: Draws, level: float) -> float:
@@ -98,9 +103,11 @@ def tail(draws: Draws, level: float) -> float:
 
     Draws scatter like a normal with the sample's own variance, where the truth asks for Student's t: the ends move out to the
     normal level of the t quantile. Resampling runs also makes the variance too small by (n - p)/n; resampled residuals were already
-    raised for it.
+    raised for it. Without a degree of freedom no quantile is far enough out: 0.
     """
     freedom = degrees_of_freedom(draws)
+    if freedom < 1:
+        return 0.0
     widening = np.sqrt(draws.units / freedom) if draws.scheme == "pairs" else 1.0
     return NormalDist().cdf(-float(widening) * t_quantile((1 + level) / 2, freedom))
 
@@ -109,10 +116,10 @@ def _from_draws(
     draws: Draws, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float, method: Method
 ) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], np.ndarray]:
     """Ends read off the draws, and whether the draws reach that far."""
-    if degrees_of_freedom(draws) < 1:
+    low = tail(draws, level)
+    if low == 0:
         return np.full_like(value, np.nan), np.full_like(value, np.nan), np.zeros(len(value), dtype=bool)
     sample = quantity(draws.theta, draws.beta)
-    low = tail(draws, level)
     levels = np.repeat(np.array([[low], [1 - low]]), len(value), axis=1)
     if method == "bca":
         others = draws.left_out
@@ -208,12 +215,9 @@ def difference(first: Draws, second: Draws, of: Quantity, other: Quantity, level
     both = first.refits.usable & second.refits.usable
     status = [Status.NOT_IDENTIFIED] * len(value)
     low = high = np.full_like(value, np.nan)
-    if np.mean(~both) <= (1 - level) / 2:
+    if not too_many_failed(both, level):
         sample = of(first.refits.theta[both], first.refits.beta[both]) - other(second.refits.theta[both], second.refits.beta[both])
         least = min(tail(first, level), tail(second, level))
         low, high = (_quantiles(sample, np.full(len(value), end)) for end in (least, 1 - least))
         status = [_status(v, a, b, least * (len(sample) + 1) >= 1) for v, a, b in zip(value, low, high, strict=True)]
-    return [
-        Estimate(float(v), float(a) if s in _SHOWN else None, float(b) if s in _SHOWN else None, s)
-        for v, a, b, s in zip(value, low, high, status, strict=True)
-    ]
+    return [_estimate(*row) for row in zip(value, low, high, status, strict=True)]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from scipy.stats import norm
 from scipy.stats import t as student
 
+from fit.diagnose import warnings_for
 from fit.engine.refit import Refits
 from fit.engine.solve import Fit, fit_law
 from fit.estimate import Estimate, Status
@@ -68,6 +69,16 @@ def test_without_degrees_of_freedom_there_is_no_interval() -> None:
         found = estimates(fit, draws, fit.law.parameter_values)
         assert {(one.status, one.low, one.high) for one in found} == {(Status.NO_DEGREES, None, None)}
     assert {one.status for one in new_run_estimates(fit, resample(fit, draws=100), {N: np.array([1e8])})} == {Status.NO_DEGREES}
+
+
+def test_one_cluster_has_no_interval_and_the_warning_says_that_no_number_of_draws_gives_one() -> None:
+    fit = _linear()
+    draws = resample(fit, "wild-clusters", 100, 0, np.ones(25))
+    assert tail(draws, 0.95) == 0
+    for found in (estimates(fit, draws, coefficients), difference(draws, draws, coefficients, lambda theta, beta: 0 * beta)):
+        assert {(one.status, one.low, one.high) for one in found} == {(Status.TOO_FEW_DRAWS, None, None)}
+    (text,) = [one.message for one in warnings_for(fit, "", draws=draws) if one.code == "too-few-draws"]
+    assert "no number of draws does with 0 degrees of freedom" in text
 
 
 @pytest.mark.parametrize("scheme", ["residuals", "pairs", "wild-clusters"])

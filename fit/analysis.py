@@ -289,8 +289,7 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     if not results:
-        reasons = "; ".join(dict.fromkeys(one.reason for one in skipped)) or "no law was asked for"
-        raise NotIdentifiedError(f"no law can be fitted to these runs: {reasons}")
+        raise NotIdentifiedError(_why_none(runs, skipped))
     bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
@@ -395,6 +394,18 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     steps = roll_out(fit, sizes, level=options.level) if sizes is not None and law.name != "per-size" else ()
     found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))
     return Result(router, law, runs, fit, options, steps, found)
+
+
+def _why_none(runs: Runs, skipped: Sequence[Skipped]) -> str:
+    """Why no law has a fit: the reason of one for routed runs stands for all, with the law that one size allows."""
+    if not skipped:
+        return "no law can be fitted to these runs: no law was asked for"
+    first = min(skipped, key=lambda one: one.router in (DENSE_ROUTER, POOLED, "all"))
+    tried = len({one.law for one in skipped})
+    text = f"no law can be fitted to these runs ({tried} tried): {first.router}: {first.reason}"
+    if runs.has(N) and len(np.unique(runs.numeric(N))) == 1 and runs.has(E) and len(np.unique(runs.numeric(E))) > 1:
+        text += "\nfor a slope of the only size: --law per-size"
+    return text
 
 
 def _rankings(results: Sequence[Result]) -> tuple[Ranking | None, dict[str, Ranking]]:

@@ -342,7 +342,19 @@ def test_laws_that_the_runs_cannot_identify_are_named_and_the_others_fitted(simu
     assert "one only of dense_parameter_count" in reasons["bounded"]
 
 
-def test_when_no_law_can_be_fitted_the_reasons_come_in_one_line(simulated_runs: Runs) -> None:
+def test_where_no_default_law_can_be_fitted_two_lines_say_why_and_what_can(simulated_runs: Runs) -> None:
+    one_size = simulated_runs.where("model_size_label == '370M'")
+    with pytest.raises(NotIdentifiedError, match="there is one only of dense_parameter_count") as caught:
+        analyse(one_size, Options(draws=0))
+    first, second = str(caught.value).splitlines()
+    assert len(first) < 300
+    assert second.endswith("--law per-size")
+    # With one size there is one cluster, and no number of draws gives an interval.
+    for result in analyse(one_size, Options(laws=("per-size",), draws=50, scheme="wild-clusters")).results:
+        assert {one.status for one in result.coefficients.values()} == {Status.TOO_FEW_DRAWS}
+
+
+def test_when_no_law_can_be_fitted_the_reason_comes_in_one_line(simulated_runs: Runs) -> None:
     with pytest.raises(NotIdentifiedError, match="no law can be fitted") as caught:
         analyse(simulated_runs.where("model_size_label == '370M' and num_experts == 1"), Options(laws=("dense",), draws=0))
     assert "\n" not in str(caught.value)

@@ -391,7 +391,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = runs.numeric(N) if runs.has(N) else None
-    steps = roll_out(fit, sizes, level=options.level) if sizes is not None and law.name != "per-size" else ()
+    steps = roll_out(fit, sizes, level=options.level) if sizes is not None and not law.sizes else ()
     found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))
     return Result(router, law, runs, fit, options, steps, found)
 

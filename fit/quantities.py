@@ -29,8 +29,8 @@ Values = Mapping[str, Float[np.ndarray, "points"]]
 
 
 def has_epc(law: Law) -> bool:
-    """Whether the law says how loss depends on N and E, so that an effective parameter count exists."""
-    return {N, E} <= set(law.columns)
+    """Whether the law says how loss depends on N and E, so that an effective parameter count exists; a law of some sizes does not."""
+    return {N, E} <= set(law.columns) and not law.sizes
 
 
 def has_cutoff(law: Law) -> bool:

@@ -141,8 +141,8 @@ class Fit:
     def save(self, path: Path | str) -> None:
         """Write the fit as JSON: its runs, its law's name or import path, its optimum at full precision. `load` reads it."""
         law = self.law
-        if law.name == "per-size" and not isinstance(law, str):
-            where: dict[str, Any] = {"per_size": sorted(set(self.problem.data["dense_parameter_count"].tolist()))}
+        if law.sizes:
+            where: dict[str, Any] = {"per_size": list(law.sizes)}
         else:
             where = {"law": law.name} if CATALOGUE.get(law.name) is law else {"law": _import_path(law)}
         problem = self.problem

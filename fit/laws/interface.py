@@ -153,7 +153,8 @@ class Law:
     left out, they are the coefficients, then the shape parameters. `signs` gives the expected sign of a parameter (+1, -1); a fit that
     has another is warned about, never forced. `box` bounds coefficients. `bounds(data, loss)` replaces the static bounds of `shapes`
     where they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
-    E_max = E_start/rho. `dense` laws are fitted to the dense runs alone. Functions at module level make fits that can be pickled.
+    E_max = E_start/rho. `dense` laws are fitted to the dense runs alone; `sizes` are the only values of N that a law speaks of, left out
+    for a curve in N. Functions at module level make fits that can be pickled.
     """
 
     name: str
@@ -174,6 +175,7 @@ class Law:
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     roles: Roles | None = None
     dense: bool = False
+    sizes: tuple[float, ...] = ()
     published: tuple[Published, ...] = ()
 
     def __post_init__(self) -> None:

@@ -164,14 +164,16 @@ UTILISATION = Law(
 
 def _per_size(theta: Theta, data: Data, sizes: tuple[float, ...]) -> Inexact[np.ndarray, "*batch runs features"]:
     log_e = np.log10(data["num_experts"])
-    here = [(np.real(data["dense_parameter_count"]) == size).astype(np.float64) for size in sizes]
+    here = [np.where(np.real(data["dense_parameter_count"]) == size, 1.0, 0.0) for size in sizes]
+    here[0] = np.where(sum(here) == 0, np.nan, here[0])
     return stack_features(theta, (*(mask * log_e for mask in here), *here))
 
 
 def per_size(sizes: Iterable[float]) -> Law:
     """A line in log E for each of these values of N: one slope b and one intercept d for each, smallest first.
 
-    `sizes` in parameters, as they stand in the runs. A size met with one expert count only has no slope: leave it out.
+    It predicts nothing at other sizes. `sizes` in parameters, as they stand in the runs. A size met with one expert count only has no
+    slope: leave it out.
     """
     ordered = tuple(sorted({float(size) for size in sizes}))
     labels = tuple(f"{size:.4g}" for size in ordered)
@@ -183,5 +185,6 @@ def per_size(sizes: Iterable[float]) -> Law:
         columns=_COLUMNS,
         coefficients=(*(f"b({label})" for label in labels), *(f"d({label})" for label in labels)),
         features=partial(_per_size, sizes=ordered),
+        sizes=ordered,
         signs={f"b({label})": -1 for label in labels},
     )

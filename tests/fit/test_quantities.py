@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
-from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, TOKENS, UTILISATION, Law
+from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, TOKENS, UTILISATION, Law, per_size
 from fit.laws.saturation import saturate
 from fit.quantities import (
     D,
@@ -211,6 +211,11 @@ def test_beyond_is_the_ratio_to_the_nearest_run() -> None:
 
 def test_laws_without_these_quantities_say_so() -> None:
     assert [law.name for law in CATALOGUE.values() if not has_epc(law)] == ["dense", "dense-floor", "tokens", "utilisation"]
+    # Lines at single sizes are no curve in N: nothing between or beyond them.
+    lines = per_size([1e7, 1e8])
+    assert not has_epc(lines)
+    loss = lines.log10_loss(np.zeros(0), np.array([-0.1, -0.1, 0.5, 0.4]), {N: np.array([1e7, 2e7, 1e8]), E: np.full(3, 10.0)})
+    np.testing.assert_allclose(loss, [0.4, np.nan, 0.3])
     with_cutoff = ["bilinear", "bounded", "utilisation", "floor-interaction", "bounded-floor-interaction"]
     assert [law.name for law in CATALOGUE.values() if has_cutoff(law)] == with_cutoff
     assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens"]

@@ -1,7 +1,6 @@
 """`fit`: scaling laws of runs."""
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -16,50 +15,43 @@ if TYPE_CHECKING:
 Pairs = Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE,...")]
 """Names with values: an option given several times, or once with commas."""
 
-_LIKELY = {"loss": "loss", "N": "param size", "E": "expert", "router": "router method", "D": "token"}
-"""Words that headers of others have, by our names for the columns."""
-
 
 @dataclass(frozen=True)
 class Curves:
     """Which runs to read, and which of their columns and rows to use."""
 
-    curves: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="CURVES.csv ...")] = ()
-    """Curves files (.csv, .csv.gz; - for standard input). None: the embedded small runs."""
-    target: str = "loss_validation"
-    """The loss column to fit."""
+    curves: Annotated[tuple[str, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUNS ...")] = ()
+    """Tables of runs: CSV, TSV, JSON, JSON Lines, Parquet, also packed; folders, patterns, - for standard input. None: the small runs."""
+    target: str = ""
+    """The loss column to fit; left out, it is recognised by its name."""
     step: int | None = None
     """The training step to fit at; left out, each run's last evaluation."""
     where: str = ""
-    """Which runs to keep, such as "k == 1 and routing_frequency == 0.5"."""
+    """Which rows to keep, by your headers or ours, such as "k == 1 and status != 'crashed'"."""
     columns: str = ""
-    """Your headers for our columns, such as N=params,E=experts; the loss is named by --target, or loss=val_loss here."""
+    """Your headers for our columns, or expressions over them, such as "N=params*1e6,D=flops/(6*N),loss=ln(ppl),run=size+seed"."""
+    best_of: str = ""
+    """Keep the best run of each cell of these columns, such as N,D,E: over learning rates, batches, seeds."""
+    filename: str = ""
+    """Columns that the files' names tell, such as "{router}_E{E}.csv"."""
+    unit: str = ""
+    """The unit of the loss, for labels; left out, what its header tells."""
+    dense: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Every run is dense, whatever the file says of experts."""
+    strict: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Refuse the file at its first bad row, instead of leaving such rows out."""
 
     def load(self) -> "Runs":
-        """The runs asked for, or the embedded ones. Raises `InputError` with the option that would work where headers are not ours."""
-        import numpy as np
-
-        from common.errors import InputError
-        from fit.runs import SelectionStep, load_runs, parse_columns
-        from fit.runs.schema import ROUTER, E, N
+        """The runs asked for, or the embedded ones."""
+        from fit.runs import load_runs
+        from fit.runs.headers import parse_columns
         from golden import small_curves
 
-        source = list(self.curves) or [str(small_curves())]
-        columns = parse_columns(self.columns) if self.columns else {}
-        target = columns.pop("loss", self.target)
-        try:
-            runs = load_runs(source, target=target, step=self.step, columns=columns or None)
-        except InputError as error:
-            hint = _hint(source, columns, target, ("loss",)) if "no column" in str(error) else ""
-            raise InputError(f"{error}{hint}") from None
-        lacking = [name for name in (N, E) if name not in runs.columns]
-        hint = _hint(source, columns, target, ("N", "E", "router")) if lacking else ""
-        if N in lacking or "E=" in hint:
-            raise InputError(f"no column {' and no column '.join(lacking)}{hint}")
-        if lacking and not runs.has(ROUTER):
-            ones = {**runs.columns, E: np.ones(len(runs))}
-            runs = replace(runs, columns=ones, log=(*runs.log, SelectionStep("no column of experts: all runs are dense", len(runs), 0)))
-        return runs.where(self.where) if self.where else runs
+        return load_runs(
+            list(self.curves) or str(small_curves()), target=self.target or None, step=self.step,
+            columns=parse_columns(self.columns) if self.columns else None, where=self.where, best_of=split((self.best_of,)),
+            filename=self.filename, unit=self.unit, dense=self.dense, strict=self.strict,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,19 +129,6 @@ def with_laws(command: type[Any]) -> type[Any]:
     lines = [f"- {law.name}: {law.formula}" for law in CATALOGUE.values()]
     command.__doc__ = "\n".join([f"{command.__doc__}", "", "Laws:", *lines, "- per-size: log L = b(N) log E + d(N) at each size N"])
     return command
-
-
-def _hint(source: list[str], columns: dict[str, str], target: str, wanted: Iterable[str]) -> str:
-    """The option that would map the first file's headers to `wanted` columns, as far as their names give it away."""
-    from fit.runs.reading import read_table
-
-    if source[0] == "-":
-        return ""
-    headers = [name for name in read_table(source[0], target, {}).headers.values() if name not in columns.values()]
-    found = {ours: next((h for h in headers if h == ours or any(w in h.lower() for w in _LIKELY[ours].split())), "") for ours in wanted}
-    options = ",".join(f"{ours}={header}" for ours, header in found.items() if header)
-    option = f"--target {found['loss']}" if found.get("loss") else f"--columns {options}" if options else "--columns N=HEADER"
-    return f"; headers there: {', '.join(headers[:12])}; try {option}"
 
 
 def _fixed(text: str) -> tuple[str, float]:

@@ -2,9 +2,9 @@
 
 from fit.runs.canonical import canonical, dense, routers
 from fit.runs.fetch import fetch
-from fit.runs.grid import DataWarning, codes
-from fit.runs.runs import Runs, SelectionStep, load_runs
-from fit.runs.schema import Source, parse_columns
+from fit.runs.grid import DataWarning, SelectionStep, codes
+from fit.runs.runs import Runs, load_runs
+from fit.runs.schema import Source
 
 __all__ = ["DataWarning", "Runs", "SelectionStep", "Source", "canonical", "codes"]
-__all__ += ["dense", "fetch", "load_runs", "parse_columns", "routers"]
+__all__ += ["dense", "fetch", "load_runs", "routers"]

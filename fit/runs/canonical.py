@@ -1,6 +1,7 @@
 """The runs that one law is fitted to: one router, its dense runs, one architecture."""
 
 import numpy as np
+from jaxtyping import Float
 
 from common.errors import InputError
 from fit.runs.grid import DENSE, dense_runs, in_order, router_labels
@@ -21,9 +22,9 @@ def dense(runs: Runs) -> Runs:
 def canonical(runs: Runs, router: str) -> Runs:
     """The runs that a law in N and E is fitted to for `router` (of `routers(runs)`, or "Dense"), each filter logged.
 
-    Such a law says nothing of k, widened dense models and the routing frequency, so these, where there, are held at one value: 1, 1,
-    and what most of the router's runs have (dense runs have none). On the release that leaves 61 / 59 / 62 runs for S-Base / Hash /
-    RL-R, the 8 dense ones included. Raises `InputError` if the router is not there or a filter leaves none of its runs.
+    Such a law says nothing of k, widened dense models and the routing frequency, so each of these, where there, is held at the value that
+    most of the router's runs have, and the dense ones at what most of them have. On the release that leaves 61 / 59 / 62 runs for S-Base /
+    Hash / RL-R, the 8 dense ones included. Raises `InputError` if the router is not there.
     """
     labels = router_labels(runs.columns)
     if router not in labels:
@@ -33,24 +34,35 @@ def canonical(runs: Runs, router: str) -> Runs:
         reasons = [f"{count(int(np.sum(labels == name)))}: router {name}" for name in others]
         rule = "dense runs" if router == DENSE else f"{router} and dense runs"
         runs = runs.keep((labels == router) | (labels == DENSE), rule, reasons)
-    for column in (K, M):
-        if runs.has(column):
-            runs = _at_one_value(runs, router, column, 1.0, f"{column} == 1")
-    if runs.has(R) and router != DENSE:
-        values, counts = np.unique(runs.columns[R][~dense_runs(runs.columns)], return_counts=True)
-        most = float(values[counts == counts.max()][-1])  # of two equally common ones the larger: our choice
-        runs = _at_one_value(runs, router, R, most, f"{R} == {number(most)}, as in most {router} runs (dense runs have none)")
+    for column in (K, M, R):
+        if runs.has(column) and not (column == R and router == DENSE):
+            runs = _at_one_value(runs, router, column)
     return runs
 
 
-def _at_one_value(runs: Runs, router: str, column: str, value: float, rule: str) -> Runs:
-    """The runs with `value` in `column`; dense runs also where it is empty, and whatever their routing frequency."""
+def _at_one_value(runs: Runs, router: str, column: str) -> Runs:
+    """The runs with the commonest value in `column`, of the router's and of the dense ones; an empty cell is right in a dense run alone."""
     values, are_dense = runs.columns[column], dense_runs(runs.columns)
-    if np.isnan(values[~are_dense]).any():  # only dense runs may leave it empty
+    routed = ~are_dense
+    if np.isnan(values[routed]).any():
         values = runs.numeric(column)
-    mask = (values == value) | (are_dense & (np.isnan(values) | (column == R)))
+    if not routed.any():
+        routed = are_dense
+    mask, rule = np.isnan(values) | (column == R) & are_dense, column
+    if not np.isnan(values[routed]).all():
+        most = _commonest(values[routed], column)
+        mask |= values == most
+        several = len(np.unique(values[routed])) > 1
+        rule = f"{column} == {number(most)}" + (f", as in most {router} runs" if several else "")
+    # Dense runs may name another k than routed ones, such as 1.
+    if are_dense.any() and not (mask & are_dense).any():
+        mask |= are_dense & (values == _commonest(values[are_dense], column))
     removed = np.unique(values[~mask]).tolist()
-    if not (mask if router == DENSE else mask & ~are_dense).any():
-        raise InputError(f"no {router} run has {column} == {number(value)} ({column} is {listed(map(number, removed))})")
     reasons = [f"{count(int(np.sum(~mask & (values == v))))}: {column} == {number(v)}" for v in removed]
     return runs.keep(mask, rule, reasons)
+
+
+def _commonest(values: Float[np.ndarray, "runs"], column: str) -> float:
+    """The commonest value; of equally common ones the larger routing frequency, and the smaller k and widening: our choice."""
+    found, counts = np.unique(values[~np.isnan(values)], return_counts=True)
+    return float(found[counts == counts.max()][-1 if column == R else 0])

@@ -29,6 +29,16 @@ class DataWarning:
     message: str
 
 
+@dataclass(frozen=True)
+class SelectionStep:
+    """One line of the selection log: what was done, the runs (or rows, before there are runs) left after it, those it removed, and why."""
+
+    rule: str
+    kept: int
+    dropped: int
+    reasons: tuple[str, ...] = ()
+
+
 def codes(columns: Sequence[Shaped[np.ndarray, "runs"]]) -> Int[np.ndarray, "runs"]:
     """A number for every run, the same for runs equal in all of `columns` (at least one). Empty cells (NaN) are equal to each other."""
     found = np.zeros(len(columns[0]), dtype=np.int64)

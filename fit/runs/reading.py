@@ -1,230 +1,279 @@
-"""From files, standard input or data frames to checked tables, and from these to the row that is fitted of each run.
+"""From a source to a table under our names, whose rows are judged: a row without what it needs is left out, counted and listed."""
 
-Text with commas, tabs, semicolons or bars, and Parquet, plain or as gzip or xz: what a file is shows in its content. Cells of text
-stay text until a column is known to be numbers, so that a message can quote them. Rows are the lines of a file, counted from 1, the
-header's included; of Parquet and data frames, their rows.
-"""
-
-import csv
-import gzip
-import hashlib
-import io
-import lzma
-import sys
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from itertools import islice
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import polars as pl
-from jaxtyping import Int, Shaped
+from jaxtyping import Bool, Float, Int, Shaped
 
 from common.errors import InputError
-from fit.runs.schema import RUN, STEP, TEXTS, Source, count, full_name, listed, no_such_column, number, quoted, rule_for
+from fit.runs.cells import Cells, as_numbers
+from fit.runs.expression import Expression
+from fit.runs.formats import RawTable
+from fit.runs.grid import DENSE, DataWarning, SelectionStep
+from fit.runs.headers import Naming, known_as, naming, run_parts
+from fit.runs.schema import NEEDED, ROUTER, RUN, STEP, TEXTS, C, D, E, N, P, Source, count, listed, no_such_column, number, quoted, rule_for
 
 # numpy keeps text at the width of the longest cell; past this many characters in all a column does not fit into memory.
 _MOST_TEXT = 250_000_000
-_PACKED = {b"\x1f\x8b": ("gzip", ".gz", gzip.decompress), b"\xfd7zXZ\0": ("xz", ".xz", lzma.decompress)}
+_MOST_ROWS = 8
+_SIZES, _LEAST_SIZE = {N: "N", P: "P", D: "D"}, 1e3
+"""A size below this in every row is likely in thousands, millions or billions; F may be in any unit."""
+_LIKE_PERPLEXITY = 12.5
+"""A loss of an untrained model with a vocabulary of 268,000: one above is likely a perplexity."""
 
 
 @dataclass(frozen=True)
 class Table:
     """One source under our names: known numbers are Float64, other cells text or as they were, empty ones null.
 
-    `headers` gives the source's own name of each column, `set_aside` those whose name another column took.
+    `named` says where each column comes from, `set_aside` lists headers whose name another column took, `log` what was done to rows,
+    one `SelectionStep` each, counted in rows.
     """
 
     source: Source
     frame: pl.DataFrame
     lines: Int[np.ndarray, "rows"]
-    headers: Mapping[str, str]
+    named: Naming
     set_aside: tuple[str, ...]
+    log: tuple[SelectionStep, ...] = ()
+    warnings: tuple[DataWarning, ...] = ()
+
+    def keep(self, mask: Bool[np.ndarray, "rows"], rule: str, reasons: Sequence[str] = ()) -> "Table":
+        """The rows in `mask`, with a line in the log."""
+        step = SelectionStep(rule, int(np.count_nonzero(mask)), int(np.count_nonzero(~mask)), tuple(reasons))
+        return replace(self, frame=self.frame.filter(mask), lines=self.lines[mask], log=(*self.log, step))
 
     def with_target(self, target: str) -> "Table":
-        """The table with all known numbers checked, the target among them. Raises `InputError` for the first wrong row."""
+        """The table for another loss, read as numbers. Raises `InputError` where it has no such column."""
+        if target == self.named.target:
+            return self
         if target not in self.frame.columns:
-            losses = [name for name in self.headers.values() if "loss" in name.lower()]
-            there = f"loss columns there: {listed(losses)}" if losses else f"columns there: {listed(self.headers.values(), most=30)}"
-            raise InputError(f"{self.source.name}, row 1: no column {quoted(target)} to fit ({there})")
-        checked, wrong = list[pl.Series](), list[tuple[int, int, str, str]]()
-        for place, cells in enumerate(self.frame.get_columns()):
-            if (rule := rule_for(cells.name, target)) is not None:
-                checked.append(numbers := cells.cast(pl.Float64, strict=False))
-                values, filled = numbers.to_numpy(), cells.is_not_null().to_numpy()
-                bad = ~(np.isfinite(values) & rule.holds(values)) & (filled | (cells.name == STEP))
-                if bad.any():
-                    row = int(np.argmax(bad))
-                    cell = str(cells[row]) if cells.dtype == pl.String or not filled[row] else number(values[row])
-                    what = f"{quoted(cell)}: {'not a number; ' if numbers[row] is None else ''}must be {rule.wanted}"
-                    wrong.append((row, place, cells.name, what if filled[row] else "empty; every evaluation needs its step"))
-        if wrong:
-            row, _, name, what = min(wrong)
-            raise InputError(f"{self.source.name}, row {self.lines[row]}, column {self.headers[name]}: {what}")
-        return replace(self, frame=self.frame.with_columns(checked))
+            there = [name for name in self.frame.columns if "loss" in name.lower()]
+            raise InputError(f"{self.source.name}, row 1: no column {quoted(target)} to fit (loss columns there: {listed(there)})")
+        numbers = as_numbers(self.frame[target])
+        numbers = numbers.set(~(numbers.is_finite() & (numbers > 0)).fill_null(False), None)
+        return replace(self, frame=self.frame.with_columns(numbers.alias(target)), named=self.named.with_target(target))
+
+    def place(self, row: int) -> str:
+        """Where a row was read, for messages."""
+        return f"{self.source.name}, row {self.lines[row]}"
 
 
-def read_table(source: Any, target: str, columns: Mapping[str, str]) -> Table:
-    """Read a path, standard input (`"-"`) or a data frame; `columns` maps our names to its headers. Raises `InputError`."""
-    if isinstance(source, str | Path):
-        found, data = _content(str(source))
-        mapped = {header: full_name(short, target) for short, header in columns.items()}
-        frame, lines = _cells(data, found.name, lambda header: rule_for(mapped.get(header, header), target) is not None)
-    else:
-        found, frame = Source("", "", 0), as_polars(source)
-        lines = np.arange(1, len(frame) + 1)
-        short = [name for name in frame.columns if full_name(name, target) not in frame.columns and name not in columns.values()]
-        columns = {**{name: name for name in short}, **columns}
-    if not len(frame):
-        raise InputError(f"{found.name}: a header and no rows; there are no runs to fit")
-    ours: dict[str, str] = {}
-    for short, header in columns.items():
-        name = full_name(short, target)
-        if header not in frame.columns:
-            raise InputError(f"{found.name}, row 1: {no_such_column(header, frame.columns)}")
-        if header in ours or name in ours.values():
-            raise InputError(f"columns: {quoted(name)} = {quoted(header)}: a name and a header can be paired only once")
-        ours[header] = name
-    set_aside = tuple(header for header in frame.columns if header not in ours and header in ours.values())
-    taken = {*frame.columns, *ours.values()}
+@dataclass(frozen=True)
+class Reading:
+    """How tables are read: our names or short ones = headers or expressions, the loss, filters, whether all is dense, and how strictly.
+
+    `columns`, `target`, `where`: see `load_runs`; `dense`: every run is dense, whatever the file says; `strict`: the first bad row is an
+    error; `constants`: columns of one value for a source, by its path, such as those its file's name tells.
+    """
+
+    columns: Mapping[str, str] = field(default_factory=dict[str, str])
+    target: str | None = None
+    where: str = ""
+    dense: bool = False
+    strict: bool = False
+    constants: Mapping[str, Mapping[str, str]] = field(default_factory=dict[str, Mapping[str, str]])
+
+
+def read_table(raw: RawTable, how: Reading) -> Table:
+    """The table under our names, filtered by `where`, each row judged. Raises `InputError` where nothing or too little is left."""
+    frame, name = raw.frame, raw.source.name
+    constants = how.constants.get(raw.source.path, {})
+    frame = frame.with_columns(pl.lit(value).alias(header) for header, value in constants.items())
+    named = naming(frame, how.columns, how.target, name)
+    table = _renamed(raw, frame, named)
+    table = _with_experts(table, how.dense)
+    if how.where.strip():
+        table = _filtered(table, frame, how.where)
+    return _judged(table, raw, how.strict)
+
+
+def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
+    """The columns by our names: known ones as numbers, one that an expression gives computed."""
+    headers, done = frame.columns, dict[str, Cells]()
+
+    def cells(name: str, within: tuple[str, ...] = ()) -> Cells:
+        """A column that an expression names: the file's own, or one of ours."""
+        full = known_as(name)
+        if name in headers:
+            return Cells(frame[name])
+        if full not in named.columns or full in within:
+            raise no_such_column(name, headers)
+        return column(full, within)
+
+    def column(full: str, within: tuple[str, ...] = ()) -> Cells:
+        origin = named.columns[full]
+        if full not in done:
+            if origin in headers:
+                found = frame[origin]
+            elif full == RUN:
+                found = _run_names(origin, raw, frame)
+            elif full == ROUTER:
+                raise no_such_column(origin, headers)
+            else:
+                expression = Expression(origin, lambda name: cells(name, (*within, full)), headers, "--columns")
+                found = pl.Series(full, expression.values(len(frame)), nan_to_null=True)
+            done[full] = Cells(found)
+        return done[full]
+
+    ours = {full: column(full).series.alias(full) for full in named.columns}
+    used = {origin for full, origin in named.columns.items() if origin in headers and origin != full}
+    set_aside = tuple(header for header in headers if header in ours and named.columns[header] != header)
+    rest = [frame[header] for header in headers if header not in used and header not in ours]
+    taken = {*headers, *ours}
     for header in set_aside:
-        name = header
-        while name in taken:
-            name += " (set aside)"
-        ours[header] = name
-    headers = {ours.get(header, header): header for header in frame.columns}
-    return Table(replace(found, rows=len(frame)), frame.rename(ours), lines, headers, set_aside)
+        if header not in used:
+            free = header
+            while free in taken:
+                free += " (set aside)"
+            rest.append(frame[header].alias(free))
+    return Table(raw.source, pl.DataFrame([*ours.values(), *rest]), raw.lines, named, set_aside)
 
 
-def as_polars(frame: Any) -> pl.DataFrame:
-    """A mapping, or a data frame of polars, pandas or Arrow, as one of polars; NaN is empty, what is neither number nor text is text."""
-    try:
-        if hasattr(frame, "isna"):  # pandas: without pyarrow polars reads only some of its types
-            pairs = [(str(name), zip(column.tolist(), column.isna().tolist(), strict=True)) for name, column in frame.items()]
-            frame = {name: [None if empty else value for value, empty in cells] for name, cells in pairs}
-        frame = pl.DataFrame(frame, strict=False)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
-        raise InputError(f"not a table, with one entry per run in every column: {str(error).splitlines()[0]}") from None
-    others = [cells for cells in frame.get_columns() if not (cells.dtype.is_numeric() or cells.dtype == pl.Boolean)]
-    texts = [pl.Series(cells.name, [None if cell is None else str(cell) for cell in cells], dtype=pl.String) for cells in others]
-    return _stripped(frame.with_columns(texts).with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None)))
+def _run_names(origin: str, raw: RawTable, frame: pl.DataFrame) -> pl.Series:
+    """What names a run: several columns together, the file, or the row."""
+    parts = run_parts(origin, frame.columns)
+    if parts == ("@row",):
+        return pl.Series(raw.lines).cast(pl.String)
+    each = [pl.lit(raw.source.name) if part == "@file" else pl.col(part).cast(pl.String).fill_null("") for part in parts]
+    return frame.select(pl.concat_str(each, separator=" ").alias(RUN)).to_series() if frame.columns else pl.Series(RUN, [""])
 
 
-def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
-    return frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
+def _with_experts(table: Table, dense: bool) -> Table:
+    """The table with its number of experts: 1 where the runs are dense."""
+    frame = table.frame
+    if dense or (E not in frame.columns and ROUTER not in frame.columns):
+        rule = "--dense: one expert in every run" if dense else "no column of experts or routers: all runs are dense"
+        frame = frame.drop(ROUTER, strict=False).with_columns(pl.lit(1.0).alias(E))
+        return replace(table, frame=frame, log=(*table.log, SelectionStep(rule, len(frame), 0)))
+    is_dense = np.zeros(len(frame), dtype=np.bool_)
+    if ROUTER in frame.columns:
+        is_dense = np.array((frame[ROUTER].cast(pl.String).str.to_lowercase() == DENSE.lower()).fill_null(False).to_numpy())
+    if E not in frame.columns:
+        return table
+    experts = frame[E] if frame[E].dtype == pl.String else frame[E].cast(pl.Float64)
+    numbers = Cells(experts).numbers
+    ones = (is_dense & (experts.is_null().to_numpy() | (numbers == 0))) | (numbers == 0)
+    if not ones.any():
+        return table
+    filled = experts.to_frame().with_row_index().select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(pl.col(E).cast(pl.String)))
+    where = "router_type says dense" if (ones <= is_dense).all() else "experts are 0"
+    step = SelectionStep(f"{E} = 1 in {count(int(ones.sum()), 'row')} where {where}", len(frame), 0)
+    return replace(table, frame=frame.with_columns(filled.to_series().alias(E)), log=(*table.log, step))
 
 
-def _content(path: str) -> tuple[Source, bytes]:
-    """The file, and its bytes unpacked."""
-    source, stored = Source(path, "", 0), b""
-    try:
-        # Under some launchers there is no standard input, and in notebooks it has no bytes.
-        stored = Path(path).read_bytes() if path != "-" else bytes(sys.stdin.buffer.read())
-    except AttributeError:
-        raise InputError("standard input is closed; give the name of a file") from None
-    except (OSError, ValueError) as error:
-        reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {getattr(error, 'strerror', None) or error}"
-        raise InputError(f"{source.name}: {reason}") from None
-    data = stored
-    for magic, (kind, suffix, unpack) in _PACKED.items():
-        if stored.startswith(magic):
-            try:
-                data = unpack(stored)
-            except Exception as error:  # each library has its own
-                raise InputError(f"{source.name}: the {kind} data is cut off or corrupt ({error}); fetch or copy the file again") from None
-        elif stored and path.endswith(suffix):
-            raise InputError(f"{source.name}: named {suffix} but its content is not {kind}; rename it if it is plain text")
-    return Source(path, hashlib.sha256(stored).hexdigest(), 0), data
+def _filtered(table: Table, frame: pl.DataFrame, where: str) -> Table:
+    """The rows for which `where` is true, by the file's own headers or ours, before any row is judged."""
+
+    def cells(name: str) -> Cells:
+        own = name in frame.columns and name not in table.frame.columns
+        full = table.named.target if name == "loss" else known_as(name)
+        series = frame[name] if own else table.frame.get_column(full if full in table.frame.columns else name, default=None)
+        if series is None:
+            raise no_such_column(name, dict.fromkeys([*frame.columns, *table.frame.columns]))
+        return Cells(series)
+
+    found = Expression(where, cells, (*frame.columns, *table.frame.columns))
+    mask, reasons = found.mask(len(frame))
+    rule = f"--where {where.strip() if where.strip().isprintable() else repr(where)}"
+    if not mask.any():
+        notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
+        raise InputError(f"{quoted(rule)} leaves none of {count(len(frame), 'row')}{notes}")
+    kept = table.keep(mask, rule, reasons)
+    return replace(kept, warnings=(*kept.warnings, *(DataWarning("matches-nothing", note) for note in found.unmatched)))
 
 
-def _cells(data: bytes, name: str, is_number: Callable[[str], bool]) -> tuple[pl.DataFrame, Int[np.ndarray, "rows"]]:
-    """The cells of a file, and the line that each row begins on. A row without any filled cell is no row."""
-    if data.startswith(b"PAR1"):
-        try:
-            frame = as_polars(pl.read_parquet(io.BytesIO(data)))
-        except pl.exceptions.PolarsError as error:
-            raise InputError(f"{name}: not valid Parquet: {str(error).splitlines()[0]}") from None
-        return frame, np.arange(1, len(frame) + 1)
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise InputError(f"{name}: encoded as UTF-16; save it as UTF-8")
-    data = data.removeprefix(b"\xef\xbb\xbf")
-    if b"\r" in data:
-        data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    if (nul := data.find(b"\0")) >= 0:
-        raise InputError(f"{name}, row {data[:nul].count(10) + 1}: a NUL byte; this is not a text file")
-    head = io.BytesIO(data.lstrip(b"\n")).readline().rstrip(b"\n")
-    if not head:
-        raise InputError(f"{name}: the file {'has only empty lines' if data else 'is empty'}; it should begin with a header line")
-    separator = next((mark for mark in ",\t;|" if mark.encode() in head), ",")
-    rows = _rows(data, separator, name)
-    first, header = next(rows)
-    header = [cell.strip() for cell in header]
-    if repeated := sorted({cell for cell in header if header.count(cell) > 1}):
-        raise InputError(f"{name}, row {first}: column {listed(map(quoted, repeated))} occurs more than once")
-    schema = {cell: pl.Float64 if is_number(cell) else pl.String for cell in header}
-    start = data.index(head) + len(head)
-    if data.find(b'"', start) < 0:
-        try:
-            frame = pl.read_csv(io.BytesIO(data), has_header=False, skip_rows=first, schema=schema, separator=separator, quote_char=None)
-            filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
-            frame, lines = (frame if filled.all() else frame.filter(filled)), np.flatnonzero(filled.to_numpy()) + first + 1
-            # polars fills short rows up without a word, which the number of separators shows.
-            if data.count(separator.encode(), start) == (len(header) - 1) * len(frame):
-                return _stripped(frame), lines
-        except pl.exceptions.PolarsError:
-            pass  # what is wrong, and where, is found below
-    schema = dict.fromkeys(header, pl.String)
-    frames, numbers = [pl.DataFrame(schema=schema)], list[int]()
-    while block := list(islice(rows, 10_000)):
-        block = [(line, cells) for line, cells in block if any(map(str.strip, cells))]
-        numbers += [line for line, _ in block]
-        frames.append(pl.DataFrame([cells for _, cells in block], schema=schema, orient="row"))
-    return _stripped(pl.concat(frames)), np.array(numbers, dtype=np.int64)
+def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
+    """Without the rows that lack a number they need; an error where these are more than half, or with `strict` for the first."""
+    target = table.named.target
+    columns, faults = list[pl.Series](), list[tuple[int, str, str, str]]()
+    faults += [(line, "", what, what) for line, what in raw.ragged]
+    keep, curves = np.ones(len(table.frame), dtype=np.bool_), RUN in table.frame.columns
+    for cells in table.frame.get_columns():
+        rule = rule_for(cells.name, target)
+        if rule is None:
+            columns.append(cells)
+            continue
+        numbers = as_numbers(cells)
+        values, filled = np.array(numbers.fill_null(np.nan).to_numpy(), dtype=np.float64), cells.is_not_null().to_numpy()
+        holds = np.isfinite(values) & rule.holds(np.where(np.isfinite(values), values, 1.0))
+        needed = cells.name in NEEDED or cells.name == target
+        # An evaluation without a loss is none; of other numbers only those that are filled can be wrong, but for sizes, experts, steps.
+        must = filled if (cells.name == target and curves) or cells.name not in (target, N, E, STEP) else np.ones_like(filled)
+        bad = ~holds & (must if needed else filled)
+        origin = table.named.columns.get(cells.name, cells.name)
+        for row in np.flatnonzero(bad & keep).tolist() if needed or strict else ():
+            text = str(cells[row]) if cells.dtype == pl.String else number(float(values[row]))
+            what = f"{quoted(text)}: {'not a number; ' if numbers[row] is None else ''}must be {rule.wanted}" if filled[row] else "empty"
+            faults.append((int(table.lines[row]), origin, text if filled[row] else "empty", what))
+        keep &= ~bad if needed else True
+        columns.append(pl.Series(cells.name, np.where(holds, values, np.nan), nan_to_null=True))
+    if RUN in table.frame.columns and (nameless := table.frame[RUN].is_null().to_numpy() & keep).any():
+        faults += [
+            (int(line), table.named.columns[RUN], "empty", "empty; every evaluation needs its run") for line in table.lines[nameless]
+        ]
+        keep &= ~nameless
+    if not faults:
+        return _questioned(replace(table, frame=pl.DataFrame(columns)))
+    line, column, _, what = min(faults)
+    first = f"{table.source.name}, row {line}{f', column {column}' if column else ''}: {what}"
+    lost = len(raw.ragged) + int(np.count_nonzero(~keep))
+    if strict:
+        raise InputError(first)
+    total = len(keep) + len(raw.ragged)
+    if 2 * lost > total:
+        raise InputError(f"{first}\n{lost} of {total} rows are such, more than half; leave them out with --where, or name other --columns")
+    step = SelectionStep(f"rows that are no runs: {lost} of {total}", total - lost, lost, _reasons(faults))
+    kept = replace(table, frame=pl.DataFrame(columns).filter(keep), lines=table.lines[keep], log=(*table.log, step))
+    message = f"{count(lost, 'row')} of {total} left out: {'; '.join(_reasons(faults))}"
+    return _questioned(replace(kept, warnings=(*kept.warnings, DataWarning("rows-left-out", message))))
 
 
-def _rows(data: bytes, separator: str, name: str) -> Iterator[tuple[int, list[str]]]:
-    """Each row that is not an empty line, with the line it begins on. Raises `InputError` at the first malformed one."""
-    reader = csv.reader(io.TextIOWrapper(io.BytesIO(data), "utf-8", newline="\n"), strict=True, delimiter=separator)
-    line, width = 1, 0
-    try:
-        for cells in reader:
-            width = width or len(cells)
-            if cells and len(cells) != width:
-                raise InputError(f"{name}, row {line}: {len(cells)} cells where the header has {width}")
-            if cells:
-                yield line, cells
-            line = reader.line_num + 1
-    except csv.Error as error:
-        raise InputError(f"{name}, row {line}: not valid CSV: {error}") from None
-    except UnicodeDecodeError:
-        bad = next(i for i, line in enumerate(data.split(b"\n"), 1) if line.decode("utf-8", "ignore").encode() != line)
-        raise InputError(f"{name}, row {bad}: not UTF-8; save it as UTF-8") from None
+def _reasons(faults: Sequence[tuple[int, str, str, str]]) -> tuple[str, ...]:
+    """The faults by column, with the cells and the rows."""
+    found = dict[str, list[tuple[int, str]]]()
+    for line, column, cell, _ in sorted(faults):
+        found.setdefault(column, []).append((line, cell))
+    return tuple(
+        f"{f'{column} is ' if column else ''}{listed(dict.fromkeys(cell for _, cell in rows), 4)}"
+        f" (row{'s' if len(rows) > 1 else ''} {listed([str(line) for line, _ in rows], _MOST_ROWS)})"
+        for column, rows in found.items()
+    )
 
 
-def select(table: Table, target: str, step: int | None) -> tuple[Int[np.ndarray, "runs"], int, tuple[str, ...]]:
+def _questioned(table: Table) -> Table:
+    """With a question where the numbers look as if they were in another unit, and the option that answers it."""
+    asked = list[DataWarning]()
+    for column, short in _SIZES.items():
+        values = table.frame[column].drop_nulls().to_numpy() if column in table.frame.columns else np.empty(0)
+        if len(values) and values.max() < _LEAST_SIZE:
+            origin, span = table.named.columns.get(column, column), f"{number(float(values.min()))} to {number(float(values.max()))}"
+            asked.append(DataWarning("small-sizes", f"{origin} is {span}: in millions? then --columns '{short}={origin}*1e6'"))
+    losses = table.frame[table.named.target].drop_nulls().to_numpy()
+    origin = table.named.columns[table.named.target]
+    if len(losses) and float(losses.max()) > _LIKE_PERPLEXITY and not origin.startswith("ln("):
+        message = f"{origin} reaches {number(float(losses.max()))}: a perplexity? then --columns 'loss=ln({origin})'"
+        asked.append(DataWarning("loss-unit", message))
+    return replace(table, warnings=(*table.warnings, *asked))
+
+
+def chosen_rows(table: Table, target: str, step: int | None) -> tuple[Int[np.ndarray, "runs"], int, tuple[str, ...]]:
     """The row taken of each run, in order of first appearance; how many runs there were; and why some gave no row.
 
-    Raises `InputError` for a repeated (hyper_id, step), or a step asked for where there is none.
+    Raises `InputError` for checkpoints that no column assigns to runs, or a step asked for where there is none.
     """
-    name, frame = table.source.name, table.frame
+    frame = table.frame
     if step is not None and STEP not in frame.columns:
-        raise InputError(f"{name}, row 1: no column {quoted(STEP)}, so the evaluation at step {step} cannot be chosen")
+        raise InputError(f"{table.source.name}, row 1: no column {quoted(STEP)}, so the evaluation at step {step} cannot be chosen")
     runs = np.arange(len(frame))
     steps = frame[STEP].to_numpy() if STEP in frame.columns else np.zeros(len(runs))
     if RUN in frame.columns:  # a run's number is that of its first row; without `hyper_id` every row is a run
-        if frame[RUN].null_count():
-            line = table.lines[np.argmax(frame[RUN].is_null().to_numpy())]
-            raise InputError(f"{name}, row {line}, column {table.headers[RUN]}: empty; every evaluation needs its run")
         firsts = frame.select(RUN).with_row_index("row").select(pl.col("row").min().over(RUN))
         runs = firsts.to_series().to_numpy().astype(np.int64)
-        again = ~pl.DataFrame({"run": runs, "step": steps}).select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
-        if again.any():
-            row = int(np.argmax(again))
-            first = table.lines[np.argmax((runs == runs[row]) & (steps == steps[row]))]
-            what = f"step {number(steps[row])}" if STEP in frame.columns else f"a second row, and there is no {STEP!r} column,"
-            raise InputError(f"{name}, row {table.lines[row]}: {RUN} {quoted(str(frame[RUN][row]))} has {what} already in row {first}")
+        _no_row_twice(table, runs, steps)
     finite = frame[target].is_not_null().to_numpy()
     asked = np.ones_like(finite) if step is None else steps == step
     # The last of each run's rows when they are ordered by run, then step.
@@ -241,6 +290,42 @@ def select(table: Table, target: str, step: int | None) -> tuple[Int[np.ndarray,
         taken = Counter(steps[rows].tolist()).most_common()
         reasons.append("taken at " + listed([f"step {number(step)}: {count(many)}" for step, many in taken]))
     return rows, total, tuple(reasons)
+
+
+def _no_row_twice(table: Table, runs: Int[np.ndarray, "rows"], steps: Float[np.ndarray, "rows"]) -> None:
+    """Raises `InputError` where a run has two rows at one step, or several and no steps."""
+    frame = table.frame
+    again = ~pl.DataFrame({"run": runs, "step": steps}).select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    if not again.any():
+        return
+    row = int(np.argmax(again))
+    first = table.lines[np.argmax((runs == runs[row]) & (steps == steps[row]))]
+    what = f"step {number(steps[row])}" if STEP in frame.columns else f"a second row, and there is no {STEP!r} column,"
+    origin = table.named.columns[RUN]
+    raise InputError(
+        f"{table.place(row)}: {origin} {quoted(str(frame[RUN][row]))} has {what} already in row {first}\n"
+        f"if a run is known by several columns: --columns run={origin}+...; if every row is a run: --columns run=@row"
+    )
+
+
+def checkpoints_without_runs(table: Table) -> InputError | None:
+    """The question to ask where one setting has rows at several steps and no column says which run they are of; else None."""
+    frame = table.frame
+    if RUN in frame.columns or STEP not in frame.columns:
+        return None
+    skipped = {STEP, D, C, table.named.target, *(name for name in frame.columns if "loss" in name.lower())}
+    setting = [name for name in frame.columns if name in table.named.columns and name not in skipped]
+    if not setting:
+        return None
+    several = frame.group_by(setting).agg(pl.col(STEP).n_unique().alias("steps")).filter(pl.col("steps") > 1)
+    if not len(several):
+        return None
+    origins = [table.named.columns[name] for name in setting if table.named.columns[name] in frame.columns or name in frame.columns]
+    known = "+".join(origin for origin in origins if origin.isprintable())
+    return InputError(
+        f"{table.source.name}: {count(len(several), 'setting')} at several steps, and no column says which rows are one run\n"
+        f"if they are checkpoints of one run each: --columns run={known}; if every row is a run: --columns run=@row"
+    )
 
 
 def columns_of(frames: Sequence[pl.DataFrame], target: str) -> dict[str, Shaped[np.ndarray, "runs"]]:

@@ -1,9 +1,10 @@
-"""Runs: one row per trained model, with a log of what was left out and why.
+"""Runs: one row per trained model, with a log of what was taken for what, what was left out, and why.
 
-`load_runs` reads tables (a row per evaluation), checks them, and keeps of each run the last evaluation with a finite loss, or the
+`load_runs` reads tables (a row per evaluation), judges their rows, and keeps of each run the last evaluation with a finite loss, or the
 one at a given step. Nothing is dropped silently: each filter adds a line to `Runs.log`, and `Runs.warnings` says what the data lack.
 """
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -13,9 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, Shaped
 
 from common.errors import InputError
-from fit.runs.grid import DataWarning, design_warnings, in_order, removed_sizes, router_labels, short_runs
-from fit.runs.schema import LOSSES, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
-from fit.runs.where import Filter
+from fit.runs.grid import DataWarning, SelectionStep, codes, design_warnings, in_order, removed_sizes, router_labels, short_runs
+from fit.runs.schema import LOSSES, NATS, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
 
 if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3 s
     import polars as pl
@@ -24,33 +24,24 @@ if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3
 
 
 @dataclass(frozen=True)
-class SelectionStep:
-    """One line of the selection log: what was done, the runs left after it, those it removed, and why, with counts."""
-
-    rule: str
-    kept: int
-    dropped: int
-    reasons: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
 class Request:
-    """What was asked for: paths, the sources' headers by our full names, and the `where` filters since.
+    """What was asked for: paths, where each of our columns came from, and the filters on runs since (`where`, `best_of`).
 
     The tables read stay in memory, so that standard input and data frames can be asked again too.
     """
 
     paths: tuple[str, ...]
     columns: Mapping[str, str]
-    where: tuple[str, ...]
     tables: "tuple[Table, ...]" = field(repr=False, compare=False)
+    where: tuple[str, ...] = ()
+    best_of: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Runs:
     """The runs to fit, one entry per run in every column: numbers as float64 (NaN where empty), others as numpy strings.
 
-    `target` names the loss that is fitted (nats per token), `step` is the training step asked for, None for the last.
+    `target` names the loss that is fitted, `unit` its unit, `step` is the training step asked for, None for the last.
     `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1.
     """
 
@@ -63,21 +54,21 @@ class Runs:
     file_of: Int[np.ndarray, "runs"]
     line_of: Int[np.ndarray, "runs"]
     request: Request | None = None
+    unit: str = NATS
 
     @classmethod
-    def from_columns(cls, columns: Any, target: str = LOSSES[0]) -> "Runs":
-        """Runs made in memory from a mapping or a data frame, one entry per run in every column; short names (`N`, `loss`) do.
+    def from_columns(cls, columns: Any, target: str | None = None) -> "Runs":
+        """Runs made in memory from a mapping or a data frame, one entry per run in every column, named as in a file.
 
-        Raises `InputError` if columns differ in length, the target is missing, or a value is one a file may not have.
+        Raises `InputError` if columns differ in length, the loss is missing, or any value is one that a run may not have.
         """
-        from fit.runs.reading import as_polars, columns_of, read_table
+        from fit.runs.formats import raw_table
+        from fit.runs.reading import Reading, columns_of, read_table
 
-        table = read_table(as_polars(columns), target, {}).with_target(target)
-        if (missing := table.frame[target].is_null()).any():
-            raise InputError(f"run {missing.to_list().index(True) + 1}, column {target}: empty; every run needs its loss")
-        many = len(table.lines)
-        log = (SelectionStep("runs made in memory", many, 0),)
-        return _judged(cls(columns_of([table.frame], target), target, None, (), log, (), np.full(many, -1), table.lines))
+        table = read_table(raw_table(columns), Reading(target=target, strict=True))
+        target, many = table.named.target, len(table.lines)
+        log, found = (SelectionStep("runs made in memory", many, 0),), columns_of([table.frame], table.named.target)
+        return _judged(cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, None, table.named.unit))
 
     def __len__(self) -> int:
         return len(self.line_of)
@@ -120,7 +111,7 @@ class Runs:
 
     @property
     def loss(self) -> Float[np.ndarray, "runs"]:
-        """The target, nats per token: finite and positive in every run."""
+        """The target, in `unit`: finite and positive in every run."""
         return self.columns[self.target]
 
     def has(self, name: str) -> bool:
@@ -145,20 +136,45 @@ class Runs:
         return _judged(replace(self, columns=columns, log=log, warnings=warnings, file_of=self.file_of[mask], line_of=self.line_of[mask]))
 
     def where(self, expression: str) -> "Runs":
-        """The runs for which `expression` (`"k == 1 and routing_frequency == 0.5"`, see `fit.runs.where`) is true.
+        """The runs for which `expression` (`"k == 1 and routing_frequency == 0.5"`, see `fit.runs.expression`) is true.
 
         Raises `InputError` for what is not such an expression, and if no run is left.
         """
-        found = Filter(expression, self.__getitem__)
-        mask, reasons = found.apply(len(self))
+        import polars as pl
+
+        from fit.runs.cells import Cells
+        from fit.runs.expression import Expression
+
+        def column(name: str) -> Cells:
+            full = full_name(name, self.target, self.columns)
+            if full not in self.columns:
+                raise no_such_column(name, self.columns)
+            return Cells(pl.Series(self.columns[full], nan_to_null=True))
+
+        found = Expression(expression, column, tuple(self.columns))
+        mask, reasons = found.mask(len(self))
         rule = f"--where {expression.strip() if expression.strip().isprintable() else repr(expression)}"
         if not mask.any():
             notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
             raise InputError(f"{quoted(rule)} leaves none of {len(self)} runs{notes}")
-        kept = self.keep(mask, rule, reasons)
+        kept = self.keep(mask, rule, [f"{reason}" for reason in reasons])
         noted = [DataWarning("matches-nothing", note) for note in found.unmatched]
         request = self.request and replace(self.request, where=(*self.request.where, expression))
         return replace(kept, warnings=(*kept.warnings, *noted), request=request)
+
+    def best_of(self, columns: Sequence[str]) -> "Runs":
+        """Of the runs that agree in router and `columns` the one with the lowest loss, the first of equals: over learning rates, say."""
+        from fit.runs.headers import known_as
+
+        names = [full_name(known_as(name), self.target, self.columns) for name in columns]
+        cell = codes([router_labels(self.columns), *(self[name] for name in names)])
+        order = np.lexsort((np.arange(len(self)), self.loss, cell))
+        best = np.zeros(len(self), dtype=np.bool_)
+        best[order[np.append(True, cell[order][1:] != cell[order][:-1])]] = True
+        many = len(np.unique(cell))
+        reason = [f"{count(int(np.sum(~best)))} with a higher loss in their cell, of {count(many, 'cell')}"]
+        kept = self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
+        return replace(kept, request=self.request and replace(self.request, best_of=tuple(columns)))
 
     def again(self, *, step: int | None = None, target: str | None = None) -> "Runs":
         """The same request at another `step` (None: the last) or of another `target`: same tables, columns and `where` filters.
@@ -167,10 +183,10 @@ class Runs:
         """
         if self.request is None:
             raise InputError("these runs were made in memory, one entry per run: there is no other step or target to read")
-        runs = _selected(replace(self.request, where=()), target or self.target, step)
+        runs = _selected(replace(self.request, where=(), best_of=()), target or self.target, step)
         for expression in self.request.where:
             runs = runs.where(expression)
-        return runs
+        return runs.best_of(self.request.best_of) if self.request.best_of else runs
 
 
 def _judged(runs: Runs) -> Runs:
@@ -179,34 +195,60 @@ def _judged(runs: Runs) -> Runs:
     return replace(runs, warnings=(*others, *design_warnings(runs.columns, runs.target, runs.row)))
 
 
-def load_runs(source: Any, *, target: str = LOSSES[0], step: int | None = None, columns: Mapping[str, str] | None = None) -> Runs:
-    """Read runs from one or several files, from standard input (`"-"`), or from a data frame of polars, pandas or Arrow.
+def load_runs(
+    source: Any, *, target: str | None = None, step: int | None = None, columns: Mapping[str, str] | None = None, where: str = "",
+    best_of: Sequence[str] = (), filename: str = "", unit: str = "", dense: bool = False, strict: bool = False,
+) -> Runs:  # fmt: skip
+    """Read runs from files, folders, patterns, standard input (`"-"`), or a data frame of polars, pandas or Arrow.
 
-    A row is one evaluation; of each run (a `hyper_id` of a file; without it every row) the last with a finite `target` is kept, or the
-    one at exactly `step`. `columns` maps our names, or the short ones of `schema.ALIASES`, to the file's headers: `{"N": "params"}`.
-    Only the target must be there. Columns of other names are kept: as numbers if every cell of the runs kept is one, else as text.
-    Raises `InputError`, one line naming file, row and column, for whatever is wrong with the files or their values.
+    A row is one evaluation; of each run (`run`; without it every row) the last with a finite `target` is kept, or the one at exactly
+    `step`. `columns` maps our names, or the short ones of `schema.ALIASES`, to headers or expressions over them: `{"N": "params*1e6"}`,
+    `{"run": "size+seed"}`, `{"run": "@file"}`; what is not mapped is recognised by its header. `where` filters rows before they are judged,
+    by the file's own headers too; `best_of` keeps the best run of each cell; `filename` is a pattern such as `"{router}_E{E}.csv"` whose
+    values are columns. Rows that lack a number they need are left out and counted; with `strict` the first one is an error. `dense`:
+    every run is dense, as in a file without experts and routers. Raises `InputError` naming file, row and column.
     """
-    from fit.runs.reading import read_table
+    from fit.runs.formats import files_of, raw_table
+    from fit.runs.reading import Reading, checkpoints_without_runs, read_table
 
-    sources = list(source) if isinstance(source, list | tuple) else [source]
-    if not sources:
-        raise InputError("no file given; name at least one file, or - for standard input")
-    if sum(isinstance(path, str | Path) and str(path) == "-" for path in sources) > 1:
+    asked = list(source) if isinstance(source, list | tuple) else [source]
+    if sum(isinstance(path, str | Path) and str(path) == "-" for path in asked) > 1:
         raise InputError("standard input (-) is given twice, but can be read only once")
-    full = {full_name(name, target): header for name, header in (columns or {}).items()}
-    tables = tuple(read_table(one, target, columns or {}) for one in sources)
-    return _selected(Request(tuple(table.source.path for table in tables), full, (), tables), target, step)
+    sources = [one for path in asked for one in (files_of(str(path)) if isinstance(path, str | Path) else [path])]
+    constants = {str(path): _from_name(str(path), filename) for path in sources} if filename else {}
+    how = Reading(columns or {}, target, where, dense, strict, constants)
+    tables = tuple(read_table(raw_table(one), how) for one in sources)
+    for table in tables:
+        if question := checkpoints_without_runs(table):
+            raise question
+    if not tables:
+        raise InputError("no file given; name at least one file, or - for standard input")
+    first = tables[0].named
+    request = Request(tuple(table.source.path for table in tables), first.columns, tables)
+    runs = _selected(request, first.target, step)
+    runs = replace(runs, unit=unit or first.unit)
+    return runs.best_of(best_of) if best_of else runs
+
+
+def _from_name(path: str, pattern: str) -> dict[str, str]:
+    """What a file's name says by a pattern: `{"E": "8"}` for `hash_E8.csv` by `{router}_E{E}.csv`."""
+    parts = re.split(r"\{(\w+)\}", pattern)
+    expression = "".join(f"(?P<{part}>[^/]+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
+    tail = "/".join(Path(path).parts[-(pattern.count("/") + 1) :])
+    if len(parts) == 1 or (found := re.fullmatch(expression, tail)) is None:
+        raise InputError(f"{path}: its name is not of the form --filename {quoted(pattern)}, such as 'E{{E}}_N{{N}}.csv'")
+    return found.groupdict()
 
 
 def _selected(request: Request, target: str, step: int | None) -> Runs:
-    """One evaluation of each run. The log has two lines per file: what was read, and which evaluation of each run was taken."""
-    from fit.runs.reading import columns_of, select
+    """One evaluation of each run. The log says for each file what was taken for what, what was left out, and which evaluations count."""
+    from fit.runs.reading import chosen_rows, columns_of
 
     if target in NUMBERS | TEXTS | {RUN}:
         raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     tables = tuple(table.with_target(target) for table in request.tables)
-    sources, chosen = tuple(table.source for table in tables), [select(table, target, step) for table in tables]
+    units = [table.named.unit for table in tables]
+    sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
     if not any(len(rows) for rows, _, _ in chosen):
         names = ", ".join(source.name for source in sources)
         if step is None:
@@ -216,16 +258,17 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
         raise InputError(f"{names}: no run has a finite {target} at step {step} (steps there: {there})")
     log, aside = list[SelectionStep](), list[DataWarning]()
     for table, (rows, runs, reasons) in zip(tables, chosen, strict=True):
-        name, file = table.source.name, f"{table.source.name}: " if len(tables) > 1 else ""
+        name, file, read = table.source.name, f"{table.source.name}: " if len(tables) > 1 else "", table.source.rows
         rule = f"last evaluation with a finite {target}" if step is None else f"evaluation at step {step}"
-        log.append(SelectionStep(f"{name}: {table.source.rows} rows read", runs, 0))
+        log += [SelectionStep(f"{file}{table.named.line}", read, 0), SelectionStep(f"{name}: {read} rows read", read, 0)]
+        log += [replace(line, rule=f"{file}{line.rule}") for line in table.log]
         log.append(SelectionStep(f"{file}{rule}", len(rows), runs - len(rows), reasons))
         messages = [f"{name}: its own {quoted(header)} is not used, as another was asked for" for header in table.set_aside]
-        aside += [DataWarning("column-set-aside", message) for message in messages]
+        aside += [*table.warnings, *(DataWarning("column-set-aside", message) for message in messages)]
     columns = columns_of([table.frame[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)], target)
     line_of = np.concatenate([table.lines[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)])
     file_of = np.repeat(np.arange(len(tables)), [len(rows) for rows, _, _ in chosen])
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
     warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
-    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request))
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, units[0]))

@@ -1,10 +1,9 @@
 """The columns of a table of runs: the release's names, shorter ones for them, and which values each may hold.
 
 One row is one evaluation of one run. The names are those of the release (github.com/google-deepmind/scaling_laws_for_routing,
-`data/curves.csv.gz`); the notation is the paper's, section 2.
+`data/curves.csv.gz`); the notation is the paper's, section 2. What other people call them is in `headers.py`.
 """
 
-import csv
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -18,13 +17,20 @@ from common.errors import InputError
 RUN, STEP, ROUTER, SEED, SIZE_LABEL = "hyper_id", "step", "router_type", "seed", "model_size_label"
 N, P, F, D = "dense_parameter_count", "total_parameter_count", "flops_per_step", "tokens_seen"
 E, K, R, M = "num_experts", "k", "routing_frequency", "flop_increase"
+C, U = "training_flops", "unique_tokens"
 
 LOSSES = ("loss_validation", "loss_c4", "loss_curation_corpus", "loss_lambada", "loss_pile", "loss_wikitext103")
+NATS = "nats per token"
+
+NEEDED = frozenset({STEP, N, P, F, D, C, U, E, K, R, M})
+"""Numbers that laws and selection rest on: a row in which one of them is no such number is left out."""
+
 # Numbers wherever they are filled.
-NUMBERS = frozenset({STEP, SEED, N, P, F, E, K, R, M, D, "d_model", "num_blocks", "num_heads", "kqv_size"})
+NUMBERS = NEEDED | {SEED, "d_model", "num_blocks", "num_heads", "kqv_size"}
 # Text even when every cell looks like a number: a size may be labelled "370".
 TEXTS = frozenset({ROUTER, SIZE_LABEL})
-ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "router": ROUTER, "run": RUN}
+ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "C": C, "U": U, "router": ROUTER, "run": RUN}
+SHORT: Mapping[str, str] = {full: short for short, full in ALIASES.items()}
 
 
 class Rule(NamedTuple):
@@ -38,7 +44,7 @@ _POSITIVE = Rule("a finite number above 0", lambda x: x > 0)
 _RULES = {
     E: Rule("a whole number of experts, at least 1", lambda x: (x >= 1) & (x == np.floor(x))),
     K: Rule("at least 1", lambda x: x >= 1),
-    **dict.fromkeys((N, P, F, D, *LOSSES), _POSITIVE),  # laws fit the logarithm of the loss
+    **dict.fromkeys((N, P, F, D, C, U, *LOSSES), _POSITIVE),  # laws fit the logarithm of the loss
 }
 
 
@@ -96,20 +102,3 @@ def no_such_column(name: str, present: Collection[str]) -> InputError:
     near = get_close_matches(name, list(present), n=3)
     hint = f"; did you mean {listed(near)}?" if near else ""
     return InputError(f"no column {quoted(name)}{hint} (columns there: {listed(present, most=30)})")
-
-
-def parse_columns(text: str) -> dict[str, str]:
-    """Read `"loss=val_loss,N=params"` into `{"loss": "val_loss", "N": "params"}`: our name, or a short one = theirs.
-
-    A header with a comma is written `"loss=val, loss"`, in double quotes. Raises `InputError` on anything else.
-    """
-    columns: dict[str, str] = {}
-    try:
-        for part in next(csv.reader([text], strict=True), []) or [""]:
-            ours, _, theirs = (piece.strip() for piece in part.partition("="))
-            if not (ours and theirs) or ours in columns:
-                raise csv.Error(f"{quoted(ours)} is given twice" if ours in columns else f"{quoted(part)} is not of the form name=header")
-            columns[ours] = theirs
-    except csv.Error as error:
-        raise InputError(f"--columns {quoted(text)}: {error}; write it like loss=val_loss,N=params") from None
-    return columns

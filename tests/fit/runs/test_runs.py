@@ -16,8 +16,9 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from fit.runs import Runs, load_runs, parse_columns
+from fit.runs import Runs, load_runs
 from fit.runs import codes as equal_rows
+from fit.runs.headers import parse_columns
 
 HEADER = "hyper_id,step,loss_validation,num_experts,dense_parameter_count,router_type,seed"
 ROWS = [

@@ -66,8 +66,8 @@ class Fitting:
     """A column of relative weights of the runs."""
     fix: Pairs = ()
     """Parameters held at values, such as c=0,E_start=1, in every law that has them."""
-    scheme: Literal["auto", "residuals", "pairs", "wild-clusters"] = "auto"
-    """What the bootstrap resamples; auto: wild-clusters where runs of one size err together, else residuals. See docs/coverage.md."""
+    scheme: Literal["auto", "residuals", "wild", "pairs", "wild-clusters"] = "auto"
+    """What the bootstrap resamples; auto: what the residuals ask for (docs/coverage.md)."""
     interval: Literal["percentile", "bca"] = "percentile"
     """How intervals are read off the draws."""
     draws: int = 1000
@@ -76,14 +76,17 @@ class Fitting:
     """Seed of the draws."""
     level: float = 0.95
     """Confidence level of the intervals."""
-    at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...")] = ()
-    """Models to give EPC and loss for, such as 1.3B:64; routers are compared at the first."""
+    by: str = ""
+    """A column, such as source or dataset, whose values are fitted apart."""
+    at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...|N=,D=,...")] = ()
+    """Models to give EPC and loss for, such as 1.3B:64 or N=70B,D=1.4T; routers are compared at the first."""
 
     def options(self, laws: tuple[str, ...], draw_all: bool = True) -> "Options":
         """These options for the library, with the laws to fit; `draw_all`: draws for every law."""
         from common.errors import InputError
         from fit.analysis import OTHER_DRAWS, Options
         from fit.engine.losses import loss_named
+        from fit.runs.schema import ROUTER
 
         try:
             objective = loss_named(self.loss)
@@ -92,8 +95,9 @@ class Fitting:
         return Options(
             laws=laws, routers=split(self.router), loss=objective, scheme=self.scheme, method=self.interval, draws=self.draws,
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
-            points=tuple(_point(text) for text in split(self.at)),
+            points=_points(self.at),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,
+            group=self.by or ROUTER,
         )  # fmt: skip
 
 
@@ -142,17 +146,24 @@ def _fixed(text: str) -> tuple[str, float]:
         raise InputError(f"--fix {text}: takes a parameter and its value, such as c=0") from None
 
 
-def _point(text: str) -> "Point":
-    """N:E, with N as people write it."""
+def _points(texts: tuple[str, ...]) -> "tuple[Point, ...]":
+    """N:E, several with commas, or names with values such as N=70B,D=1.4T, one point an option; sizes as people write them."""
     from common.errors import InputError
     from fit.derived import Point
+    from fit.runs.cells import parsed
 
-    size, _, experts = text.partition(":")
-    unit = {"k": 1e3, "M": 1e6, "B": 1e9, "T": 1e12}.get(size[-1:], 0.0)
-    try:
-        n, e = float(size[:-1]) * unit if unit else float(size), float(experts)
-    except ValueError:
-        n = e = 0.0
-    if not (0 < n < float("inf") and 1 <= e < float("inf")):
-        raise InputError(f"--at {text}: takes a size and a number of experts of at least 1, such as 1.3B:64")
-    return Point(n, e)
+    found: list[Point] = []
+    for text in texts:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        if "=" in text:
+            pairs = [{part.partition("=")[0].strip(): part.partition("=")[2] for part in parts}]
+        else:
+            pairs = [dict(zip(("N", "E"), part.split(":"), strict=False)) for part in parts]
+        for one in pairs:
+            values = {name: parsed(value) or 0.0 for name, value in one.items()}
+            if not {"N"} <= set(values) <= {"N", "E", "D", "C"} or not all(0 < x < float("inf") for x in values.values()):
+                raise InputError(f"--at {text}: takes a size and experts, such as 1.3B:64, or names, such as N=70B,D=1.4T")
+            if values.get("E", 1.0) < 1:
+                raise InputError(f"--at {text}: a number of experts is at least 1")
+            found.append(Point(values["N"], values.get("E", 1.0), values.get("D"), values.get("C")))
+    return tuple(found)

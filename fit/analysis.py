@@ -12,7 +12,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from common.errors import InputError
-from fit.derived import Point, derived_figures
+from fit.causes import cause, ignores_tokens, tokens_by_size, vary
+from fit.derived import Point, default_points, derived_figures
 from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
 from fit.engine.losses import Loss
 from fit.engine.solve import Fit, fit_law, why_not_identified
@@ -21,7 +22,8 @@ from fit.estimate import Estimate
 from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.quantities import beyond, loss_quantity
 from fit.runs import Runs, canonical, routers
-from fit.runs.schema import ROUTER, D, E, K, N, R
+from fit.runs.grid import dense_runs
+from fit.runs.schema import ALIASES, NATS, ROUTER, D, E, K, N, R
 from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
 from fit.uncertainty.draws import Draws, Scheme, resample
 from fit.uncertainty.intervals import Method, difference, estimates, new_run_estimates
@@ -36,7 +38,8 @@ DEFAULT_LAWS = (
     "dense", "dense-floor", "separable", "bilinear", "bounded", "utilisation", "floor", "bounded-floor", "floor-interaction",
     "bounded-floor-interaction",
 )  # fmt: skip
-"""The laws that a plain `fit` fits: the paper's, and the same with a floor. Eq. 2 only where k or R vary."""
+"""The laws that a plain `fit` fits: the paper's, and the same with a floor. Eq. 2 only where k or R vary; with runs of several lengths
+those with tokens too."""
 
 OTHER_DRAWS = 400
 """Draws that commands make of laws that are not quoted and that nobody asked for by name: enough for the ends of a 95 % interval from
@@ -51,7 +54,8 @@ class Options:
     """How to fit.
 
     `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
-    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, else residuals. `fixed` and `bounds`
+    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, wild
+    where their spread is uneven, else residuals. `fixed` and `bounds`
     hold parameters at values or within intervals, in every law that has them; `weights` names a column of relative weights; `group` the
     column whose values are fitted apart. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
     `other_draws`: how many a law has that is not quoted; None: as many.
@@ -117,8 +121,7 @@ class Result:
 
         `columns` are the law's, by our names or short ones: `predict(N=13e9, E=64)`. Raises `InputError` for a column that is missing.
         """
-        short = {"N": N, "E": E, "D": D, "P": "total_parameter_count", "F": "flops_per_step"}
-        full = {short.get(name, name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
+        full = {ALIASES.get(name, name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
         if set(full) != set(self.law.columns):
             raise InputError(
                 f"law {self.law.name!r} predicts from {', '.join(self.law.columns)}, and was given {', '.join(full) or 'nothing'}"
@@ -126,7 +129,7 @@ class Result:
         data = dict(zip(full, np.broadcast_arrays(*full.values()), strict=True))
         level, method = self.options.level, self.options.method
         if kind == "mean":
-            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, method, unit="nats per token")
+            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, method, unit=self.runs.unit)
         else:
             found = new_run_estimates(self.fit, self.draws, data, level)
         outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
@@ -190,12 +193,18 @@ class Analysis:
 
     @cached_property
     def quoted(self) -> str:
-        """The law that the first screen quotes: the one that predicts held-out sizes best, else the paper's, else the first fitted."""
-        fitted = [result.law.name for result in self.results if result.router not in (DENSE_ROUTER, POOLED)]
+        """The law that the first screen quotes: the one that predicts held-out sizes best, else that of least residual standard error.
+
+        Both are means over the routers' fits, dense runs only where there is nothing else.
+        """
         if self.ranking is not None:
             return self.ranking.best
-        names = [PAPER_LAW, *fitted, *(result.law.name for result in self.results)]
-        return next(name for name in names if name in (fitted or names[1:]))
+        fitted = [result for result in self.results if result.router not in (DENSE_ROUTER, POOLED)] or list(self.results)
+        errors: dict[str, list[float]] = {}
+        for result in fitted:
+            spare = result.fit.degrees / result.fit.num_runs
+            errors.setdefault(result.law.name, []).append(result.fit.rmse_log10 / np.sqrt(spare) if spare > 0 else np.inf)
+        return min(errors, key=lambda law: float(np.mean(errors[law])))
 
     def of_law(self, law: str) -> list[Result]:
         """The results of a law, a router each."""
@@ -206,7 +215,9 @@ class Analysis:
         one, other = self.find(first, law), self.find(second, law)
         if one is None or other is None or one.draws is None or other.draws is None:
             return None
-        data = {N: np.array([point.n]), E: np.array([point.e])}
+        data = point.columns(one.law)
+        if data is None:
+            return None
         return difference(one.draws, other.draws, loss_quantity(one.law, data), loss_quantity(other.law, data), self.options.level)[0]
 
     def parameters(self) -> "pl.DataFrame":
@@ -293,39 +304,59 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
-    clustered = {result.law.name for result in results if result.misfit.clustered}
+    schemes = _schemes(results, options)
     finished: list[Result] = []
     for result in results:
         others = options.draws if options.other_draws is None else min(options.draws, options.other_draws)
         wanted = options.draws if result.law.name == bare.quoted else others if options.draw_all or result.law.name in shown else 0
-        finished.append(_finished(runs, result, wanted, result.law.name in clustered))
+        finished.append(_finished(runs, result, wanted, schemes[result.law.name]))
         if progress:
             progress(len(jobs) + len(finished), len(jobs) + len(results), "intervals")
     return replace(bare, results=tuple(finished))
 
 
 def _jobs(runs: Runs, options: Options) -> tuple[list[tuple[str, str | Law]], list[Skipped]]:
-    """Router and law of every fit, those of one router together, dense laws once; and the laws that are left out by default."""
+    """Router and law of every fit, those of one router together, dense laws once; and the laws that are left out by default.
+
+    A router whose routed runs all have one number of experts is one architecture: the laws of dense runs are for it too.
+    """
     there = routers(runs)
     for name in options.routers:
         if name not in there:
             raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none'}")
     chosen = options.routers or there
-    laws: list[str | Law] = list(options.laws or DEFAULT_LAWS)
-    skipped: list[Skipped] = []
-    if not options.laws and (held := _same_throughout(runs)):
+    laws, skipped = list(options.laws or _default_laws(runs)), list[Skipped]()
+    if "utilisation" in laws and not options.laws and (held := _same_throughout(runs)):
         laws.remove("utilisation")
-        skipped.append(
-            Skipped("all", "utilisation", f"{held} in all routed runs, so P/F has nothing of its own to explain; --law utilisation fits it")
-        )
+        if there:
+            reason = f"{held} in all routed runs, so P/F has nothing of its own to explain; --law utilisation fits it"
+            skipped.append(Skipped("all", "utilisation", reason))
     dense = [law for law in laws if _is_dense(law)]
-    jobs: list[tuple[str, str | Law]] = [(DENSE_ROUTER, law) for law in dense]
-    jobs += [(router, law) for router in chosen for law in laws if law not in dense]
+    has_dense = bool(dense_runs(runs.columns).any())
+    jobs: list[tuple[str, str | Law]] = [(DENSE_ROUTER, law) for law in dense if has_dense or not chosen]
+    for router in chosen:
+        one = not has_dense and len(np.unique(canonical(runs, router).numeric(E))) == 1 if runs.has(E) else False
+        jobs += [(router, law) for law in laws if law not in dense or one]
     if "utilisation" in laws and len(chosen) > 1:
         jobs.append((POOLED, "utilisation"))
     if not jobs:
-        raise InputError("nothing to fit: the runs are all dense, and none of the laws asked for is of dense runs")
+        asked = ", ".join(law if isinstance(law, str) else law.name for law in laws)
+        raise InputError(
+            f"nothing to fit: the runs are all dense, and of {asked} none is a law of dense runs\nthose are --law "
+            + ", ".join(name for name, law in CATALOGUE.items() if law.dense)
+        )
     return jobs, skipped
+
+
+def _default_laws(runs: Runs) -> tuple[str, ...]:
+    """The laws that these runs can be asked about: those with tokens or compute where these vary, the paper's but for dense runs alone."""
+    routed = [law for law in DEFAULT_LAWS if not _is_dense(law)] if routers(runs) else []
+    dense = [law for law in DEFAULT_LAWS if _is_dense(law)]
+    if runs.has(D) and runs.has(N) and vary(runs.columns[D]):
+        known = np.isfinite(runs.columns[D]) & np.isfinite(runs.columns[N])
+        locked = tokens_by_size(runs.columns[N][known], runs.columns[D][known])
+        dense, routed = (dense if locked else ["tokens", *dense]), (["tokens-experts", *routed] if routed else [])
+    return (*dense, *routed)
 
 
 def _is_dense(law: str | Law) -> bool:
@@ -346,7 +377,7 @@ def _same_throughout(runs: Runs) -> str:
 
 def runs_for(runs: Runs, router: str, law: str) -> Runs:
     """The runs that `law` is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R, dense runs included."""
-    if law != "utilisation":
+    if law != "utilisation" or not routers(runs):
         return canonical(runs, router)
     if router == POOLED or not runs.has(ROUTER):
         return runs
@@ -387,6 +418,8 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     bounds = {key: value for key, value in options.bounds.items() if key in known}
     weights = runs.numeric(options.weights) if options.weights else None
     data = {name: runs.numeric(name) for name in law.columns}
+    if (why := cause(law, data)) and not options.fixed:
+        raise NotIdentifiedError(f"law {law.name} is not identified: {why}")
     fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
@@ -400,9 +433,12 @@ def _why_none(runs: Runs, skipped: Sequence[Skipped]) -> str:
     """Why no law has a fit: the reason of one for routed runs stands for all, with the law that one size allows."""
     if not skipped:
         return "no law can be fitted to these runs: no law was asked for"
-    first = min(skipped, key=lambda one: one.router in (DENSE_ROUTER, POOLED, "all"))
-    tried = len({one.law for one in skipped})
-    text = f"no law can be fitted to these runs ({tried} tried): {first.router}: {first.reason}"
+    first = min(skipped, key=lambda one: one.router in (DENSE_ROUTER, POOLED, "all") or one.law == "utilisation")
+    text = (
+        first.reason
+        if len({one.law for one in skipped}) == 1
+        else f"none of {len({one.law for one in skipped})} laws can be fitted: {first.reason}"
+    )
     if runs.has(N) and len(np.unique(runs.numeric(N))) == 1 and runs.has(E) and len(np.unique(runs.numeric(E))) > 1:
         text += "\nfor a slope of the only size: --law per-size"
     return text
@@ -425,22 +461,58 @@ def _keys(base: Runs, runs: Runs) -> Int[np.ndarray, "runs"]:
     return np.array([place[int(file), int(line)] for file, line in zip(runs.file_of, runs.line_of, strict=True)], dtype=np.int64)
 
 
-def _finished(base: Runs, result: Result, wanted: int, clustered: bool) -> Result:
+def _schemes(results: Sequence[Result], options: Options) -> dict[str, Scheme]:
+    """The scheme of each law, one on all routers, so that the draws of two can be subtracted: what its residuals ask for."""
+    if options.scheme != "auto":
+        return {result.law.name: options.scheme for result in results}
+    found: dict[str, Scheme] = {}
+    for law in dict.fromkeys(result.law.name for result in results):
+        own = [result for result in results if result.law.name == law]
+        uneven: Scheme = "wild" if any(result.misfit.uneven for result in own) else "residuals"
+        found[law] = "wild-clusters" if any(result.misfit.clustered for result in own) else uneven
+    return found
+
+
+def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result:
     """The result with its draws, figures and warnings."""
     fit, runs, options = result.fit, result.runs, result.options
     sizes = runs.numeric(N) if runs.has(N) else None
     draws = None
     if wanted and fit.degrees > 0:
-        auto: Scheme = "wild-clusters" if clustered and sizes is not None else "residuals"
-        scheme = auto if options.scheme == "auto" else options.scheme
         draws = resample(fit, scheme, wanted, options.seed, sizes, _keys(base, runs))
     names = fit.law.parameter_names
     units = [fit.law.units.get(name, "") for name in names]
     found = estimates(fit, draws, fit.law.parameter_values, options.level, options.method, unit=units)
-    coefficients = dict(zip(names, found, strict=True))
-    derived = derived_figures(fit, draws, options.points, options.level, options.method)
+    coefficients = _in_unit(dict(zip(names, found, strict=True)), runs.unit)
+    derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level, options.method), runs.unit)
     about = f"{result.router} {result.law.name}"
     warnings = warnings_for(
         fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level
     )  # fmt: skip
+    warnings = (*_tokens_ignored(result.law, runs, about), *warnings)
     return replace(result, draws=draws, coefficients=coefficients, derived=derived, warnings=warnings)
+
+
+def _points(base: Runs, result: Result) -> tuple[Point, ...]:
+    """The models that figures are given for: those asked for, or the ends of all runs; a dense law knows those of its own runs' E alone."""
+    runs, asked = result.runs if result.law.dense else base, result.options.points
+    data = {name: runs.columns[name] for name in (N, E, D) if runs.has(name)}
+    known = np.all([np.isfinite(column) for column in data.values()], axis=0)
+    data = {name: column[known] for name, column in data.items()}
+    if not {N, E} <= set(data) or not known.any():
+        return asked
+    return tuple(point for point in asked if not result.law.dense or point.e in data[E]) if asked else default_points(data)
+
+
+def _in_unit(figures: Mapping[str, Estimate], unit: str) -> dict[str, Estimate]:
+    """The figures with those that are losses in the unit of the runs' own."""
+    return {name: replace(figure, unit=unit) if figure.unit == NATS else figure for name, figure in figures.items()}
+
+
+def _tokens_ignored(law: Law, runs: Runs, about: str) -> tuple[FitWarning, ...]:
+    """A warning where the runs differ in tokens, and the law has none: what tokens did then stands in its other parameters."""
+    times = vary(runs.columns[D]) if runs.has(D) and ignores_tokens(law) else 0.0
+    if not times:
+        return ()
+    message = f"tokens differ {times:.3g} times among the runs, and law {law.name} has none: its parameters hold what tokens did"
+    return (FitWarning("tokens-ignored", "warning", about, message),)

@@ -20,12 +20,12 @@ from fit.engine.losses import Loss, huber, squared, squared_log
 from fit.engine.problem import make_problem
 from fit.engine.solve import solve
 from fit.estimate import Estimate
-from fit.quantities import cutoff, effective_parameter_count, has_cutoff, has_epc
+from fit.quantities import cutoff, epc_quantity, has_cutoff
 from fit.report.record import cleaned, fit_json, simulated_runs
 from fit.report.tables import table, words
 from fit.report.view import FAR, View, cell
 from fit.runs import Runs, canonical
-from fit.runs.schema import LOSSES, ROUTER, STEP, E, N
+from fit.runs.schema import LOSSES, ROUTER, STEP, D, E, N
 from fit.uncertainty.intervals import estimates
 
 COMPARED = ("separable", "bilinear", "bounded", "floor", "bounded-floor", "floor-interaction", "bounded-floor-interaction")
@@ -116,7 +116,7 @@ def asked(runs: Runs, options: Options | None = None) -> Options:
     """The options, with the laws, models and draws of a comparison where none are asked for."""
     options = options or Options()
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
-    points = options.points or default_points(runs.numeric(N), runs.numeric(E))
+    points = options.points or default_points({name: runs.numeric(name) for name in (N, E, D) if runs.has(name)})
     return replace(options, laws=options.laws or COMPARED, points=points, other_draws=fewer)
 
 
@@ -226,8 +226,9 @@ def variants(analysis: Analysis) -> Iterator[Variant]:
                 yield Variant(router, law.name, choice, {}, str(error))
                 continue
             ends = {"n_cutoff": float(cutoff(law, fit.beta))} if has_cutoff(law) else {}
-            epc = effective_parameter_count(law, fit.theta, fit.beta, np.array([point.n]), np.array([point.e]))
-            yield Variant(router, law.name, choice, {**fit.parameters, **ends, "epc_ratio": float(epc[0]) / point.n})
+            where = point.columns(law)
+            worth = {} if where is None else {"epc_ratio": float(epc_quantity(law, where)(fit.theta, fit.beta)[0]) / point.n}
+            yield Variant(router, law.name, choice, {**fit.parameters, **ends, **worth})
 
 
 def _choices(runs: Runs, options: Options) -> Iterator[tuple[str, Runs, Loss]]:

@@ -7,9 +7,12 @@ import numpy as np
 from jaxtyping import Float
 
 from common.document.numbers import count
+from fit.causes import vary
 from fit.engine.solve import Fit
 from fit.estimate import Estimate
+from fit.laws import Law
 from fit.quantities import (
+    FLOPS_PER_TOKEN,
     allocation_quantity,
     beyond,
     cutoff_quantity,
@@ -21,7 +24,7 @@ from fit.quantities import (
     loss_quantity,
     slope,
 )
-from fit.runs.schema import D, E, N
+from fit.runs.schema import NATS, C, D, E, N
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
 from fit.uncertainty.intervals import Method, estimates, new_run_estimates
@@ -32,25 +35,42 @@ TIMES = (1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Point:
-    """A model that a figure is asked for: its dense size (parameters, embeddings excluded) and number of experts."""
+    """A model that a figure is asked for: its dense size (parameters, embeddings excluded), experts, training tokens and training FLOPs.
+
+    Tokens and FLOPs left out are not known: laws that need them have no figure there.
+    """
 
     n: float
-    e: float
+    e: float = 1.0
+    d: float | None = None
+    c: float | None = None
 
     @property
     def label(self) -> str:
-        """Such as `1.31B/E=64`."""
-        return f"{count(self.n)}/E={self.e:g}"
+        """Such as `1.31B/E=64`, `70B/D=1.4T`."""
+        further = [f"{name}={count(value)}" for name, value in (("D", self.d), ("C", self.c)) if value is not None]
+        experts = [f"E={self.e:g}"] if self.e > 1 or not further else []
+        return "/".join([count(self.n), *experts, *further])
+
+    def columns(self, law: Law) -> dict[str, Float[np.ndarray, "1"]] | None:
+        """The values of the law's columns at this point; None where one of them is not known."""
+        flops = self.c if self.c is not None or self.d is None else FLOPS_PER_TOKEN * self.n * self.d
+        known = {N: self.n, E: self.e, D: self.d, C: flops}
+        values = {name: known.get(name) for name in law.columns}
+        return {name: np.array([value]) for name, value in values.items() if value is not None} if None not in values.values() else None
 
 
-def default_points(n: Float[np.ndarray, "runs"], e: Float[np.ndarray, "runs"]) -> tuple[Point, ...]:
+def default_points(data: Mapping[str, Float[np.ndarray, "runs"]]) -> tuple[Point, ...]:
     """The smallest and largest size of the runs at E = 64, or at their largest E below it; before them the paper's worked example.
 
-    That is 5M/E=128; it is left out where it lies further than ten times from all sizes (our choice: nobody asked to extrapolate that far).
+    That is 5M/E=128; it is left out where it lies further than ten times from all sizes (our choice: nobody asked to extrapolate that far),
+    and where tokens vary: then each point has the most of them.
     """
-    experts = min(64.0, float(e.max()))
-    example = (Point(5e6, 128.0),) if n.min() / 10 <= 5e6 <= n.max() * 10 else ()
-    return (*example, Point(float(n.min()), experts), Point(float(n.max()), experts))
+    n, experts = data[N], min(64.0, float(data[E].max())) if E in data else 1.0
+    d = float(data[D].max()) if D in data and vary(data[D]) else None
+    example = (Point(5e6, 128.0),) if d is None and experts > 1 and n.min() / 10 <= 5e6 <= n.max() * 10 else ()
+    ends = dict.fromkeys([float(n.min()), float(n.max())])
+    return (*example, *(Point(size, experts, d) for size in ends))
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,27 +86,35 @@ class _Figures:
 def derived_figures(
     fit: Fit, draws: Draws | None, points: Sequence[Point] = (), level: float = 0.95, method: Method = "percentile"
 ) -> dict[str, Estimate]:
-    """Every figure by name, with its interval and how far outside the runs it lies; `points` left empty are `default_points`."""
+    """Every figure by name, with its interval and its distance from the runs; `points`: the models that loss and EPC are given for."""
     law, data = fit.law, fit.problem.data
     found: dict[str, Estimate] = {}
     for figures in _of_law(fit, points):
         rows = estimates(fit, draws, figures.quantity, level, method, unit=figures.unit, errors=draws is not None)
         found |= {name: replace(one, distance=far) for name, one, far in zip(figures.names, rows, figures.distances, strict=True)}
-    if has_epc(law) and draws is not None:
-        asked = points or default_points(data[N], data[E])
-        runs = new_run_estimates(fit, draws, {N: np.array([p.n for p in asked]), E: np.array([p.e for p in asked])}, level)
-        found |= {f"new_run_loss({p.label})": replace(one, distance=_far(data, p)) for p, one in zip(asked, runs, strict=True)}
+    labels, columns, far = _places(law, data, points)
+    if labels and draws is not None:
+        runs = new_run_estimates(fit, draws, columns, level)
+        found |= {f"new_run_loss({label})": replace(one, distance=x) for label, x, one in zip(labels, far, runs, strict=True)}
     return {name: _placed(name, one, data) for name, one in found.items()}
 
 
-def _far(data: Mapping[str, Float[np.ndarray, "runs"]], point: Point) -> float:
-    return max(beyond(data[N], point.n), beyond(data[E], point.e))
+def _places(
+    law: Law, data: Mapping[str, Float[np.ndarray, "runs"]], points: Sequence[Point]
+) -> tuple[list[str], dict[str, Float[np.ndarray, "points"]], list[float]]:
+    """The points that the law has figures at: their labels, the law's columns there, and how far outside the runs they are."""
+    there = [(point, values) for point in points if not law.sizes and (values := point.columns(law)) is not None]
+    columns = {name: np.concatenate([values[name] for _, values in there]) for name in law.columns} if there else {}
+    far = [max(beyond(data[name], float(column[k])) for name, column in columns.items()) for k in range(len(there))]
+    return [point.label for point, _ in there], columns, far
 
 
 def _placed(name: str, one: Estimate, data: Mapping[str, Float[np.ndarray, "runs"]]) -> Estimate:
     """The figure with the one rule of extrapolation: asked for outside the runs, or itself beyond the largest of its kind."""
     if name.startswith("epc("):
-        return replace(one, distance=max(one.distance, one.value / float(data[N][data[E] == data[E].min()].max())))
+        dense = data[N][data[E] == 1]  # without a dense run E = 1 is itself outside the runs
+        largest, without = (dense, 1.0) if len(dense) else (data[N], float(data[E].min()))
+        return replace(one, distance=max(one.distance, without, one.value / float(largest.max())))
     if name.endswith("_cutoff"):
         return replace(one, distance=max(1.0, one.value / float(data[N if name == "n_cutoff" else "flops_per_step"].max())))
     return one
@@ -99,13 +127,14 @@ def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
     if has_cutoff(law):
         by_flops = N not in law.columns
         found.append(_Figures(["f_cutoff" if by_flops else "n_cutoff"], "FLOPs" if by_flops else "parameters", cutoff_quantity(law), [1.0]))
+    labels, columns, far = _places(law, data, points)
+    if labels:
+        found.append(_Figures([f"loss({label})" for label in labels], NATS, loss_quantity(law, columns), far))
     if has_epc(law):
-        points = points or default_points(data[N], data[E])
-        n, e, far = np.array([p.n for p in points]), np.array([p.e for p in points]), [_far(data, p) for p in points]
-        found.append(_Figures([f"epc({p.label})" for p in points], "parameters", epc_quantity(law, n, e), far))
-        found.append(_Figures([f"loss({p.label})" for p in points], "nats per token", loss_quantity(law, {N: n, E: e}), far))
+        if labels:
+            found.append(_Figures([f"epc({label})" for label in labels], "parameters", epc_quantity(law, columns), far))
         counts, ends = np.array([data[E].min(), data[E].max()]), np.array([data[N].min(), data[N].max()])
-        middle = {N: np.full(2, np.exp(np.log(data[N]).mean())), E: counts}
+        middle = {**{name: np.full(2, np.exp(np.log(data[name]).mean())) for name in law.columns}, E: counts}
         found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
         if law.roles is not None and law.roles.experts is not None:
             found.append(_Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0]))

@@ -8,6 +8,7 @@
 | `held-out-failure` | error | prediction intervals miss most runs of the largest size, held out |
 | `lack-of-fit` | warning | residuals are larger than the noise between seeds, or bend along a column |
 | `clustered-residuals` | warning | runs of a size err together, so that they are not as many as they seem |
+| `tokens-ignored` | warning | the runs differ in tokens, and the law has none |
 | `not-confirmed` | warning | no second search ended at the same optimum |
 | `wrong-sign` | warning | an estimate has another sign than expected |
 | `at-bound` | warning | a parameter ended where its search range ends |
@@ -17,6 +18,7 @@
 | `wide-interval` | note | an interval spans more than the runs do, or reaches beyond them |
 | `sign-not-shown` | note | an interval does not exclude zero |
 | `failed-draws` | note | a few draws did not identify the law or never ended |
+| `uneven-spread` | note | residuals are wider at one end of the runs: the draws allow for it |
 | `few-residuals` | note | too few residuals to draw from: a normal took their place |
 | `extrapolated` | note | a figure lies outside the runs |
 """
@@ -38,7 +40,7 @@ from fit.runs import codes
 from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS
 from fit.select import RollOutStep, pooled
 from fit.uncertainty.distributions import f_tail
-from fit.uncertainty.draws import FEW_DEGREES, Draws
+from fit.uncertainty.draws import FEW_DEGREES, Draws, raised_residuals
 from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, too_many_failed
 
 Severity = Literal["error", "warning", "note"]
@@ -54,6 +56,9 @@ _ILL = 1e6
 
 CLUSTERED, ALIKE = 0.01, 0.2
 """Residuals are called clustered where the F test between clusters has a smaller p, and its runs share more than this of the variance."""
+
+UNEVEN, TIMES = 0.01, 1.5
+"""Residuals are called uneven where the test of equal spread has a smaller p, and they are so many times wider at one end (our choice)."""
 
 _MISFIT = 1e-3
 """Lack of fit is called so where its F test has a smaller p: residuals of a fit are not raw data, so the test is a guide."""
@@ -118,8 +123,9 @@ class Misfit:
     `seed_ratio`: RMSE over the noise between seeds, `seed_p` the p of the F test of lack of fit against it; None without replicates.
     `bends`: for each column the share of the residuals' variance that a parabola along it explains, and the p of its terms being zero.
     `alike`: intraclass correlation, the share of the variance that runs of one size have in common, and `alike_p` the p of the F test
-    between sizes; None where no size has two runs or there is one size. A small p says that the law is not the whole truth, not that
-    it is useless.
+    between sizes; None where no size has two runs or there is one size. `spread`: for each column how many times wider residuals are at
+    its large end than at its small one, and the p of the test of equal spread (Koenker 1981, as an F test). A small p says that the law
+    is not the whole truth, not that it is useless.
     """
 
     seed_ratio: float | None = None
@@ -127,6 +133,13 @@ class Misfit:
     bends: Mapping[str, tuple[float, float]] | None = None
     alike: float | None = None
     alike_p: float | None = None
+    spread: Mapping[str, tuple[float, float]] | None = None
+
+    @property
+    def uneven(self) -> str:
+        """The column along which residuals change their spread most clearly; empty where they do not."""
+        found = {name: p for name, (times, p) in (self.spread or {}).items() if p < UNEVEN and max(times, 1 / times) > TIMES}
+        return min(found, key=lambda name: found[name]) if found else ""
 
     @property
     def clustered(self) -> bool:
@@ -153,7 +166,25 @@ def misfit(fit: Fit, clusters: Float[np.ndarray, "runs"] | None = None, noise: S
             bends[name] = 1 - rest / total, f_tail((total - rest) / 2 / max(rest / freedom, 1e-300), 2, freedom)
     if clusters is not None:
         alike, alike_p = _between(r, np.unique(clusters, return_inverse=True)[1])
-    return Misfit(seed_ratio, seed_p, bends, alike, alike_p)
+    return Misfit(seed_ratio, seed_p, bends, alike, alike_p, _spread(fit))
+
+
+def _spread(fit: Fit) -> dict[str, tuple[float, float]]:
+    """How the size of residuals, raised by their leverage, changes along each column: squares regressed on its logarithm."""
+    r = raised_residuals(fit) * np.sqrt(fit.problem.weights)
+    squares, freedom, found = r**2, len(r) - 2, dict[str, tuple[float, float]]()
+    total = float(np.sum((squares - squares.mean()) ** 2))
+    for name, column in fit.problem.data.items():
+        x = np.log(np.real(column)) - np.log(np.real(column)).mean()
+        if fit.degrees < FEW_DEGREES or total <= 0 or not np.any(x):
+            continue
+        slope = float(x @ squares / (x @ x))
+        rest = total - slope**2 * float(x @ x)
+        # The ratio of the ends from a line through the logarithms, which cannot pass zero.
+        logs = np.log(np.maximum(np.abs(r), 1e-3 * np.abs(r).mean()))
+        times = float(np.exp((x @ logs / (x @ x)) * np.ptp(x)))
+        found[name] = times, f_tail((total - rest) / max(rest / freedom, 1e-300), 1, freedom)
+    return found
 
 
 def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> tuple[float | None, float | None]:
@@ -247,6 +278,15 @@ def _about_misfit(found: Misfit | None) -> _Found:
             "clustered-residuals",
             "warning",
             f"runs of one size share {found.alike:.0%} of the residuals' variance: they err together (F test, p = {found.alike_p:.0e})",
+        )
+    if (name := found.uneven) and found.spread is not None:
+        times, p = found.spread[name]
+        end, ratio = ("large", times) if times > 1 else ("small", 1 / times)
+        yield (
+            "uneven-spread",
+            "note",
+            f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(name, name)} (p = {p:.0e}): "
+            "with --scheme auto the draws take each run's own residual",
         )
 
 

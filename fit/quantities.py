@@ -22,7 +22,7 @@ REACH = 1e12
 _SCAN = 49
 """Sizes tried for a bracket, each 1.8 times the one before."""
 
-_FLOPS_PER_TOKEN = 6.0
+FLOPS_PER_TOKEN = 6.0
 """Training FLOPs per parameter and token: C = 6 N D (Kaplan et al. 2020; Hoffmann et al. 2022)."""
 
 Values = Mapping[str, Float[np.ndarray, "points"]]
@@ -101,20 +101,23 @@ def effective_parameter_count(
     beta: Float[np.ndarray, "*batch features"],
     n: Float[np.ndarray, "points"],
     e: Float[np.ndarray, "points"],
+    others: Values | None = None,
 ) -> Float[np.ndarray, "*batch points"]:
     """Size of the dense model with the same loss as a routed one of dense size `n` with `e` experts: L(N̄, 1) = L(N, E) (Eq. 11).
 
-    `n` in parameters, embeddings excluded; `e` at least 1. Infinite where no dense model reaches that loss. Raises `InputError` for a law
-    without N and E.
+    `n` in parameters, embeddings excluded; `e` at least 1; `others`: further columns of the law, such as tokens, alike in both models.
+    Infinite where no dense model reaches that loss. Raises `InputError` for a law without N and E.
     """
+    others = others or {}
     if not has_epc(law):
         raise InputError(f"law {law.name!r} has no effective parameter count: it is not a law in N and E")
-    return size_reaching(law, theta, beta, law.log10_loss(theta, beta, {N: n, E: e}), {N: n, E: np.ones_like(e)})
+    return size_reaching(law, theta, beta, law.log10_loss(theta, beta, {**others, N: n, E: e}), {**others, N: n, E: np.ones_like(e)})
 
 
-def epc_quantity(law: Law, n: Float[np.ndarray, "points"], e: Float[np.ndarray, "points"]) -> Quantity:
-    """Effective parameter counts at these points."""
-    return lambda theta, beta: effective_parameter_count(law, theta, beta, n, e)
+def epc_quantity(law: Law, data: Values) -> Quantity:
+    """Effective parameter counts at these points, given by the law's columns."""
+    others = {name: column for name, column in data.items() if name not in (N, E)}
+    return lambda theta, beta: effective_parameter_count(law, theta, beta, data[N], data[E], others)
 
 
 def equal_loss_line(
@@ -188,8 +191,8 @@ def allocation_quantity(law: Law, flops: float) -> Quantity:
         values = law.parameter_values(theta, beta)
         scale, a, other, b = (values[..., k] for k in where)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            n = (a * scale / (b * other)) ** (1 / (a + b)) * (flops / _FLOPS_PER_TOKEN) ** (b / (a + b))
-            return np.stack([n, flops / _FLOPS_PER_TOKEN / n], axis=-1)
+            n = (a * scale / (b * other)) ** (1 / (a + b)) * (flops / FLOPS_PER_TOKEN) ** (b / (a + b))
+            return np.stack([n, flops / FLOPS_PER_TOKEN / n], axis=-1)
 
     return optimum
 

@@ -288,14 +288,22 @@ class Ranking:
 
 
 def rank(laws: Mapping[str, Cells]) -> Ranking | None:
-    """Rank laws by their scores in the cells that most of them have; a law that made no prediction in one of them has no place."""
-    most = max((sum(np.isfinite(list(cells.values()))) for cells in laws.values()), default=0)
-    whole = {law: cells for law, cells in laws.items() if most and sum(np.isfinite(list(cells.values()))) == most}
-    if not whole or most < LEAST_HELD_OUT:
+    """Rank laws by their scores in the cells that they share.
+
+    Laws with more parameters predict fewer cells. Of the sets of cells that the laws with the most of them share, and in which no router
+    is missing, the one with the most scores in all is taken; a law that made no prediction in one of its cells has no place.
+    """
+    predicted = {law: {key for key, value in cells.items() if np.isfinite(value)} for law, cells in laws.items()}
+    by_cells = sorted(predicted, key=lambda law: -len(predicted[law]))
+    sets = [set[tuple[str, float]].intersection(*(predicted[law] for law in by_cells[:many])) for many in range(1, len(by_cells) + 1)]
+    all_routers = {router for router, _ in sets[0]} if sets else set[str]()
+    whole = [(many * len(keys), many, keys) for many, keys in enumerate(sets, 1) if {router for router, _ in keys} == all_routers]
+    keys = max(whole, key=lambda one: one[:2])[2] if whole else set[tuple[str, float]]()
+    if len(keys) < LEAST_HELD_OUT:
         return None
-    keys = [key for key, value in next(iter(whole.values())).items() if np.isfinite(value)]
-    table = {law: np.array([cells.get(key, np.nan) for key in keys]) for law, cells in whole.items()}
-    means = {law: float(row.mean()) for law, row in table.items() if np.isfinite(row).all()}
+    order = sorted(keys)
+    table = {law: np.array([laws[law][key] for key in order]) for law in laws if keys <= predicted[law]}
+    means = {law: float(row.mean()) for law, row in table.items()}
     scores = dict(sorted(means.items(), key=lambda item: item[1]))
     best = table[next(iter(scores))]
     behind = {law: (float((table[law] - best).mean()), float((table[law] - best).std(ddof=1) / np.sqrt(len(keys)))) for law in scores}

@@ -7,6 +7,7 @@ from fit.laws.floor import BOUNDED_FLOOR, BOUNDED_FLOOR_INTERACTION, DENSE_FLOOR
 from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Published, Roles, Shape, stack_features
 from fit.laws.paper import BILINEAR, BOUNDED, DENSE, SEPARABLE, UTILISATION, per_size
 from fit.laws.tokens import TOKENS
+from fit.laws.tokens_experts import TOKENS_EXPERTS
 
 CATALOGUE: Mapping[str, Law] = {
     law.name: law
@@ -22,6 +23,7 @@ CATALOGUE: Mapping[str, Law] = {
         BOUNDED_FLOOR,
         FLOOR_INTERACTION,
         BOUNDED_FLOOR_INTERACTION,
+        TOKENS_EXPERTS,
     )
 }
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
@@ -46,6 +48,7 @@ __all__ = [
     "FLOOR_INTERACTION",
     "SEPARABLE",
     "TOKENS",
+    "TOKENS_EXPERTS",
     "UTILISATION",
     "FloorLink",
     "IdentityLink",

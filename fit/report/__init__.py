@@ -13,11 +13,11 @@ from common.document.render import to_latex, write_document
 from fit.analysis import PAPER_LAW, Analysis
 from fit.diagnose import SEVERITIES
 from fit.laws.interface import FloorLink
-from fit.quantities import has_epc
 from fit.report.record import cleaned, fit_json, provenance, simulated_runs
 from fit.report.tables import coefficient_tables, table, words
 from fit.report.view import View, cell, router_name
-from fit.runs.schema import N
+from fit.runs.grid import ASKED
+from fit.runs.schema import E, N
 from fit.select import pooled
 
 __all__ = ["cell", "cleaned", "fit_document", "fit_json", "provenance", "router_name", "write_report"]
@@ -68,7 +68,7 @@ def write_report(analysis: Analysis, directory: Path, progress: Callable[[int, i
 def _figures(view: View, name: str) -> Iterator[Figure]:
     """The figure of this name, where the quoted law has it."""
     results, level = view.analysis.of_law(view.analysis.quoted), view.analysis.options.level
-    in_n, in_e = all(N in r.law.columns for r in results), all(has_epc(r.law) for r in results)
+    in_n, in_e = all({N} <= set(r.law.columns) <= {N, E} for r in results), all(set(r.law.columns) == {N, E} for r in results)
     given: dict[str, tuple[bool, tuple[Any, ...]]] = {
         "roll_out": (any(step.reason is None for r in results for step in r.steps), (results, level)), "residuals": (True, (results,)),
         "laws_side_by_side": (in_n, (view.analysis,)), "loss_by_experts": (in_e, (results,)), "loss_by_size": (in_n, (results,)),
@@ -126,9 +126,12 @@ def _notes(view: View) -> tuple[Note, ...]:
     for one in view.analysis.skipped:
         groups.setdefault(("note", one.law, "not-fitted"), []).append(router_name(one.router))
     notes = [(f"{law}{_only(view, law, names)}", severity, law, code) for (severity, law, code), names in groups.items()]
-    notes += [("runs", "note", "", w.code) for w in view.analysis.runs.warnings]
+    # What was left out of the file, or looks like another unit, changes what every figure means: it comes first and in full.
+    asked = [Note("warning", "runs", w.code, w.message) for w in view.analysis.runs.warnings if w.code in ASKED]
+    notes += [("runs", "note", "", w.code) for w in view.analysis.runs.warnings if w.code not in ASKED]
     notes.sort(key=lambda one: (one[1] == "note" or one[2] not in view.main, SEVERITIES.index(one[1])))
-    return tuple(dict.fromkeys(Note(severity, about, code, words()["warnings"].get(code, code)) for about, severity, _, code in notes))
+    worded = (Note(severity, about, code, words()["warnings"].get(code, code)) for about, severity, _, code in notes)
+    return tuple(dict.fromkeys([*asked, *worded]))
 
 
 def _only(view: View, law: str, routers: list[str]) -> str:

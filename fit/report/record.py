@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from fit.analysis import Analysis, Result
-from fit.runs.schema import LOSSES
 from fit.select import criteria
 from fit.uncertainty.delta import correlations
 
@@ -44,7 +43,8 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
         ours = "not installed"
     return cleaned({
         "routelaw": ours, "python": platform.python_version(), "numpy": np.__version__, "files": runs.sources,
-        "simulated_runs": simulated_runs(analysis), "target": runs.target, "step": runs.step,
+        "simulated_runs": simulated_runs(analysis), "target": runs.target, "unit": runs.unit, "step": runs.step,
+        "columns": runs.request.columns if runs.request else {},
         "laws": [law if isinstance(law, str) else law.name for law in options.laws], "routers": options.routers, "loss": options.loss.name,
         "scheme": options.scheme, "method": options.method, "draws": options.draws, "seed": options.seed, "level": options.level,
         "points": options.points, "fixed": options.fixed, "bounds": options.bounds, "weights": options.weights, "group": options.group,
@@ -60,7 +60,7 @@ def simulated_runs(analysis: Analysis) -> int:
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
     law, fit, draws, found = result.law, result.fit, result.draws, criteria(result.fit)
     kept = ("trained_up_to", "size", "fitted", "following", "score", "reason")
-    unit = "nats per token" if result.runs.target in LOSSES else result.runs.target
+    unit = result.runs.unit
     figures, derived = (
         {name: replace(one, unit=unit) if one.unit == "nats per token" else one for name, one in those.items()}
         for those in (result.coefficients, result.derived)

@@ -10,7 +10,7 @@ from common.document.numbers import count, decimals, interval, plain
 from fit.analysis import DENSE_ROUTER, PAPER_LAW, POOLED, Analysis, Result
 from fit.derived import Point, default_points
 from fit.estimate import Estimate, Status
-from fit.runs.schema import LOSSES, E, N
+from fit.runs.schema import D, E, N
 
 FAR = 1000.0
 """A figure so many times outside the runs, or more, is given in words."""
@@ -39,7 +39,7 @@ class View:
     """An analysis with what is chosen of it: the laws and routers shown, and the model that experts are judged at.
 
     `laws` are those fitted, best first; `main` the law quoted and the paper's; `shown` the fits whose figures are given, law by law:
-    those of `main` and of dense laws, or with `full` all. `unit`: nats per token where the loss is the release's, else its column's name.
+    those of `main` and of dense laws, or with `full` all.
     """
 
     analysis: Analysis
@@ -48,7 +48,7 @@ class View:
     @cached_property
     def laws(self) -> tuple[str, ...]:
         """The laws fitted, best first; those without a place last."""
-        ranked = self.analysis.ranking.laws if self.analysis.ranking else ()
+        ranked = self.analysis.ranking.laws if self.analysis.ranking else (self.analysis.quoted,)
         return tuple(dict.fromkeys([*ranked, *(result.law.name for result in self.analysis.results)]))
 
     @cached_property
@@ -68,18 +68,21 @@ class View:
         """The routers fitted, dense runs among them only where there is nothing else."""
         return tuple(r for r in self.analysis.routers if r not in (DENSE_ROUTER, POOLED)) or self.analysis.routers
 
-    @cached_property
+    @property
     def unit(self) -> str:
-        """The unit of losses: nats per token where the column is the release's, else the column's own name."""
-        return "nats per token" if self.analysis.runs.target in LOSSES else self.analysis.runs.target
+        """The unit of losses."""
+        return self.analysis.runs.unit
 
     @cached_property
     def point(self) -> Point | None:
         """The model that routers are compared at: the first asked for, or the largest size of the runs; None without laws in N and E."""
         runs, asked = self.analysis.runs, self.analysis.options.points
-        if not (runs.has(N) and runs.has(E)) or not np.isfinite([runs.columns[N], runs.columns[E]]).all():
+        data = {name: runs.columns[name] for name in (N, E, D) if runs.has(name)}
+        known = np.all([np.isfinite(column) for column in data.values()], axis=0)
+        data = {name: column[known] for name, column in data.items()}
+        if not {N, E} <= set(data) or not known.any():
             return None
-        point = asked[0] if asked else default_points(runs.numeric(N), runs.numeric(E))[-1]
+        point = asked[0] if asked else default_points(data)[-1]
         return point if any(f"epc({point.label})" in result.derived for result in self.analysis.results) else None
 
     @property

@@ -3,7 +3,8 @@
 | scheme | what is drawn | holds where |
 |---|---|---|
 | `residuals` | residuals, each raised by its leverage, about the fitted curve | runs err independently, by one spread |
-| `pairs` | runs, with replacement | runs err independently, by any spread |
+| `wild` | a random sign and size for each residual | runs err independently, by any spread |
+| `pairs` | runs, with replacement | runs err independently, by any spread, where there are many |
 | `wild-clusters` | a random sign and size for the residuals of each model size together | runs of a size share an error |
 
 Whole sizes drawn with replacement would be a fourth scheme, and are not offered: six sizes have 462 distinct resamples, and their 95 %
@@ -25,7 +26,7 @@ from common.errors import InputError
 from fit.engine.refit import Refits, refit
 from fit.engine.solve import Fit
 
-Scheme = Literal["residuals", "pairs", "wild-clusters"]
+Scheme = Literal["residuals", "wild", "pairs", "wild-clusters"]
 
 NOISES = 64
 """Residuals that each draw's curve is paired with for a new run: enough that an interval's end moves by under 1 % with their number."""
@@ -165,10 +166,14 @@ def resample(
         uniform = generator.random((int(keys.max()) + 1, draws))[keys].T
         drawn = noise[(uniform * len(noise)).astype(np.int64)] / np.sqrt(np.maximum(problem.weights, 1e-300))
         refits = refit(fit, observed=fit.log10_loss(problem.data) + drawn)
-    elif scheme == "wild-clusters":
+    elif scheme in ("wild", "wild-clusters"):
         raised = raised_residuals(fit, units)
-        own = [np.random.default_rng([seed, int(np.float64(value).view(np.uint64))]) for value in sizes]
-        signs = WEBB[np.stack([one.integers(0, len(WEBB), draws) for one in own])[units].T]
+        if scheme == "wild":
+            picked = generator.integers(0, len(WEBB), (int(keys.max()) + 1, draws))[keys]
+        else:
+            own = [np.random.default_rng([seed, int(np.float64(value).view(np.uint64))]) for value in sizes]
+            picked = np.stack([one.integers(0, len(WEBB), draws) for one in own])[units]
+        signs = WEBB[picked.T]
         refits, noise = refit(fit, observed=fit.log10_loss(problem.data) + signs * raised), np.sort(raised_residuals(fit))
     else:
         picks = generator.integers(0, len(runs), (draws, len(runs))) + len(runs) * np.arange(draws)[:, None]

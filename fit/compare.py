@@ -20,7 +20,7 @@ from fit.engine.losses import Loss, huber, squared, squared_log
 from fit.engine.problem import make_problem
 from fit.engine.solve import solve
 from fit.estimate import Estimate
-from fit.quantities import cutoff, epc_quantity, has_cutoff
+from fit.quantities import cutoff, epc_quantity, has_cutoff, has_epc
 from fit.report.record import cleaned, fit_json, simulated_runs
 from fit.report.tables import table, words
 from fit.report.view import FAR, View, cell

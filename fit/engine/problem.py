@@ -148,7 +148,7 @@ class Problem:
                 out[:, k] = slope * np.einsum("brf,bf->br", moved, beta)
                 if k < link.num_shapes:
                     out[:, k] += np.imag(self.loss.residual(link.log10_loss(eta + 0j, stepped(theta, k)), observed))
-            out[:, k] *= (np.where(self.logarithmic[k], theta[:, k] + self.offsets[k], 1.0) / STEP)[:, None]
+                out[:, k] *= (np.where(self.logarithmic[k], theta[:, k] + self.offsets[k], 1.0) / STEP)[:, None]
         return out
 
     def linearise(

@@ -128,9 +128,10 @@ class Fit:
 
     @property
     def r_squared(self) -> float:
-        """Share of the variance of log10 loss that the law explains."""
+        """Share of the variance of log10 loss that the law explains; NaN where all losses are one."""
         observed, weights = self.problem.observed, self.problem.weights
-        return 1 - self.rmse_log10**2 / float(np.mean(weights * (observed - np.average(observed, weights=weights)) ** 2))
+        variance = float(np.mean(weights * (observed - np.average(observed, weights=weights)) ** 2))
+        return 1 - self.rmse_log10**2 / variance if variance > 0 else float("nan")
 
     @cached_property
     def derivatives(self) -> Float[np.ndarray, "runs unknowns"]:

@@ -77,9 +77,10 @@ def correlations(fit: Fit) -> dict[tuple[str, str], float]:
         return {}
     unit = np.where(spread > 0, spread, 1.0)
     first, _ = gradient(fit, fit.law.parameter_values, spread)
-    whole = first @ (cov / unit[:, None] / unit) @ first.T
-    sd, names = np.sqrt(np.diag(whole)), fit.law.parameter_names
-    pairs = [(i, j) for i in range(len(names)) for j in range(i) if sd[i] > 0 and sd[j] > 0]
+    with np.errstate(over="ignore", invalid="ignore"):  # a parameter that the runs hardly know may have no finite variance
+        whole = first @ (cov / unit[:, None] / unit) @ first.T
+        sd, names = np.sqrt(np.diag(whole)), fit.law.parameter_names
+    pairs = [(i, j) for i in range(len(names)) for j in range(i) if 0 < sd[i] < np.inf and 0 < sd[j] < np.inf]
     return {(names[j], names[i]): float(whole[i, j] / (sd[i] * sd[j])) for i, j in pairs}
 
 

@@ -8,22 +8,11 @@ from fit.laws.interface import FloorLink, IdentityLink, Law, Link, Log10Link, Pu
 from fit.laws.paper import BILINEAR, BOUNDED, DENSE, SEPARABLE, UTILISATION, per_size
 from fit.laws.tokens import TOKENS
 
-CATALOGUE: Mapping[str, Law] = {
-    law.name: law
-    for law in (
-        DENSE,
-        DENSE_FLOOR,
-        TOKENS,
-        SEPARABLE,
-        BILINEAR,
-        BOUNDED,
-        UTILISATION,
-        FLOOR,
-        BOUNDED_FLOOR,
-        FLOOR_INTERACTION,
-        BOUNDED_FLOOR_INTERACTION,
-    )
-}
+_LAWS = (
+    DENSE, DENSE_FLOOR, TOKENS, SEPARABLE, BILINEAR, BOUNDED, UTILISATION, FLOOR, BOUNDED_FLOOR, FLOOR_INTERACTION,
+    BOUNDED_FLOOR_INTERACTION,
+)  # fmt: skip
+CATALOGUE: Mapping[str, Law] = {law.name: law for law in _LAWS}
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
 
 
@@ -35,27 +24,7 @@ def law_named(name: str) -> Law:
 
 
 __all__ = [
-    "BILINEAR",
-    "BOUNDED",
-    "BOUNDED_FLOOR",
-    "BOUNDED_FLOOR_INTERACTION",
-    "CATALOGUE",
-    "DENSE",
-    "DENSE_FLOOR",
-    "FLOOR",
-    "FLOOR_INTERACTION",
-    "SEPARABLE",
-    "TOKENS",
-    "UTILISATION",
-    "FloorLink",
-    "IdentityLink",
-    "Law",
-    "Link",
-    "Log10Link",
-    "Published",
-    "Roles",
-    "Shape",
-    "law_named",
-    "per_size",
-    "stack_features",
-]
+    "BILINEAR", "BOUNDED", "BOUNDED_FLOOR", "BOUNDED_FLOOR_INTERACTION", "CATALOGUE", "DENSE", "DENSE_FLOOR", "FLOOR", "FLOOR_INTERACTION",
+    "SEPARABLE", "TOKENS", "UTILISATION", "FloorLink", "IdentityLink", "Law", "Link", "Log10Link", "Published", "Roles", "Shape",
+    "law_named", "per_size", "stack_features",
+]  # fmt: skip

@@ -36,10 +36,8 @@ from fit.laws import Law, law_named
 from fit.quantities import cutoff, effective_parameter_count, has_cutoff, has_epc
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws, Scheme, resample
-from fit.uncertainty.intervals import Method, estimates, new_run_estimates
+from fit.uncertainty.intervals import estimates, new_run_estimates
 from fit.uncertainty.profile import profile_interval, profiled
-
-METHODS: dict[Scheme, tuple[Method, ...]] = {"residuals": ("percentile", "bca"), "pairs": ("percentile",), "wild-clusters": ("percentile",)}
 
 SHARED = 0.5
 """Part of the variance that runs of one size share when the noise is clustered."""
@@ -159,12 +157,11 @@ def repetition(truth: Truth, options: Options, number: int) -> dict[str, object]
     for scheme in options.schemes:
         draws = resample(fit, scheme, options.draws, seed=1_000_003 * options.seed + number, clusters=truth.sizes)
         lost[scheme] = draws.failed
-        for method in METHODS[scheme]:
-            covered[f"{scheme} {method}"] = _covered(truth, fit, draws, method, names, quantity, true, new_runs)
+        covered[scheme] = _covered(truth, fit, draws, names, quantity, true, new_runs)
     # What `fit` does when it is not asked for a scheme.
     default = "wild-clusters" if misfit(fit, truth.sizes).clustered else "residuals"
-    if f"{default} percentile" in covered:
-        covered = {"default": covered[f"{default} percentile"], **covered}
+    if default in covered:
+        covered = {"default": covered[default], **covered}
     if options.profile and law.shapes:
         at = dict(zip(names, true.tolist(), strict=True))
         ends = {name: profile_interval(fit, name) for name in profiled(law)}
@@ -173,11 +170,11 @@ def repetition(truth: Truth, options: Options, number: int) -> dict[str, object]
 
 
 def _covered(
-    truth: Truth, fit: Fit, draws: Draws, method: Method, names: list[str], quantity: Quantity, true: Float[np.ndarray, "quantities"],
+    truth: Truth, fit: Fit, draws: Draws, names: list[str], quantity: Quantity, true: Float[np.ndarray, "quantities"],
     new_runs: Float[np.ndarray, "points"],
 ) -> dict[str, bool | None]:  # fmt: skip
     """Which intervals of one kind hold the truth; None where there is no interval."""
-    found = estimates(fit, draws, quantity, method=method, errors=False)
+    found = estimates(fit, draws, quantity, errors=False)
     new = new_run_estimates(fit, draws, truth.points)
     return {
         **{name: _inside(one, float(value)) for name, one, value in zip(names, found, true, strict=True)},

@@ -21,7 +21,7 @@ to the S-Base runs (for `dense` the dense ones, for `utilisation` those of every
 fit's residual SD, fits the law anew, resamples, and looks whether the truth is inside. With *clustered* noise half of its
 variance is a shift that all runs of a size share. After each figure stands its Monte-Carlo standard error; cells outside
 {low:.0f} to {high:.0f} % are **bold**. `mean loss` is the law's curve, `new run` one more run at that place; `inside` is 130M/E=32,
-`edge` 1.3B/E=512, `10x beyond` 13B/E=64 and `below` 5M/E=128. `percentile` and `bca` are read off the draws of a
+`edge` 1.3B/E=512, `10x beyond` 13B/E=64 and `below` 5M/E=128. Intervals are percentiles of the draws of a
 resampling scheme (`residuals`, `pairs`, `wild-clusters`); `profile` needs no draws. `default` is what `fit` does unasked: wild clusters
 where the residuals are clustered by size (F test between sizes, p below 0.01, and over a fifth of the variance shared), else residuals.
 

@@ -68,8 +68,6 @@ class Fitting:
     """Parameters held at values, such as c=0,E_start=1, in every law that has them."""
     scheme: Literal["auto", "residuals", "wild", "pairs", "wild-clusters"] = "auto"
     """What the bootstrap resamples; auto: what the residuals ask for (docs/coverage.md)."""
-    interval: Literal["percentile", "bca"] = "percentile"
-    """How intervals are read off the draws."""
     draws: int = 1000
     """Bootstrap draws of a fit; 0 for none."""
     seed: int = 0
@@ -93,7 +91,7 @@ class Fitting:
         except ValueError as error:
             raise InputError(f"--loss: {error}") from error
         return Options(
-            laws=laws, routers=split(self.router), loss=objective, scheme=self.scheme, method=self.interval, draws=self.draws,
+            laws=laws, routers=split(self.router), loss=objective, scheme=self.scheme, draws=self.draws,
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
             points=_points(self.at),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,

@@ -26,7 +26,7 @@ from fit.runs.grid import dense_runs
 from fit.runs.schema import ALIASES, NATS, ROUTER, D, E, K, N, R
 from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
 from fit.uncertainty.draws import Draws, Scheme, resample
-from fit.uncertainty.intervals import Method, difference, estimates, new_run_estimates
+from fit.uncertainty.intervals import difference, estimates, new_run_estimates
 
 if TYPE_CHECKING:
     import polars as pl
@@ -65,7 +65,6 @@ class Options:
     routers: tuple[str, ...] = ()
     loss: Loss = field(default_factory=Loss)
     scheme: Scheme | Literal["auto"] = "auto"
-    method: Method = "percentile"
     draws: int = 1000
     seed: int = 0
     level: float = 0.95
@@ -127,9 +126,9 @@ class Result:
                 f"law {self.law.name!r} predicts from {', '.join(self.law.columns)}, and was given {', '.join(full) or 'nothing'}"
             )
         data = dict(zip(full, np.broadcast_arrays(*full.values()), strict=True))
-        level, method = self.options.level, self.options.method
+        level = self.options.level
         if kind == "mean":
-            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, method, unit=self.runs.unit)
+            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, unit=self.runs.unit)
         else:
             found = new_run_estimates(self.fit, self.draws, data, level)
         outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
@@ -482,9 +481,9 @@ def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result
         draws = resample(fit, scheme, wanted, options.seed, sizes, _keys(base, runs))
     names = fit.law.parameter_names
     units = [fit.law.units.get(name, "") for name in names]
-    found = estimates(fit, draws, fit.law.parameter_values, options.level, options.method, unit=units)
+    found = estimates(fit, draws, fit.law.parameter_values, options.level, unit=units)
     coefficients = _in_unit(dict(zip(names, found, strict=True)), runs.unit)
-    derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level, options.method), runs.unit)
+    derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level), runs.unit)
     about = f"{result.router} {result.law.name}"
     warnings = warnings_for(
         fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level

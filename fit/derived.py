@@ -27,7 +27,7 @@ from fit.quantities import (
 from fit.runs.schema import NATS, C, D, E, N
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
-from fit.uncertainty.intervals import Method, estimates, new_run_estimates
+from fit.uncertainty.intervals import estimates, new_run_estimates
 
 TIMES = (1.0, 10.0, 100.0)
 """Training budgets that the best N and D are given for, as multiples of the largest run's."""
@@ -83,14 +83,12 @@ class _Figures:
     distances: Sequence[float]
 
 
-def derived_figures(
-    fit: Fit, draws: Draws | None, points: Sequence[Point] = (), level: float = 0.95, method: Method = "percentile"
-) -> dict[str, Estimate]:
+def derived_figures(fit: Fit, draws: Draws | None, points: Sequence[Point] = (), level: float = 0.95) -> dict[str, Estimate]:
     """Every figure by name, with its interval and its distance from the runs; `points`: the models that loss and EPC are given for."""
     law, data = fit.law, fit.problem.data
     found: dict[str, Estimate] = {}
     for figures in _of_law(fit, points):
-        rows = estimates(fit, draws, figures.quantity, level, method, unit=figures.unit, errors=draws is not None)
+        rows = estimates(fit, draws, figures.quantity, level, unit=figures.unit, errors=draws is not None)
         found |= {name: replace(one, distance=far) for name, one, far in zip(figures.names, rows, figures.distances, strict=True)}
     labels, columns, far = _places(law, data, points)
     if labels and draws is not None:

@@ -1,4 +1,4 @@
-"""What a fitted law implies: worth of experts (EPC), N_cutoff, slopes, lines of equal loss, compute-optimal allocation (Eqs. 8 to 11).
+"""What a fitted law implies: worth of experts (EPC), N_cutoff, slopes, compute-optimal allocation (Eqs. 8 to 11).
 
 Each is a function of shape parameters and coefficients, of the fit or of its draws; sizes are found by solving for them, so that a law of
 any form has them.
@@ -30,7 +30,7 @@ Values = Mapping[str, Float[np.ndarray, "points"]]
 
 def has_epc(law: Law) -> bool:
     """Whether the law says how loss depends on N and E, so that an effective parameter count exists; a law of some sizes does not."""
-    return {N, E} <= set(law.columns) and not law.sizes
+    return set(law.columns) == {N, E} and not law.sizes
 
 
 def has_cutoff(law: Law) -> bool:
@@ -118,23 +118,6 @@ def epc_quantity(law: Law, data: Values) -> Quantity:
     """Effective parameter counts at these points, given by the law's columns."""
     others = {name: column for name, column in data.items() if name not in (N, E)}
     return lambda theta, beta: effective_parameter_count(law, theta, beta, data[N], data[E], others)
-
-
-def equal_loss_line(
-    law: Law,
-    theta: Float[np.ndarray, "*batch shapes"],
-    beta: Float[np.ndarray, "*batch features"],
-    dense_size: float,
-    e: Float[np.ndarray, "counts"],
-) -> Float[np.ndarray, "*batch counts"]:
-    """The dense sizes N at which routed models with `e` experts reach the loss of a dense model of `dense_size` parameters.
-
-    Inverse of the effective parameter count at fixed E. Infinite where the law never reaches it at that E.
-    """
-    if not has_epc(law):
-        raise InputError(f"law {law.name!r} has no lines of equal loss: it is not a law in N and E")
-    n = np.full_like(e, dense_size)
-    return size_reaching(law, theta, beta, law.log10_loss(theta, beta, {N: n, E: np.ones_like(e)}), {N: n, E: e})
 
 
 def slope(

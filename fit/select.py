@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float, Int
 
 from common.errors import InputError
 from fit.engine.losses import squared_log
-from fit.engine.polish import Solutions
 from fit.engine.refit import refit
 from fit.engine.solve import Fit, certified, solve, why_not_identified
 from fit.errors import NotIdentifiedError
@@ -214,11 +213,8 @@ def _earlier_fits(whole: Fit, below: Sequence[Bool[np.ndarray, "runs"]]) -> list
         try:
             if few <= problem.num_free:
                 raise NotIdentifiedError(f"{few} runs for {problem.num_free} parameters")
-            if refits.converged[k] and not refits.at_bound[k]:
-                optimum = Solutions(refits.theta[[k]], refits.beta[[k]], refits.objective[[k]], np.zeros(1))
-                fit = certified(problem, optimum)
-            else:
-                fit = solve(problem, confirm=False)
+            inside = refits.converged[k] and not refits.at_bound[k]
+            fit = certified(problem, refits.take(np.array([k]))) if inside else solve(problem, confirm=False)
             found.append(fit if fit.certificate.identified else why_not_identified(problem))
         except NotIdentifiedError as error:
             found.append(str(error))

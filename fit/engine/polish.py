@@ -6,13 +6,14 @@ derivative; fits that these leave unfinished go on with the true second derivati
 of its exact gradient, which converges quadratically wherever the optimum is regular.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fit.engine.problem import ROUNDING, Problem
-from fit.engine.project import Batch, Rows, back_substituted, project_batch, solved
+from fit.engine.project import Batch, back_substituted, project_batch, solved
+from fit.engine.rows import Rows
 
 TOLERANCE = 1e-12
 """Relative gain of the objective that a further step predicts, below which a fit counts as converged: its parameters are then
@@ -31,8 +32,8 @@ _DIFFERENCE = 1e-5
 """Step of the differences, as a part of each shape's range (on its coordinate): right to about 1e-8."""
 
 
-@dataclass(frozen=True)
-class Solutions:
+@dataclass
+class Solutions(Rows):
     """Optima of a batch of fits, with the objective and how much a further step would still gain (relative)."""
 
     theta: Float[np.ndarray, "batch shapes"]
@@ -45,20 +46,9 @@ class Solutions:
         """Which fits ended at an optimum, inside or at a bound."""
         return np.isfinite(self.objective) & (self.remaining <= TOLERANCE)
 
-    def at(self, index: Int[np.ndarray, "picked"] | Bool[np.ndarray, "batch"]) -> "Solutions":
-        """The fits picked by `index`."""
-        return Solutions(*(getattr(self, field.name)[index] for field in fields(self)))
-
-    def replaced(self, where: Int[np.ndarray, "picked"] | Bool[np.ndarray, "batch"], others: "Solutions") -> "Solutions":
-        """These fits with those at `where` replaced by `others`, in their order."""
-        values = [getattr(self, field.name).copy() for field in fields(self)]
-        for value, field in zip(values, fields(self), strict=True):
-            value[where] = getattr(others, field.name)
-        return Solutions(*values)
-
 
 @dataclass
-class _State:
+class _State(Rows):
     """Where each fit of the batch stands: coordinates, coefficients, objective, reduced gradient and second derivative.
 
     `follow` says how the coefficients follow a step of the shapes, to first order; `inner` what their own next step would gain (relative).
@@ -72,58 +62,19 @@ class _State:
     follow: Float[np.ndarray, "batch features shapes"]
     inner: Float[np.ndarray, "batch"]
 
-    def take(self, index: Int[np.ndarray, "picked"]) -> "_State":
-        """The fits at `index`."""
-        return _State(**{name: value[index] for name, value in vars(self).items()})
-
-    def put(self, index: Int[np.ndarray, "picked"], other: "_State", where: Bool[np.ndarray, "picked"]) -> None:
-        """Write those of `other` picked by `where` back to the fits at `index` that it was taken from."""
-        for name, value in vars(self).items():
-            value[index[where]] = getattr(other, name)[where]
-
-
-def _pick(values: Rows | None, rows: slice | Int[np.ndarray, "picked"]) -> Float[np.ndarray, "#some runs"] | None:
-    return values if values is None or len(values) == 1 else values[rows]
-
-
-def _tiled(values: Rows | None, times: int) -> Float[np.ndarray, "tiled runs"] | None:
-    return values if values is None or len(values) == 1 else np.tile(values, (times, 1))
-
 
 def _evaluate(
-    problem: Problem,
-    q: Float[np.ndarray, "batch shapes"],
-    start: Float[np.ndarray, "batch features"] | None,
-    weights: Rows | None,
-    observed: Rows | None,
-    exact: bool,
+    problem: Problem, q: Float[np.ndarray, "batch shapes"], start: Float[np.ndarray, "batch features"] | None, exact: bool
 ) -> _State:
     """The state of each fit at these shapes, coefficients at their best, a cacheful of rows after the other."""
-    size = max(1, _CELLS // len(problem.observed))
-    parts = [
-        _evaluate_part(
-            problem, q[rows], None if start is None else start[rows], _pick(weights, rows), _pick(observed, rows), exact
-        )
-        for rows in (slice(first, first + size) for first in range(0, len(q), size))
-    ]  # fmt: skip
-    if len(parts) == 1:
-        return parts[0]
-    return _State(**{field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(_State)})
-
-
-def _evaluate_part(
-    problem: Problem,
-    q: Float[np.ndarray, "batch shapes"],
-    start: Float[np.ndarray, "batch features"] | None,
-    weights: Rows | None,
-    observed: Rows | None,
-    exact: bool,
-) -> _State:
+    size = max(1, _CELLS // len(problem.measured))
+    if len(q) > size:
+        parts = [slice(first, first + size) for first in range(0, len(q), size)]
+        return _State.joined([_evaluate(problem.take(part), q[part], None if start is None else start[part], exact) for part in parts])
     theta = problem.unclipped(q)
-    batch = Batch.of(problem, theta, weights, observed)
+    batch = Batch.of(problem, theta)
     at = project_batch(batch, start, 60 if exact else 2, exact)
-    along = problem.shape_derivatives(theta, at.beta, at.eta, at.slope, batch.observed)
-    gradient, hessian = batch.equations(at, exact, along)
+    gradient, hessian = batch.equations(at, exact, problem.shape_derivatives(theta, at.beta, at.eta, at.slope))
     count = at.beta.shape[1]
     inner, cross = hessian[:, :count, :count], hessian[:, :count, count:]
     inward = solved(inner, np.concatenate([gradient[:, :count, None], cross], axis=-1))
@@ -134,20 +85,13 @@ def _evaluate_part(
     return _State(q, at.beta, at.objective, gradient, hessian, follow, gain)
 
 
-def _true_hessian(
-    problem: Problem,
-    state: _State,
-    weights: Rows | None,
-    observed: Rows | None,
-    reach: Float[np.ndarray, "shapes"],
-) -> Float[np.ndarray, "batch shapes shapes"]:
+def _true_hessian(problem: Problem, state: _State, reach: Float[np.ndarray, "shapes"]) -> Float[np.ndarray, "batch shapes shapes"]:
     """Central differences of the projected objective's exact gradient."""
     batch, count = state.q.shape
     moves = np.array([sign * _DIFFERENCE * reach[k] * (np.arange(count) == k) for k in range(count) for sign in (1, -1)])
     q = (state.q[None] + moves[:, None]).reshape(-1, count)
     start = (state.beta[None] + np.einsum("bfs,ms->mbf", state.follow, moves)).reshape(-1, state.beta.shape[1])
-    weights, observed = (_tiled(values, len(moves)) for values in (weights, observed))
-    gradient = _evaluate(problem, q, start, weights, observed, exact=True).gradient.reshape(count, 2, batch, count)
+    gradient = _evaluate(problem.tiled(len(moves)), q, start, exact=True).gradient.reshape(count, 2, batch, count)
     width = np.where(problem.free_shapes, 2 * _DIFFERENCE * reach, np.inf)
     out = np.einsum("kbs,k->bks", gradient[:, 0] - gradient[:, 1], 1 / width)
     return (out + out.swapaxes(-1, -2)) / 2
@@ -155,15 +99,18 @@ def _true_hessian(
 
 def _steps(
     state: _State,
-    hessian: Float[np.ndarray, "batch shapes shapes"], damping: Float[np.ndarray, "tried batch"], problem: Problem,
-    low: Float[np.ndarray, "shapes"], high: Float[np.ndarray, "shapes"],
-) -> tuple[Float[np.ndarray, "tried batch shapes"], Float[np.ndarray, "batch"]]:  # fmt: skip
+    hessian: Float[np.ndarray, "batch shapes shapes"],
+    damping: Float[np.ndarray, "tried batch"],
+    moving: Bool[np.ndarray, "shapes"],
+    limits: Float[np.ndarray, "2 shapes"],
+) -> tuple[Float[np.ndarray, "tried batch shapes"], Float[np.ndarray, "batch"]]:
     """The damped steps of each fit, bounds respected, and the relative gain that the undamped model predicts.
 
     A direction in which the model does not rise is followed as if it rose as steeply as it falls.
     """
+    low, high = limits
     leaving = np.where(state.gradient > 0, state.q <= low, (state.q >= high) & (state.gradient < 0))
-    frozen = np.asarray(leaving | ~problem.free_shapes, dtype=bool)
+    frozen = np.asarray(leaving | ~moving, dtype=bool)
     diagonals = np.maximum(np.abs(np.einsum("bii->bi", state.hessian)), np.abs(np.einsum("bii->bi", hessian)))
     scale = np.sqrt(np.maximum(diagonals, 1e-300))
     scale = np.where(frozen, 1.0, scale)
@@ -210,18 +157,14 @@ def _best_move(
     problem: Problem,
     now: _State,
     moves: Float[np.ndarray, "tried batch shapes"],
-    weights: Rows | None,
-    observed: Rows | None,
-    low: Float[np.ndarray, "shapes"],
-    high: Float[np.ndarray, "shapes"],
+    limits: Float[np.ndarray, "2 shapes"],
     exact: bool,
 ) -> tuple[_State, Int[np.ndarray, "batch"]]:
     """Where each fit's best move leads, all of them evaluated at once, and which one it is."""
     tried, batch, _ = moves.shape
-    q = np.clip(now.q + moves, low, high)
+    q = np.clip(now.q + moves, *limits)
     start = now.beta + np.einsum("bfs,tbs->tbf", now.follow, q - now.q)
-    weights, observed = (_tiled(values, tried) for values in (weights, observed))
-    moved = _evaluate(problem, q.reshape(tried * batch, -1), start.reshape(tried * batch, -1), weights, observed, exact)
+    moved = _evaluate(problem.tiled(tried), q.reshape(tried * batch, -1), start.reshape(tried * batch, -1), exact)
     best = np.argmin(moved.objective.reshape(tried, batch), axis=0)
     return (moved, best) if tried == 1 else (moved.take(best * batch + np.arange(batch)), best)
 
@@ -230,8 +173,6 @@ def polish(
     problem: Problem,
     theta: Float[np.ndarray, "batch shapes"],
     beta: Float[np.ndarray, "batch features"] | None = None,
-    weights: Rows | None = None,
-    observed: Rows | None = None,
     *,
     tolerance: float = TOLERANCE,
     max_steps: int = 30,
@@ -239,13 +180,11 @@ def polish(
 ) -> Solutions:
     """Optima near the given starts, one fit a row, each step with the coefficients at their best.
 
-    `weights` are the runs' multiplicities in a resample, `observed` log10 losses in place of the problem's. A fit ends when a step would
-    lower the objective by less than `tolerance` of itself. `newton`: with the true second derivative, from the first step on. One that has
-    not ended after `max_steps` shows it in `remaining`.
+    A fit ends when a step would lower the objective by less than `tolerance` of itself. `newton`: with the true second derivative, from
+    the first step on. One that has not ended after `max_steps` shows it in `remaining`.
     """
     limits = problem.to_coordinates(problem.limits.T)
-    low, high = limits[0], limits[1]
-    state = _evaluate(problem, np.clip(problem.to_coordinates(theta), low, high), beta, weights, observed, newton)
+    state = _evaluate(problem, np.clip(problem.to_coordinates(theta), *limits), beta, newton)
     remaining = np.where(problem.free_shapes.any(), np.inf, state.inner)
     damping = np.full(len(theta), 1e-4)
     active = np.isfinite(state.objective) & problem.free_shapes.any()
@@ -255,15 +194,15 @@ def polish(
         if not active.any():
             break
         index = np.flatnonzero(active)
-        now, own = state.take(index), (_pick(weights, index), _pick(observed, index))
-        hessian = _true_hessian(problem, now, *own, high - low) if newton else now.hessian
-        moves, gain = _steps(now, hessian, damping[index][None] * tried[:, None], problem, low, high)
+        now, own = state.take(index), problem.take(index)
+        hessian = _true_hessian(own, now, limits[1] - limits[0]) if newton else now.hessian
+        moves, gain = _steps(now, hessian, damping[index] * tried[:, None], problem.free_shapes, limits)
         gain = gain + now.inner
-        moved, best = _best_move(problem, now, moves, own[0], own[1], low, high, newton)
+        moved, best = _best_move(own, now, moves, limits, newton)
         small = gain < _JUDGED
         accepted = (moved.objective < now.objective) | (small & (moved.objective <= now.objective * (1 + 1e-12)))
         remaining[index] = gain
-        state.put(index, moved, accepted)
+        state.put(index[accepted], moved.take(accepted))
         better = np.where(small, 0.0, np.maximum(damping[index] * np.maximum(tried[best], tried[1] / 8 if newton else 1.0) * 0.04, 1e-12))
         damping[index] = np.where(accepted, better, np.maximum(damping[index], 1e-8) * 8 * tried[-1])
         stuck = ~accepted & ((gain < 1e-13) | (damping[index] > 1e12))

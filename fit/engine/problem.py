@@ -7,10 +7,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Bool, Complex, Float
+from jaxtyping import Bool, Float
 
 from common.errors import InputError
 from fit.engine.losses import LN10, Loss, squared_log
+from fit.engine.rows import Picked
 from fit.laws.complex_step import STEP
 from fit.laws.interface import IdentityLink, Law, Log10Link
 
@@ -22,28 +23,23 @@ ROUNDING = 1e-18
 """An objective below this, residuals of 1e-9, is what rounding leaves of an exact fit: relative gains are of this at least."""
 
 
-def stepped(theta: Float[np.ndarray, "batch shapes"], k: int) -> Complex[np.ndarray, "batch shapes"]:
-    """`theta` with a complex step along shape parameter `k`."""
-    moved = theta.astype(np.complex128)
-    moved[:, k] += 1j * STEP
-    return moved
-
-
 @dataclass(frozen=True, eq=False)
 class Problem:
     """The law to fit, to what.
 
-    `observed` is log10 of each run's loss; a batch may replace it, or weight the runs. `limits` bound the shape parameters, `box` the
-    coefficients; an unknown whose two bounds are equal is fixed. `weights` are the runs' own, mean 1.
+    `observed` is log10 of each run's loss, `weights` what it counts, mean 1; resamples have a row of either for each. `measured` is
+    log10 of the losses that resamples were drawn from. `limits` bound the shape parameters, `box` the coefficients; an unknown whose two
+    bounds are equal is fixed.
     """
 
     law: Law
     data: Mapping[str, Float[np.ndarray, "runs"]]
-    observed: Float[np.ndarray, "runs"]
+    measured: Float[np.ndarray, "runs"]
     loss: Loss
     limits: Float[np.ndarray, "shapes 2"]
     box: Float[np.ndarray, "features 2"]
-    weights: Float[np.ndarray, "runs"]
+    weights: Float[np.ndarray, "*#batch runs"]
+    observed: Float[np.ndarray, "*#batch runs"]
 
     @property
     def logarithmic(self) -> Bool[np.ndarray, "shapes"]:
@@ -93,26 +89,41 @@ class Problem:
         """The same a little beyond the limits too, where laws are as smooth as within."""
         return np.where(self.logarithmic, np.exp(np.where(self.logarithmic, q, 0.0)) - self.offsets, q)
 
+    def resampled(self, weights: Float[np.ndarray, "batch runs"] | None, observed: Float[np.ndarray, "batch runs"] | None) -> "Problem":
+        """The problems of a batch of resamples: `weights` are the runs' multiplicities, `observed` replaces their log10 losses."""
+        return replace(
+            self,
+            weights=self.weights if weights is None else weights * self.weights,
+            observed=self.observed if observed is None else observed,
+        )
+
+    def take(self, rows: Picked) -> "Problem":
+        """Some of the resamples; what is no batch stays as it is."""
+        weights, observed = (values if values.ndim == 1 else values[rows] for values in (self.weights, self.observed))
+        return replace(self, weights=weights, observed=observed)
+
+    def tiled(self, times: int) -> "Problem":
+        """The batch so many times over."""
+        weights, observed = (values if values.ndim == 1 else np.tile(values, (times, 1)) for values in (self.weights, self.observed))
+        return replace(self, weights=weights, observed=observed)
+
     def residuals(
-        self,
-        theta: Float[np.ndarray, "batch shapes"],
-        beta: Float[np.ndarray, "batch features"],
-        observed: Float[np.ndarray, "#batch runs"],
+        self, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
     ) -> Float[np.ndarray, "batch runs"]:
         """The loss's residual of every run."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            return self.loss.residual(self.law.link.log10_loss(self.law.eta(theta, beta, self.data), theta), observed)
+            return self.loss.residual(self.law.log10_loss(theta, beta, self.data), self.observed)
 
     def along_eta(
-        self, eta: Float[np.ndarray, "batch runs"], theta: Float[np.ndarray, "batch shapes"], observed: Float[np.ndarray, "#batch runs"]
+        self, eta: Float[np.ndarray, "batch runs"], theta: Float[np.ndarray, "batch shapes"]
     ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs"]]:
         """Residuals at these linear predictors, and dr/deta."""
-        if self.linear and isinstance(self.law.link, Log10Link):
+        if self.linear and self.loss.scale != "nats":
             scale = LN10 if self.loss.scale == "ln" else 1.0
-            return (eta - observed) * scale, np.full_like(eta, scale)
+            return (eta - self.observed) * scale, np.full_like(eta, scale)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
-            moved = self.loss.residual(self.law.link.log10_loss(eta + 1j * STEP, theta), observed)
-        return np.real(moved), np.imag(moved) / STEP
+            moved = self.loss.residual(self.law.link.log10_loss(eta + 1j * STEP, theta), self.observed)
+            return np.real(moved), np.imag(moved) / STEP
 
     def curvature(
         self,
@@ -120,16 +131,14 @@ class Problem:
         r: Float[np.ndarray, "batch runs"],
         slope: Float[np.ndarray, "batch runs"],
         theta: Float[np.ndarray, "batch shapes"],
-        observed: Float[np.ndarray, "#batch runs"],
         exact: bool,
     ) -> Float[np.ndarray, "batch runs"]:
         """Half the second derivative of each run's cost along eta over (dr/deta)^2: the exact one, or one that always descends."""
         if not exact or self.linear:
             return self.loss.curvature(r, exact)
-        _, above = self.along_eta(eta + _EPSILON, theta, observed)
-        _, below = self.along_eta(eta - _EPSILON, theta, observed)
-        bend = (above - below) / (2 * _EPSILON)
+        above, below = (self.along_eta(eta + step, theta)[1] for step in (_EPSILON, -_EPSILON))
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
+            bend = (above - below) / (2 * _EPSILON)
             return self.loss.curvature(r, exact=True) + self.loss.psi(r) * bend / (slope * slope)
 
     def shape_derivatives(
@@ -138,55 +147,49 @@ class Problem:
         beta: Float[np.ndarray, "batch features"],
         eta: Float[np.ndarray, "batch runs"],
         slope: Float[np.ndarray, "batch runs"],
-        observed: Float[np.ndarray, "#batch runs"],
     ) -> Float[np.ndarray, "batch shapes runs"]:
         """Exact derivatives of the residuals by the shape parameters' coordinates, coefficients held; zero for fixed shapes."""
-        link, out = self.law.link, np.zeros((len(theta), theta.shape[-1], len(self.observed)))
+        link, out = self.law.link, np.zeros((len(theta), theta.shape[-1], eta.shape[-1]))
         for k in np.flatnonzero(self.free_shapes).tolist():
-            moved = np.imag(self.law.features(stepped(theta, k), self.data))
+            stepped = theta.astype(np.complex128)
+            stepped[:, k] += 1j * STEP
+            moved = np.imag(self.law.features(stepped, self.data))
             with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
                 out[:, k] = slope * np.einsum("brf,bf->br", moved, beta)
                 if k < link.num_shapes:
-                    out[:, k] += np.imag(self.loss.residual(link.log10_loss(eta + 0j, stepped(theta, k)), observed))
+                    out[:, k] += np.imag(self.loss.residual(link.log10_loss(eta + 0j, stepped), self.observed))
                 out[:, k] *= (np.where(self.logarithmic[k], theta[:, k] + self.offsets[k], 1.0) / STEP)[:, None]
         return out
 
     def linearise(
-        self,
-        theta: Float[np.ndarray, "batch shapes"],
-        beta: Float[np.ndarray, "batch features"],
-        observed: Float[np.ndarray, "#batch runs"],
+        self, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
     ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs unknowns"]]:
         """Residuals, and their exact derivatives by the coefficients and by the shape parameters' coordinates."""
         features = self.law.features(theta, self.data)
         eta = np.einsum("brf,bf->br", features, beta)
-        r, slope = self.along_eta(eta, theta, observed)
-        along = self.shape_derivatives(theta, beta, eta, slope, observed).swapaxes(-1, -2)
+        r, slope = self.along_eta(eta, theta)
+        along = self.shape_derivatives(theta, beta, eta, slope).swapaxes(-1, -2)
         return r, np.concatenate([slope[..., None] * features, along], axis=-1)
 
     def working_weights(self, theta: Float[np.ndarray, "batch shapes"]) -> Float[np.ndarray, "batch runs"]:
-        """dr/deta at the observed losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""
-        eta = np.broadcast_to(self.law.link.of_loss(10**self.observed, theta), (len(theta), len(self.observed)))
-        return self.along_eta(eta, theta, self.observed[None])[1]
+        """dr/deta at the measured losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""
+        eta = np.broadcast_to(self.law.link.of_loss(10**self.measured, theta), (len(theta), len(self.measured)))
+        return replace(self, observed=self.measured).along_eta(eta, theta)[1]
 
-    def objective(self, r: Float[np.ndarray, "batch runs"], weights: Float[np.ndarray, "#batch runs"]) -> Float[np.ndarray, "batch"]:
+    def objective(self, r: Float[np.ndarray, "batch runs"]) -> Float[np.ndarray, "batch"]:
         """Weighted mean of rho over the runs; infinite where the law predicts no loss."""
         with np.errstate(invalid="ignore", over="ignore"):
-            total = (weights * self.loss.rho(r)).sum(axis=-1) / weights.sum(axis=-1)
+            total = (self.weights * self.loss.rho(r)).sum(axis=-1) / self.weights.sum(axis=-1)
         return np.where(np.isfinite(total), total, np.inf)
-
-    def reweighted(self, weights: Float[np.ndarray, "batch runs"] | None) -> Float[np.ndarray, "batch runs"]:
-        """The runs' own weights times those of each resample."""
-        return self.weights[None] if weights is None else weights * self.weights
 
     def subset(self, mask: Bool[np.ndarray, "runs"]) -> "Problem":
         """The problem of some of the runs; bounds that follow from the runs are those of the chosen ones."""
         data = {name: column[mask] for name, column in self.data.items()}
-        own, others = self.law.limits(data, 10 ** self.observed[mask]), self.law.limits(self.data, 10**self.observed)
+        own, others = self.law.limits(data, 10 ** self.measured[mask]), self.law.limits(self.data, 10**self.measured)
         # But for rounding of the logarithm: a bound that all the runs set would tell a fit of some of them about the others.
         limits = np.where(np.isclose(self.limits, others, rtol=1e-12, atol=0), own, self.limits)
         weights = self.weights[mask] / self.weights[mask].mean()
-        return replace(self, data=data, observed=self.observed[mask], limits=limits, weights=weights)
+        return replace(self, data=data, measured=self.measured[mask], limits=limits, weights=weights, observed=self.observed[mask])
 
 
 def make_problem(
@@ -220,7 +223,7 @@ def make_problem(
         if not low <= high:
             raise InputError(f"bounds of {name} must rise, and are {low:g} to {high:g}")
         places[name][:] = low, high
-    return Problem(law, columns, np.log10(loss), objective or squared_log(), limits, box, own / own.mean())
+    return Problem(law, columns, np.log10(loss), objective or squared_log(), limits, box, own / own.mean(), np.log10(loss))
 
 
 def _column(law: Law, name: str, data: Mapping[str, Float[np.ndarray, "runs"]], runs: int) -> Float[np.ndarray, "runs"]:

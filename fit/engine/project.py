@@ -7,18 +7,14 @@ coefficients are met exactly: every set of them that may hold is tried, and the 
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from fit.engine.problem import ROUNDING, Problem
-
-Rows = Float[np.ndarray, "#batch runs"]
-"""A value for each run, of each fit of a batch or of all alike."""
-
-Picked = Int[np.ndarray, "picked"] | Bool[np.ndarray, "batch"]
+from fit.engine.rows import Picked, Rows
 
 _DEAD = 1e-13
 """A column that loses all but this part of its length to those before it is a combination of them."""
@@ -32,7 +28,7 @@ lie within delta; the last always descends."""
 
 
 @dataclass
-class Projected:
+class Projected(Rows):
     """Coefficients at given shape parameters, and what a step of the shapes needs to know: one fit a row.
 
     `basis` are orthonormal rows that span the weighted features (zero where a column is fixed, held at a bound, or spanned by others);
@@ -49,43 +45,30 @@ class Projected:
     root: Float[np.ndarray, "batch runs"]
     held: Bool[np.ndarray, "batch features"]
 
-    def take(self, rows: Picked) -> "Projected":
-        """Some of the fits."""
-        return Projected(*(getattr(self, one.name)[rows] for one in fields(self)))
-
-    def put(self, rows: Picked, part: "Projected") -> None:
-        """Write `part` over some of the fits."""
-        for one in fields(self):
-            getattr(self, one.name)[rows] = getattr(part, one.name)
-
 
 @dataclass(frozen=True)
 class Batch:
-    """Fits of one problem solved together: their shape parameters, the weights and observed log10 losses of their runs, their features."""
+    """Fits of one problem, or of its resamples, solved together: their shape parameters and features."""
 
     problem: Problem
     theta: Float[np.ndarray, "batch shapes"]
-    weights: Rows
-    observed: Rows
     features: Float[np.ndarray, "batch features runs"]
 
     @classmethod
-    def of(cls, problem: Problem, theta: Float[np.ndarray, "batch shapes"], weights: Rows | None, observed: Rows | None) -> "Batch":
-        """`weights` are the runs' multiplicities, `observed` replaces the problem's."""
-        features = problem.law.features(theta, problem.data).swapaxes(-1, -2)
-        return cls(problem, theta, problem.reweighted(weights), problem.observed[None] if observed is None else observed, features)
+    def of(cls, problem: Problem, theta: Float[np.ndarray, "batch shapes"]) -> "Batch":
+        """The fits at these shape parameters."""
+        return cls(problem, theta, problem.law.features(theta, problem.data).swapaxes(-1, -2))
 
     def take(self, rows: Picked) -> "Batch":
         """Some of the fits."""
-        weights, observed = (values if len(values) == 1 else values[rows] for values in (self.weights, self.observed))
-        return Batch(self.problem, self.theta[rows], weights, observed, self.features[rows])
+        return Batch(self.problem.take(rows), self.theta[rows], self.features[rows])
 
     def evaluated(self, at: Projected, beta: Float[np.ndarray, "batch features"]) -> Projected:
         """The same basis with these coefficients, and what follows from them."""
         with np.errstate(invalid="ignore", over="ignore"):
             eta = np.matmul(beta[:, None], self.features)[:, 0]
-        r, slope = self.problem.along_eta(eta, self.theta, self.observed)
-        return Projected(beta, eta, r, slope, self.problem.objective(r, self.weights), at.basis, at.triangle, at.root, at.held)
+        r, slope = self.problem.along_eta(eta, self.theta)
+        return Projected(beta, eta, r, slope, self.problem.objective(r), at.basis, at.triangle, at.root, at.held)
 
     def moved(self, at: Projected, step: Float[np.ndarray, "batch features"]) -> Projected:
         """Where a step in the basis leads; coefficients that a bound holds stay."""
@@ -98,8 +81,9 @@ class Batch:
 
         Directions of the basis that are not there get a diagonal of 1. Zero where a residual is not finite.
         """
-        problem, share = self.problem, self.weights / self.weights.sum(axis=-1, keepdims=True)
-        curvature = problem.curvature(at.eta, at.r, at.slope, self.theta, self.observed, exact)
+        problem = self.problem
+        share = problem.weights / problem.weights.sum(axis=-1, keepdims=True)
+        curvature = problem.curvature(at.eta, at.r, at.slope, self.theta, exact)
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             rows = at.basis * np.where(at.root > 0, at.slope / at.root, 0.0)[:, None]
             rows = rows if along is None else np.concatenate([rows, along], axis=1)
@@ -119,9 +103,10 @@ class Batch:
         At least what the majorising curvature promises, which is at most 1 over the weights in this basis: an exact one that is singular
         would promise nothing along the directions that it does not see.
         """
-        promised = np.abs(np.einsum("bf,bf->b", step, gradient))
-        least = self.weights.sum(axis=-1) * np.einsum("bf,bf->b", gradient, gradient)
-        return np.maximum(promised, least) / np.maximum(at.objective, ROUNDING)
+        with np.errstate(over="ignore"):
+            promised = np.abs(np.einsum("bf,bf->b", step, gradient))
+            least = self.problem.weights.sum(axis=-1) * np.einsum("bf,bf->b", gradient, gradient)
+            return np.maximum(promised, least) / np.maximum(at.objective, ROUNDING)
 
 
 def orthonormalised(
@@ -171,8 +156,6 @@ def solved(
 def project(
     problem: Problem,
     theta: Float[np.ndarray, "batch shapes"],
-    weights: Rows | None = None,
-    observed: Rows | None = None,
     start: Float[np.ndarray, "batch features"] | None = None,
     *,
     steps: int = 0,
@@ -180,10 +163,10 @@ def project(
 ) -> Projected:
     """The coefficients of least objective at each `theta`, bounds respected.
 
-    `weights` are the runs' multiplicities, `observed` log10 losses in place of the problem's. Without a `start` the first guess is the
-    least-squares solution in the link's scale, which is exact where the objective is quadratic; up to `steps` Newton steps follow.
+    Without a `start` the first guess is the least-squares solution in the link's scale, which is exact where the objective is quadratic;
+    up to `steps` Newton steps follow.
     """
-    return project_batch(Batch.of(problem, theta, weights, observed), start, steps, exact)
+    return project_batch(Batch.of(problem, theta), start, steps, exact)
 
 
 def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool) -> Projected:
@@ -225,12 +208,12 @@ def _solve(
     problem, places = batch.problem, list(pinned)
     count, runs = batch.features.shape[1:]
     offset = sum((value * batch.features[:, j] for j, value in pinned.items()), np.zeros((len(batch.theta), runs)))
-    root = np.sqrt(batch.weights) * problem.working_weights(batch.theta)
+    root = np.sqrt(problem.weights) * problem.working_weights(batch.theta)
     held = np.isin(np.arange(count), places)[None].repeat(len(batch.theta), axis=0)
     with np.errstate(invalid="ignore", over="ignore"):
         basis, triangle = orthonormalised(np.where(held[..., None], 0.0, root[:, None] * batch.features))
         if start is None or problem.quadratic:
-            target = root * (problem.law.link.of_loss(10**batch.observed, batch.theta) - offset)
+            target = root * (problem.law.link.of_loss(10**problem.observed, batch.theta) - offset)
             beta = back_substituted(triangle, np.einsum("bfr,br->bf", basis, target))
         else:
             beta = start.copy()

@@ -1,6 +1,6 @@
 """Refit a law to many resamples at once, each to its own optimum: what every interval and held-out score stands on."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -30,18 +30,14 @@ _CELLS = 150_000
 """Residuals held at once: bounds memory whatever the number of draws and runs."""
 
 
-@dataclass(frozen=True)
-class Refits:
-    """Fits of one law to a batch of resamples, in their order.
+@dataclass
+class Refits(Solutions):
+    """Fits of one law to a batch of resamples, in their order; a bound that holds one (`at_bound`) is an answer.
 
-    `converged`: at an optimum, inside or at a bound (`at_bound`; that is an answer). `identified`: the resample tells all the law's
-    parameters apart, by the rule that holds for the point fit. A draw is `usable` where it is both.
+    `identified`: the resample tells all the law's parameters apart, by the rule that holds for the point fit. A draw is `usable` where it
+    has converged as well.
     """
 
-    theta: Float[np.ndarray, "draws shapes"]
-    beta: Float[np.ndarray, "draws features"]
-    objective: Float[np.ndarray, "draws"]
-    converged: Bool[np.ndarray, "draws"]
     identified: Bool[np.ndarray, "draws"]
     at_bound: Bool[np.ndarray, "draws"]
 
@@ -55,9 +51,7 @@ class Refits:
 
 
 def refit(
-    fit: Fit,
-    weights: Float[np.ndarray, "draws runs"] | None = None,
-    observed: Float[np.ndarray, "draws runs"] | None = None,
+    fit: Fit, weights: Float[np.ndarray, "draws runs"] | None = None, observed: Float[np.ndarray, "draws runs"] | None = None
 ) -> Refits:
     """Refit to every row of `weights` (multiplicities of the runs) or of `observed` (log10 losses in place of the measured ones).
 
@@ -68,26 +62,20 @@ def refit(
     if rows is None or (weights is not None and observed is not None):
         raise ValueError("refit takes weights or observed losses, one of the two")
     size = max(1, _CELLS // fit.num_runs)
-    parts = [
-        _refit_part(fit, None if weights is None else weights[part], None if observed is None else observed[part])
-        for part in (slice(start, start + size) for start in range(0, max(len(rows), 1), size))
-    ]
-    return Refits(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Refits)))
+    parts = [rows[start : start + size] for start in range(0, max(len(rows), 1), size)]
+    return Refits.joined([_refit_part(fit, part, drawn_runs=observed is None) for part in parts])
 
 
-def _refit_part(fit: Fit, weights: Float[np.ndarray, "draws runs"] | None, observed: Float[np.ndarray, "draws runs"] | None) -> Refits:
-    problem = fit.problem
-    draws = len(weights) if weights is not None else len(observed) if observed is not None else 0
-    row, theta = np.arange(draws), np.repeat(fit.theta[None], draws, axis=0)
-    if problem.free_shapes.any() and draws:
-        grid, counts = spread(problem, refine=_COARSE)
+def _refit_part(fit: Fit, rows: Float[np.ndarray, "draws runs"], drawn_runs: bool) -> Refits:
+    """The refits to multiplicities of the runs, or to other losses of theirs."""
+    whole = fit.problem
+    problem = whole.resampled(rows, None) if drawn_runs else whole.resampled(None, rows)
+    row, theta = np.arange(len(rows)), np.repeat(fit.theta[None], len(rows), axis=0)
+    if whole.free_shapes.any() and len(rows):
+        grid, counts = spread(whole, refine=_COARSE)
         # The point fit's optimum is one more point of the search.
         points = np.concatenate([grid, fit.theta[None]])
-        if weights is not None:
-            values = search_resampled(problem, points, weights)
-        else:
-            assert observed is not None
-            values = search_observed(problem, points, observed)
+        values = search_resampled(whole, points, rows) if drawn_runs else search_observed(whole, points, rows)
         found, point = local_minima(values[:, :-1], counts, most=_STARTS)
         near = values[found, point] <= _NEAR * values.min(axis=-1)[found]
         found, point = found[near], point[near]
@@ -95,11 +83,11 @@ def _refit_part(fit: Fit, weights: Float[np.ndarray, "draws runs"] | None, obser
             covered = (values[found, point] >= values[found, -1]) & _beside(grid, fit.theta)[point]
             found, point = found[~covered], point[~covered]
         row, theta = np.concatenate([found, row]), np.concatenate([grid[point], theta])
-    ends = _polish_starts(problem, row, theta, draws, weights, observed)
-    identified = condition_numbers(problem, ends.theta, ends.beta, weights) <= IDENTIFIED
-    free = np.concatenate([problem.free_coefficients, problem.free_shapes])
-    at_bound = np.any(~moving(problem, ends.theta, ends.beta) & free, axis=-1)
-    return Refits(ends.theta, ends.beta, ends.objective, ends.converged, identified, at_bound)
+    ends = _polish_starts(problem, row, theta, len(rows))
+    identified = condition_numbers(problem, ends.theta, ends.beta) <= IDENTIFIED
+    free = np.concatenate([whole.free_coefficients, whole.free_shapes])
+    at_bound = np.any(~moving(whole, ends.theta, ends.beta) & free, axis=-1)
+    return Refits(ends.theta, ends.beta, ends.objective, ends.remaining, identified, at_bound)
 
 
 def _beside(grid: Float[np.ndarray, "points shapes"], theta: Float[np.ndarray, "shapes"]) -> Bool[np.ndarray, "points"]:
@@ -112,40 +100,27 @@ def _beside(grid: Float[np.ndarray, "points shapes"], theta: Float[np.ndarray, "
     return near
 
 
-def _picked(rows: Float[np.ndarray, "draws runs"] | None, row: Int[np.ndarray, "starts"]) -> Float[np.ndarray, "starts runs"] | None:
-    return None if rows is None else rows[row]
-
-
-def _polish_starts(
-    problem: Problem,
-    row: Int[np.ndarray, "starts"],
-    theta: Float[np.ndarray, "starts shapes"],
-    draws: int,
-    weights: Float[np.ndarray, "draws runs"] | None,
-    observed: Float[np.ndarray, "draws runs"] | None,
-) -> Solutions:
+def _polish_starts(problem: Problem, row: Int[np.ndarray, "starts"], theta: Float[np.ndarray, "starts shapes"], draws: int) -> Solutions:
     """The best optimum of every draw.
 
     All starts go some steps, then those that lead nowhere else are left out, and again; what is unfinished then goes on to its end.
     """
-    nothing = np.full(len(row), np.inf)
-    found = Solutions(theta, np.zeros((len(row), len(problem.box))), nothing, nothing)
+    found = Solutions(theta, np.zeros((len(row), len(problem.box))), np.full(len(row), np.inf), np.full(len(row), np.inf))
     for stage, (steps, newton) in enumerate(_STAGES):
         going = np.flatnonzero(~found.converged)
         start = found.beta[going] if stage else None
-        own = _picked(weights, row[going]), _picked(observed, row[going])
         if len(going):
-            found = found.replaced(going, polish(problem, found.theta[going], start, *own, max_steps=steps, newton=newton))
+            found.put(going, polish(problem.take(row[going]), found.theta[going], start, max_steps=steps, newton=newton))
         last = stage + 1 == len(_STAGES)
         kept = _best_of_each(row, found.objective, draws) if last else _worth_going_on(row, found, draws)
-        found, row = found.at(kept), row[kept]
+        found, row = found.take(kept), row[kept]
     return found
 
 
 def _worth_going_on(row: Int[np.ndarray, "starts"], found: Solutions, draws: int) -> Int[np.ndarray, "kept"]:
     """The best start of every draw so far, and those that are neither on their way to the same optimum nor beyond hope."""
     best = _best_of_each(row, found.objective, draws)
-    lead = found.at(best[row])
+    lead = found.take(best[row])
     apart = (np.abs(found.theta - lead.theta) > _TOGETHER * np.abs(lead.theta)).any(axis=-1)
     with np.errstate(invalid="ignore"):
         hope = found.objective * (1 - np.minimum(_HOPE * found.remaining, 1)) < lead.objective

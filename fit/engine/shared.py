@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 import numpy as np
 from jaxtyping import Float, Inexact
@@ -15,13 +14,21 @@ from fit.laws.interface import Beta, Data, Law, Shape, Theta, stack_features
 GROUP = "group"
 """The column that numbers each run's group, from 1."""
 
+_RATIO = (1.1, 1e6)
+"""Range of a shared ratio that is searched."""
+
 
 @dataclass(frozen=True)
-class _Layout:
-    """Where each group's shapes and coefficients are among those of the joint law; `ratio` is a shared one: (over, under, its place)."""
+class _Joint:
+    """The functions of the joint law: where each group's shapes and coefficients are among its own.
 
-    shapes: tuple[tuple[int, ...], ...]
-    coefficients: tuple[tuple[int, ...], ...]
+    `shape_of` says which of the group's shapes each of the joint law's is; `ratio` is a shared one: (over, under, its place).
+    """
+
+    law: Law
+    shapes: Sequence[Sequence[int]]
+    coefficients: Sequence[Sequence[int]]
+    shape_of: Sequence[int]
     ratio: tuple[int, int, int] | None
 
     def theta(self, theta: Theta, group: int) -> Inexact[np.ndarray, "*batch own_shapes"]:
@@ -32,29 +39,27 @@ class _Layout:
             own[..., over] = own[..., under] * theta[..., place]
         return own
 
+    def features(self, theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs features"]:
+        """Each group's features for its own runs, zero for the others'."""
+        columns: list[Inexact[np.ndarray, "..."]] = [np.zeros(1) for _ in range(1 + max(map(max, self.coefficients)))]
+        for group, places in enumerate(self.coefficients):
+            here = np.real(data[GROUP]) == group + 1
+            own = self.law.features(self.theta(theta, group), data)
+            for j, place in enumerate(places):
+                columns[place] = columns[place] + np.where(here, own[..., j], 0.0)
+        return stack_features(theta, tuple(columns))
 
-def _features(theta: Theta, data: Data, law: Law, layout: _Layout) -> Inexact[np.ndarray, "*batch runs features"]:
-    count = 1 + max(max(places) for places in layout.coefficients)
-    columns: list[Inexact[np.ndarray, "..."]] = [np.zeros(1) for _ in range(count)]
-    for group, places in enumerate(layout.coefficients):
-        here = np.real(data[GROUP]) == group + 1
-        own = law.features(layout.theta(theta, group), data)
-        for j, place in enumerate(places):
-            columns[place] = columns[place] + np.where(here, own[..., j], 0.0)
-    return stack_features(theta, tuple(columns))
+    def report(self, theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:
+        """The parameters of every group."""
+        groups = enumerate(self.coefficients)
+        return np.concatenate([self.law.parameter_values(self.theta(theta, g), beta[..., list(own)]) for g, own in groups], axis=-1)
 
-
-def _report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta, law: Law, layout: _Layout) -> Float[np.ndarray, "*batch parameters"]:
-    groups = range(len(layout.coefficients))
-    parts = [law.parameter_values(layout.theta(theta, g), beta[..., list(layout.coefficients[g])]) for g in groups]
-    return np.concatenate(parts, axis=-1)
-
-
-def _bounds(
-    data: Data, loss: Float[np.ndarray, "runs"], law: Law, taken: tuple[int, ...], at: int | None
-) -> tuple[tuple[float, float], ...]:
-    limits = law.limits(data, loss)
-    return tuple((1.1, 1e6) if place == at else (float(limits[k, 0]), float(limits[k, 1])) for place, k in enumerate(taken))
+    def bounds(self, data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
+        """Each shape's own, and a wide range for a shared ratio."""
+        limits = self.law.limits(data, loss)[list(self.shape_of)]
+        if self.ratio is not None:
+            limits[self.ratio[2]] = _RATIO
+        return tuple((float(low), float(high)) for low, high in limits)
 
 
 def shared_law(law: Law, groups: Sequence[str], shared: Sequence[str]) -> Law:
@@ -85,7 +90,7 @@ def shared_law(law: Law, groups: Sequence[str], shared: Sequence[str]) -> Law:
         # The shape above the fraction line is the ratio times the one below it; its own place is of no use, so it becomes the ratio's.
         place = names.index(over)
         ratio = place, names.index(law.ratios[ratios[0]][1]), places[0][place]
-        shapes[places[0][place]] = Shape(ratios[0], 1.1, 1e6, points=14)
+        shapes[places[0][place]] = Shape(ratios[0], *_RATIO, points=14)
     columns: list[list[int]] = [[] for _ in groups]
     labels: list[str] = []
     for name in law.coefficients:
@@ -93,17 +98,17 @@ def shared_law(law: Law, groups: Sequence[str], shared: Sequence[str]) -> Law:
             if g == 0 or name not in shared:
                 labels.append(name if name in shared else f"{name}[{group}]")
             columns[g].append(len(labels) - 1)
-    layout = _Layout(tuple(map(tuple, places)), tuple(map(tuple, columns)), ratio)
+    joint = _Joint(law, places, columns, taken, ratio)
     return replace(
         law,
         name=f"{law.name}, {', '.join(shared)} shared",
         columns=(*law.columns, GROUP),
         coefficients=tuple(labels),
-        features=partial(_features, law=law, layout=layout),
+        features=joint.features,
         shapes=tuple(shapes),
         parameters=tuple(f"{name}[{group}]" for group in groups for name in law.parameter_names),
-        report=partial(_report, law=law, layout=layout),
-        bounds=partial(_bounds, law=law, taken=tuple(taken), at=None if ratio is None else ratio[2]),
+        report=joint.report,
+        bounds=joint.bounds,
         box={label: law.box[name] for name in law.box for label in labels if label.partition("[")[0] == name},
         signs={}, units={}, ratios={}, roles=None, published=(),
     )  # fmt: skip

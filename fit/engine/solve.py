@@ -20,7 +20,7 @@ from fit.engine.hold import hold
 from fit.engine.losses import Loss, loss_named
 from fit.engine.polish import Solutions, polish
 from fit.engine.problem import Problem, make_problem
-from fit.engine.project import orthonormalised, project
+from fit.engine.project import project
 from fit.engine.search import local_minima, spread
 from fit.errors import NotIdentifiedError
 from fit.laws import CATALOGUE, per_size
@@ -136,7 +136,7 @@ class Fit:
     @cached_property
     def derivatives(self) -> Float[np.ndarray, "runs unknowns"]:
         """d residual / d unknown at the optimum, weighted by the root of each run's weight; zero for what is fixed or at a bound."""
-        _, jacobian = self.problem.linearise(self.theta[None], self.beta[None], self.problem.observed[None])
+        _, jacobian = self.problem.linearise(self.theta[None], self.beta[None])
         return jacobian[0] * moving(self.problem, self.theta[None], self.beta[None])[0] * np.sqrt(self.problem.weights)[:, None]
 
     def save(self, path: Path | str) -> None:
@@ -163,7 +163,7 @@ class Fit:
         arrays = {key: np.array(record[key], dtype=np.float64) for key in ("observed", "weights", "limits", "box", "theta", "beta")}
         data = {name: np.array(column, dtype=np.float64) for name, column in record["data"].items()}
         limits, box = arrays["limits"].reshape(-1, 2), arrays["box"].reshape(-1, 2)
-        problem = Problem(law, data, arrays["observed"], loss_named(record["loss"]), limits, box, arrays["weights"])
+        problem = Problem(law, data, arrays["observed"], loss_named(record["loss"]), limits, box, arrays["weights"], arrays["observed"])
         known: dict[str, Any] = record["certificate"]
         known["at_bounds"] = tuple(known["at_bounds"])
         return cls(problem, arrays["theta"], arrays["beta"], Certificate(**known))
@@ -196,31 +196,18 @@ def moving(
 
 
 def condition_numbers(
-    problem: Problem,
-    theta: Float[np.ndarray, "batch shapes"],
-    beta: Float[np.ndarray, "batch features"],
-    weights: Float[np.ndarray, "#batch runs"] | None = None,
+    problem: Problem, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
 ) -> Float[np.ndarray, "batch"]:
     """Condition number of each fit's derivatives, columns scaled to length one; infinite where one is zero or not finite."""
-    _, jacobian = problem.linearise(theta, beta, problem.observed[None])
-    free = np.broadcast_to(np.concatenate([problem.free_coefficients, problem.free_shapes]), jacobian.shape[::2])
-    rows = (jacobian * np.sqrt(problem.reweighted(weights))[..., None]).swapaxes(-1, -2)
-    rows = np.where(free[..., None], rows, 0.0)
-    finite: Bool[np.ndarray, "batch"] = np.asarray(np.isfinite(rows).all(axis=(1, 2)))
-    rows = np.where(finite[:, None, None], rows, 0.0)
-    length = np.sqrt(np.einsum("bur,bur->bu", rows, rows))
-    empty = (free & ~(length > 0)).any(axis=-1)
-    rows = rows / np.where(length > 0, length, 1.0)[..., None]
-    basis, triangle = orthonormalised(rows)
-    index = np.arange(rows.shape[1])
-    there = np.einsum("bur,bur->bu", basis, basis) > 0
-    triangle[:, index, index] *= there
-    singular = np.linalg.svd(triangle, compute_uv=False)
-    # Unknowns that do not move are columns of zeros: as many singular values are theirs.
-    least = np.take_along_axis(singular, np.maximum(free.sum(axis=-1) - 1, 0)[:, None], axis=-1)[:, 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
-        found = np.where(least > 0, singular[:, 0] / least, np.inf)
-    return np.where(free.any(axis=-1), np.where(finite & ~empty, found, np.inf), 1.0)
+    free = np.concatenate([problem.free_coefficients, problem.free_shapes])
+    columns = (problem.linearise(theta, beta)[1] * np.sqrt(problem.weights)[..., None])[..., free]
+    out = np.full(len(theta), np.inf if free.any() else 1.0)
+    length = np.linalg.norm(columns, axis=1)
+    usable = (np.isfinite(length) & (length > 0)).all(axis=-1) & (0 < free.sum() <= columns.shape[1])
+    singular = np.linalg.svd(columns[usable] / length[usable][:, None], compute_uv=False)
+    with np.errstate(divide="ignore"):
+        out[usable] = singular[:, 0] / singular[:, -1]
+    return out
 
 
 def fit_law(
@@ -256,7 +243,7 @@ def solve(problem: Problem, *, confirm: bool = True) -> Fit:
     while True:
         found = search(problem, len(ends))
         best = int(np.argmin(found.objective))
-        ends.append(found.at(np.array([best])))
+        ends.append(found.take(np.array([best])))
         starts, reached = starts + len(found.objective), reached + int(_same(found.objective, found.objective[best]).sum())
         least = min(ends, key=lambda one: float(one.objective[0]))
         agreeing = sum(bool(_same(one.objective, least.objective[0])[0]) for one in ends)
@@ -304,7 +291,9 @@ def search(problem: Problem, which: int) -> Solutions:
     # The lowest of those still on their way go on with the true second derivative.
     order = np.argsort(found.objective, kind="stable")[:_FINISHED]
     going = order[~found.converged[order]]
-    return found.replaced(going, polish(problem, found.theta[going], found.beta[going], newton=True, max_steps=60)) if len(going) else found
+    if len(going):
+        found.put(going, polish(problem, found.theta[going], found.beta[going], newton=True, max_steps=60))
+    return found
 
 
 def _same(objective: Float[np.ndarray, "starts"], least: float) -> Bool[np.ndarray, "starts"]:

@@ -9,23 +9,11 @@ from fit.laws.paper import BILINEAR, BOUNDED, DENSE, SEPARABLE, UTILISATION, per
 from fit.laws.tokens import TOKENS
 from fit.laws.tokens_experts import TOKENS_EXPERTS
 
-CATALOGUE: Mapping[str, Law] = {
-    law.name: law
-    for law in (
-        DENSE,
-        DENSE_FLOOR,
-        TOKENS,
-        SEPARABLE,
-        BILINEAR,
-        BOUNDED,
-        UTILISATION,
-        FLOOR,
-        BOUNDED_FLOOR,
-        FLOOR_INTERACTION,
-        BOUNDED_FLOOR_INTERACTION,
-        TOKENS_EXPERTS,
-    )
-}
+_LAWS = (
+    DENSE, DENSE_FLOOR, TOKENS, SEPARABLE, BILINEAR, BOUNDED, UTILISATION, FLOOR, BOUNDED_FLOOR, FLOOR_INTERACTION,
+    BOUNDED_FLOOR_INTERACTION, TOKENS_EXPERTS,
+)  # fmt: skip
+CATALOGUE: Mapping[str, Law] = {law.name: law for law in _LAWS}
 """Laws by name. `per-size` is made for the sizes at hand by `per_size`."""
 
 
@@ -37,28 +25,7 @@ def law_named(name: str) -> Law:
 
 
 __all__ = [
-    "BILINEAR",
-    "BOUNDED",
-    "BOUNDED_FLOOR",
-    "BOUNDED_FLOOR_INTERACTION",
-    "CATALOGUE",
-    "DENSE",
-    "DENSE_FLOOR",
-    "FLOOR",
-    "FLOOR_INTERACTION",
-    "SEPARABLE",
-    "TOKENS",
-    "TOKENS_EXPERTS",
-    "UTILISATION",
-    "FloorLink",
-    "IdentityLink",
-    "Law",
-    "Link",
-    "Log10Link",
-    "Published",
-    "Roles",
-    "Shape",
-    "law_named",
-    "per_size",
-    "stack_features",
-]
+    "BILINEAR", "BOUNDED", "BOUNDED_FLOOR", "BOUNDED_FLOOR_INTERACTION", "CATALOGUE", "DENSE", "DENSE_FLOOR", "FLOOR", "FLOOR_INTERACTION",
+    "SEPARABLE", "TOKENS", "TOKENS_EXPERTS", "UTILISATION", "FloorLink", "IdentityLink", "Law", "Link", "Log10Link", "Published", "Roles",
+    "Shape", "law_named", "per_size", "stack_features",
+]  # fmt: skip

@@ -1,4 +1,4 @@
-"""The saturating expert count Ê of Eq. 1, and its inverse.
+"""The saturating expert count Ê of Eq. 1.
 
     1/Ê = 1/(E - 1 + (1/E_start - 1/E_max)^-1) + 1/E_max        so Ê(1) = E_start and Ê -> E_max
 
@@ -25,17 +25,13 @@ _MANY = 20
 """Batches larger than this repay looking for runs of equal E."""
 
 
-def saturate(
-    e: Inexact[np.ndarray, "*#batch runs"], e_start: Inexact[np.ndarray, "*#batch 1"], rho: Inexact[np.ndarray, "*#batch 1"]
-) -> Inexact[np.ndarray, "*batch runs"]:
-    """Ê of `e` experts, given E_start and rho = E_start/E_max (Eq. 1). Analytic in every argument."""
-    return 1 / (1 / (e - 1 + e_start / (1 - rho)) + rho / e_start)
-
-
 def log_saturate(
     e: Inexact[np.ndarray, "*#batch runs"], e_start: Inexact[np.ndarray, "*#batch 1"], rho: Inexact[np.ndarray, "*#batch 1"]
 ) -> Inexact[np.ndarray, "*batch runs"]:
-    """ln Ê of every run, worked out once for each number of experts where that saves logarithms."""
+    """ln Ê of `e` experts, given E_start and rho = E_start/E_max; worked out once for each number of experts where that saves logarithms.
+
+    Analytic in every argument.
+    """
     distinct, place = e, None
     if e_start.size > _MANY and e.ndim == 1 and not np.iscomplexobj(e):
         distinct, place = np.unique(e, return_inverse=True)
@@ -43,13 +39,6 @@ def log_saturate(
             distinct, place = e, None
     ln = -log(1 / (distinct - 1 + e_start / (1 - rho)) + rho / e_start)
     return ln if place is None else np.take(ln, place, axis=-1)
-
-
-def unsaturate(
-    e_hat: Float[np.ndarray, "*#batch runs"], e_start: Float[np.ndarray, "*#batch 1"], rho: Float[np.ndarray, "*#batch 1"]
-) -> Float[np.ndarray, "*batch runs"]:
-    """The number of experts whose Ê is `e_hat`: inverse of `saturate`. Infinite or negative at or above E_max = E_start/rho."""
-    return 1 / (1 / e_hat - rho / e_start) + 1 - e_start / (1 - rho)
 
 
 def report_e_max(theta: Float[np.ndarray, "*batch 2"], beta: Beta) -> Float[np.ndarray, "*batch parameters"]:

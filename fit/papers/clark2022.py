@@ -99,9 +99,9 @@ def _lines(result: Result) -> list[Line]:
         return []
     options, draws = result.options, result.draws and fit.resample(result.fit, "residuals", result.options.draws, result.options.seed)
     names, bounded = list(row.values), result.law.name == BOUNDED
-    found = fit.estimates(result.fit, draws, result.law.parameter_values, options.level, options.method)
+    found = fit.estimates(result.fit, draws, result.law.parameter_values, options.level)
     if bounded:
-        found += fit.estimates(result.fit, draws, cutoff_quantity(result.law), options.level, options.method)
+        found += fit.estimates(result.fit, draws, cutoff_quantity(result.law), options.level)
     ours = {**result.coefficients, "N_cutoff": result.derived.get("n_cutoff")}
     lines = [
         Line(result.router, name, row.values[name], one, alone) for name, alone in zip(names, found, strict=True) if (one := ours[name])

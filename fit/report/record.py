@@ -46,7 +46,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
         "simulated_runs": simulated_runs(analysis), "target": runs.target, "unit": runs.unit, "step": runs.step,
         "columns": runs.request.columns if runs.request else {},
         "laws": [law if isinstance(law, str) else law.name for law in options.laws], "routers": options.routers, "loss": options.loss.name,
-        "scheme": options.scheme, "method": options.method, "draws": options.draws, "seed": options.seed, "level": options.level,
+        "scheme": options.scheme, "draws": options.draws, "seed": options.seed, "level": options.level,
         "points": options.points, "fixed": options.fixed, "bounds": options.bounds, "weights": options.weights, "group": options.group,
     })  # fmt: skip
 

@@ -37,7 +37,7 @@ def covariance(fit: Fit) -> Float[np.ndarray, "unknowns unknowns"]:
     length = np.linalg.norm(jacobian, axis=0)
     _, singular, vectors = np.linalg.svd(jacobian / length, full_matrices=False)
     inverse = (vectors.T / singular**2) @ vectors / np.outer(length, length)
-    r = fit.problem.residuals(fit.theta[None], fit.beta[None], fit.problem.observed[None])[0]
+    r = fit.problem.residuals(fit.theta[None], fit.beta[None])[0]
     variance = float(np.sum(fit.problem.weights * r**2)) / fit.degrees
     out[np.ix_(free, free)] = variance * inverse
     return out

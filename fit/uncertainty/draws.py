@@ -15,7 +15,6 @@ share the dense ones, move together, so that the interval of a difference is tha
 """
 
 from dataclasses import dataclass
-from functools import cached_property
 from statistics import NormalDist
 from typing import Literal, get_args
 
@@ -83,12 +82,6 @@ class Draws:
     def beta(self) -> Float[np.ndarray, "draws features"]:
         """Coefficients of the usable draws."""
         return self.refits.beta[self.refits.usable]
-
-    @cached_property
-    def left_out(self) -> Refits:
-        """Refits without each unit in turn, from which BCa takes its acceleration."""
-        weights = (self.unit_of != np.unique(self.unit_of)[:, None]).astype(np.float64)
-        return refit(self.fit, weights=weights)
 
 
 def _hat_basis(fit: Fit) -> Float[np.ndarray, "runs unknowns"]:

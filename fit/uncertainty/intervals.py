@@ -7,7 +7,6 @@ the figure, the interval is Student's, exactly.
 
 from collections.abc import Mapping, Sequence
 from statistics import NormalDist
-from typing import Literal
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -18,28 +17,25 @@ from fit.uncertainty.delta import Quantity, covariance, evaluate, gradient, stan
 from fit.uncertainty.distributions import t_quantile
 from fit.uncertainty.draws import NOISES, Draws
 
-Method = Literal["percentile", "bca"]
-
 
 def estimates(
-    fit: Fit,
-    draws: Draws | None,
-    quantity: Quantity,
-    level: float = 0.95,
-    method: Method = "percentile",
-    *,
-    unit: str | Sequence[str] = "",
-    errors: bool = True,
+    fit: Fit, draws: Draws | None, quantity: Quantity, level: float = 0.95, *, unit: str | Sequence[str] = "", errors: bool = True,
     exact: bool = True,
-) -> list[Estimate]:
-    """Figures of a fit with their intervals and standard errors.
+) -> list[Estimate]:  # fmt: skip
+    """Figures of a fit with their intervals, the draws' quantiles at expanded levels, and standard errors.
 
-    `percentile`: the draws' own quantiles, at expanded levels. `bca`: the same, corrected for bias and skew (Efron 1987).
     `exact`: Student's where it holds; not for a quantity that adds noise of its own, and so has other rows than its fits.
     """
     value = evaluate(fit, quantity)
-    se = standard_errors(fit, quantity) if errors else np.full_like(value, np.nan)
-    low, high, status = _ends(fit, draws, quantity, value, level, method, exact)
+    low = high = np.full_like(value, np.nan)
+    se = standard_errors(fit, quantity) if errors else low
+    status = [_no_interval(fit, draws, level)] * len(value)
+    if draws is not None and status[0] is None:
+        low, high, enough = _from_draws(draws, quantity, value, level)
+        if exact and draws.scheme == "residuals":
+            exact_low, exact_high, linear = _exact(fit, quantity, value, level)
+            low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | enough
+        status = [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
     units = [unit] * len(value) if isinstance(unit, str) else list(unit)
     return [_estimate(*row) for row in zip(value, low, high, status, units, se, strict=True)]
 
@@ -50,29 +46,15 @@ def _estimate(value: float, low: float, high: float, status: Status, unit: str =
     return Estimate(float(value), *ends, status, unit, float(se) if np.isfinite(se) else None)
 
 
-def _ends(
-    fit: Fit, draws: Draws | None, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float, method: Method, exact: bool
-) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], list[Status]]:
-    """Both ends of every figure's interval, and its status."""
-    nothing = np.full_like(value, np.nan)
-
-    def none(status: Status) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], list[Status]]:
-        """No interval, for one reason."""
-        return nothing, nothing, [status] * len(value)
-
+def _no_interval(fit: Fit, draws: Draws | None, level: float) -> Status | None:
+    """Why no figure of the fit has an interval; None where they may."""
     if not fit.certificate.identified:
-        return none(Status.NOT_IDENTIFIED)
+        return Status.NOT_IDENTIFIED
     if fit.degrees < 1:
-        return none(Status.NO_DEGREES)
+        return Status.NO_DEGREES
     if draws is None:
-        return none(Status.NOT_ASKED)
-    if too_many_failed(draws.refits.usable, level):
-        return none(Status.NOT_IDENTIFIED)
-    low, high, enough = _from_draws(draws, quantity, value, level, method)
-    if exact and draws.scheme == "residuals":
-        exact_low, exact_high, linear = _exact(fit, quantity, value, level)
-        low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | enough
-    return low, high, [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
+        return Status.NOT_ASKED
+    return Status.NOT_IDENTIFIED if too_many_failed(draws.refits.usable, level) else None
 
 
 def too_many_failed(usable: Bool[np.ndarray, "draws"], level: float) -> bool:
@@ -113,21 +95,16 @@ def tail(draws: Draws, level: float) -> float:
 
 
 def _from_draws(
-    draws: Draws, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float, method: Method
+    draws: Draws, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float
 ) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], np.ndarray]:
     """Ends read off the draws, and whether the draws reach that far."""
     low = tail(draws, level)
     if low == 0:
         return np.full_like(value, np.nan), np.full_like(value, np.nan), np.zeros(len(value), dtype=bool)
     sample = quantity(draws.theta, draws.beta)
-    levels = np.repeat(np.array([[low], [1 - low]]), len(value), axis=1)
-    if method == "bca":
-        others = draws.left_out
-        levels = _bca_levels(value, sample, quantity(others.theta[others.usable], others.beta[others.usable]), levels)
     # A quantile below that of the least draw is not in the draws.
-    enough = np.asarray((np.minimum(levels, 1 - levels) * (len(sample) + 1) >= 1).all(axis=0))
-    ends = [_quantiles(sample, row) for row in levels]
-    return ends[0], ends[1], enough
+    enough = np.full(len(value), low * (len(sample) + 1) >= 1)
+    return _quantiles(sample, low), _quantiles(sample, 1 - low), enough
 
 
 def _exact(
@@ -144,45 +121,17 @@ def _exact(
     return value - reach, value + reach, linear
 
 
-def _quantiles(sample: Float[np.ndarray, "draws quantities"], levels: Float[np.ndarray, "quantities"]) -> Float[np.ndarray, "quantities"]:
-    """Quantiles, one level per quantity: the draw of rank level x (draws + 1), unbiased for interval ends.
+def _quantiles(sample: Float[np.ndarray, "draws quantities"], level: float) -> Float[np.ndarray, "quantities"]:
+    """The draw of rank level x (draws + 1), unbiased for interval ends.
 
     Unlike numpy's, an infinite draw does not turn its neighbours into NaN.
     """
     ordered = np.sort(sample, axis=0)
-    place = np.clip(levels * (len(ordered) + 1) - 1, 0, len(ordered) - 1)
-    below = np.floor(place).astype(np.int64)
-    above = np.minimum(below + 1, len(ordered) - 1)
-    columns = np.arange(ordered.shape[1])
-    low, high, part = ordered[below, columns], ordered[above, columns], place - below
+    place = min(max(level * (len(ordered) + 1) - 1, 0), len(ordered) - 1)
+    low, high, part = ordered[int(place)], ordered[min(int(place) + 1, len(ordered) - 1)], place - int(place)
     with np.errstate(invalid="ignore"):
         between = low + part * (high - low)
-    return np.where(np.isfinite(low) & np.isfinite(high), between, np.where(part > 0, high, low))
-
-
-def _bca_levels(
-    value: Float[np.ndarray, "quantities"],
-    sample: Float[np.ndarray, "draws quantities"],
-    left_out: Float[np.ndarray, "units quantities"],
-    levels: Float[np.ndarray, "ends quantities"],
-) -> Float[np.ndarray, "ends quantities"]:
-    """The draws' quantiles at which BCa puts the interval's ends; the percentiles where the correction has no value."""
-    normal = NormalDist()
-    below = (np.mean(sample < value, axis=0) + np.mean(sample <= value, axis=0)) / 2
-    corrected = levels.copy()
-    for j in range(len(value)):
-        finite = left_out[np.isfinite(left_out[:, j]), j]
-        if not 0 < below[j] < 1 or len(finite) < 3:
-            continue
-        influence = finite.mean() - finite
-        spread = float(np.sum(influence**2))
-        acceleration = float(np.sum(influence**3)) / (6 * spread**1.5) if spread > 0 else 0.0
-        bias = normal.inv_cdf(float(below[j]))
-        for end in range(len(levels)):
-            shifted = bias + normal.inv_cdf(float(levels[end, j]))
-            if (stretch := 1 - acceleration * shifted) > 0:
-                corrected[end, j] = normal.cdf(bias + shifted / stretch)
-    return corrected
+    return np.where(np.isfinite(low) & np.isfinite(high), between, high if part > 0 else low)
 
 
 def new_run_estimates(
@@ -191,7 +140,6 @@ def new_run_estimates(
     """Loss (nats per token) that a new run at each point would have: every draw's curve with every residual of the noise.
 
     A row for every pair, so that the ends do not move with the luck of one pairing; of many residuals, 64 quantiles stand for all.
-    Percentile ends only: BCa corrects for the estimate's bias, of which noise has none.
     """
     law = fit.law
 
@@ -218,6 +166,6 @@ def difference(first: Draws, second: Draws, of: Quantity, other: Quantity, level
     if not too_many_failed(both, level):
         sample = of(first.refits.theta[both], first.refits.beta[both]) - other(second.refits.theta[both], second.refits.beta[both])
         least = min(tail(first, level), tail(second, level))
-        low, high = (_quantiles(sample, np.full(len(value), end)) for end in (least, 1 - least))
+        low, high = (_quantiles(sample, end) for end in (least, 1 - least))
         status = [_status(v, a, b, least * (len(sample) + 1) >= 1) for v, a, b in zip(value, low, high, strict=True)]
     return [_estimate(*row) for row in zip(value, low, high, status, strict=True)]

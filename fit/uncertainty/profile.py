@@ -12,26 +12,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
-from jaxtyping import Float
 
 from common.errors import InputError
 from fit.engine.hold import hold
-from fit.engine.polish import polish
-from fit.engine.problem import Problem
-from fit.engine.project import project
-from fit.engine.search import local_minima, spread
-from fit.engine.solve import Fit
+from fit.engine.solve import Fit, solve
 from fit.laws.interface import Law
 from fit.uncertainty.distributions import t_quantile
 
 _SCAN = 16
 """Values tried from the optimum to each end of the range, dense near the optimum: a crossing is sought between two of them."""
-
-_ENOUGH = 1e-8
-"""Relative gain at which a held fit ends: the ratio it is compared by needs no more digits."""
-
-_STARTS = 3
-"""Local minima of the held law's grid that are polished."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +61,20 @@ def _range(fit: Fit, name: str) -> tuple[float, float, bool]:
     raise InputError(f"law {law.name!r} has no shape parameter {name!r} to profile; it has: {', '.join(profiled(law)) or 'none'}")
 
 
-def profile(fit: Fit, name: str, values: Float[np.ndarray, "values"]) -> Float[np.ndarray, "values"]:
-    """RSS(v)/RSS_min: the least objective with the parameter held at each value, over the fit's own.
+def profile(fit: Fit, name: str, value: float) -> float:
+    """RSS(v)/RSS_min: the least objective with the parameter held at a value, in its reported unit, over the fit's own.
 
-    Every value gets a global search of its own over what is left. `values` in the reported unit, within the range searched.
+    What is left of the law gets a global search of its own.
     """
-    _check(fit)
-    _range(fit, name)
-    return np.array([_ratio(fit, name, float(value)) for value in values])
+    whole = fit.problem
+    if name in fit.law.ratios:
+        law = hold(fit.law, name, value)
+        problem = replace(whole, law=law, limits=law.limits(whole.data, 10**whole.observed))
+    else:
+        limits = whole.limits.copy()
+        limits[[shape.name for shape in fit.law.shapes].index(name)] = value
+        problem = replace(whole, limits=limits)
+    return solve(problem, confirm=False).certificate.objective / max(fit.certificate.objective, 1e-300)
 
 
 def profile_interval(fit: Fit, name: str, level: float = 0.95) -> ProfileInterval:
@@ -89,14 +84,17 @@ def profile_interval(fit: Fit, name: str, level: float = 0.95) -> ProfileInterva
     and where no residual degrees of freedom are left.
     """
     low, high, logarithmic = _range(fit, name)
-    _check(fit)
+    if np.isfinite(fit.problem.loss.delta):
+        raise InputError(f"a profile interval needs a squared loss, and this fit minimises {fit.problem.loss.name}")
+    if fit.degrees < 1:
+        raise InputError(f"a profile interval needs more runs than the law's {fit.problem.num_free} parameters")
     most = 1 + t_quantile((1 + level) / 2, float(fit.degrees)) ** 2 / fit.degrees
     value = fit.parameters[name]
     to, back = (np.log, np.exp) if logarithmic else (float, float)
 
     def excess(u: float) -> float:
         """By how much the fit is too bad there: negative within the interval."""
-        return _ratio(fit, name, float(back(u))) - most
+        return profile(fit, name, float(back(u))) - most
 
     ends = [_end(excess, float(to(value)), float(to(bound))) for bound in (min(low, value), max(high, value))]
     (low, low_open), (high, high_open) = ((float(back(u)), is_open) for u, is_open in ends)
@@ -114,33 +112,3 @@ def _end(excess: Callable[[float], float], start: float, bound: float) -> tuple[
     last = int(np.flatnonzero(inside)[-1])
     before = start if last == 0 else float(scan[last - 1])
     return float(root_scalar(excess, bracket=(before, float(scan[last])), method="brentq", xtol=1e-9).root), False
-
-
-def _check(fit: Fit) -> None:
-    if np.isfinite(fit.problem.loss.delta):
-        raise InputError(f"a profile interval needs a squared loss, and this fit minimises {fit.problem.loss.name}")
-    if fit.degrees < 1:
-        raise InputError(f"a profile interval needs more runs than the law's {fit.problem.num_free} parameters")
-
-
-def _ratio(fit: Fit, name: str, value: float) -> float:
-    whole = fit.problem
-    if name in fit.law.ratios:
-        law = hold(fit.law, name, value)
-        problem = replace(whole, law=law, limits=law.limits(whole.data, 10**whole.observed))
-    else:
-        limits = whole.limits.copy()
-        limits[[shape.name for shape in fit.law.shapes].index(name)] = value
-        problem = replace(whole, limits=limits)
-    return _least_objective(problem) / max(fit.certificate.objective, 1e-300)
-
-
-def _least_objective(problem: Problem) -> float:
-    """The global minimum; a law that is not identified has one too."""
-    grid, counts = spread(problem)
-    at = project(problem, grid)
-    start = local_minima(at.objective[None], counts, most=min(_STARTS, len(grid)))[1]
-    found = polish(problem, grid[start], at.beta[start], tolerance=_ENOUGH, max_steps=15)
-    if found.remaining[best := int(np.argmin(found.objective))] > _ENOUGH:
-        found = polish(problem, found.theta[[best]], found.beta[[best]], tolerance=_ENOUGH, max_steps=60, newton=True)
-    return float(found.objective.min())

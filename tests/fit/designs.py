@@ -32,6 +32,13 @@ TRUTH: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
 """Shape parameters and coefficients."""
 
 
+def e_hat(
+    e: Float[np.ndarray, "*#batch runs"], start: Float[np.ndarray, "*#batch 1"] | float, end: Float[np.ndarray, "*#batch 1"] | float
+) -> Float[np.ndarray, "*batch runs"]:
+    """Ê as the paper writes it (Eq. 1), of E_start and E_max."""
+    return 1 / (1 / (e - 1 + 1 / (1 / start - 1 / end)) + 1 / end)
+
+
 def grid(sizes: int = 5, counts: int = 5) -> Columns:
     """Every one of `sizes` sizes from 10^7 to 10^9 with 1, 4, 16 ... experts."""
     n, e = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e9, sizes), 4.0 ** np.arange(counts)))

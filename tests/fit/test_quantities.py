@@ -11,7 +11,6 @@ from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
 from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, TOKENS, UTILISATION, Law, per_size
-from fit.laws.saturation import saturate
 from fit.quantities import (
     D,
     E,
@@ -22,7 +21,6 @@ from fit.quantities import (
     cutoff_quantity,
     effective_parameter_count,
     epc_quantity,
-    equal_loss_line,
     expert_slope,
     has_allocation,
     has_cutoff,
@@ -32,7 +30,7 @@ from fit.quantities import (
     size_reaching,
     slope,
 )
-from tests.fit.designs import CURVED, TRUTH
+from tests.fit.designs import CURVED, TRUTH, e_hat
 
 WITH_EPC = tuple(law for law in CATALOGUE.values() if has_epc(law))
 SIZES = np.array([5e6, 1.6e7, 3.7e8, 1.3e9])
@@ -63,14 +61,14 @@ def test_a_dense_model_of_the_effective_size_has_the_routed_models_loss(law: Law
 )  # fmt: skip
 def test_the_effective_size_is_equation_11(a: float, b: float, c: float, e_start: float, e_max: float, n: float, e: float) -> None:
     rho = e_start / e_max
-    e_hat = float(saturate(np.array([e]), np.array([e_start]), np.array([rho]))[0])
+    saturated = float(e_hat(np.array([e]), e_start, e_start / rho)[0])
 
     def alpha(x: float) -> float:
         return a + c * np.log10(x)
 
     if alpha(e_start) >= -1e-3:
         return  # where the dense curve hardly falls, both forms lose their digits
-    expected = n ** (alpha(e_hat) / alpha(e_start)) * (e_hat / e_start) ** (b / alpha(e_start))
+    expected = n ** (alpha(saturated) / alpha(e_start)) * (saturated / e_start) ** (b / alpha(e_start))
     found = effective_parameter_count(BOUNDED, np.array([e_start, rho]), np.array([a, b, c, 1.1]), np.array([n]), np.array([e]))[0]
     if 1e-11 < expected / n < 1e11:
         np.testing.assert_allclose(np.log10(found), np.log10(expected), rtol=1e-10)
@@ -127,8 +125,8 @@ def test_without_interaction_a_floor_law_multiplies_the_size_by_a_factor_of_expe
     law = CATALOGUE["bounded-floor"]
     theta, beta = _truth(law)
     factor = effective_parameter_count(law, theta, beta, SIZES, np.full(4, 64.0)) / SIZES
-    e_hat = saturate(np.array([64.0]), theta[1:2], theta[2:3])
-    np.testing.assert_allclose(factor, np.broadcast_to((e_hat / theta[1]) ** (beta[1] / beta[0]), 4), rtol=1e-10)
+    saturated = e_hat(np.array([64.0]), theta[1:2], theta[1:2] / theta[2:3])
+    np.testing.assert_allclose(factor, np.broadcast_to((saturated / theta[1]) ** (beta[1] / beta[0]), 4), rtol=1e-10)
 
 
 def test_at_the_cutoff_experts_no_longer_change_the_loss() -> None:
@@ -165,7 +163,7 @@ def test_slopes_are_those_of_the_links_scale_by_finite_differences(law: Law) -> 
 
 def test_the_slope_of_eq_1_in_size_is_a_plus_c_log_e_hat() -> None:
     theta, beta = np.array([2.0, 0.01]), np.array([-0.08, -0.1, 0.01, 1.1])
-    expected = -0.08 + 0.01 * np.log10(saturate(COUNTS, theta[:1], theta[1:]))
+    expected = -0.08 + 0.01 * np.log10(e_hat(COUNTS, theta[:1], theta[:1] / theta[1:]))
     np.testing.assert_allclose(slope(BOUNDED, theta, beta, {N: SIZES, E: COUNTS}, N), expected, rtol=1e-10)
 
 
@@ -174,13 +172,6 @@ def test_the_slope_in_experts_is_b_plus_c_log_n_with_the_laws_sign() -> None:
     np.testing.assert_allclose(expert_slope(SEPARABLE, np.array([-0.08, -0.1, 1.1]), SIZES), np.full(4, -0.1), rtol=1e-12)
     floor = np.array([0.25, 0.12, 0.002, 4.5])
     np.testing.assert_allclose(expert_slope(CATALOGUE["floor-interaction"], floor, SIZES), -0.12 + 0.002 * np.log(SIZES), rtol=1e-12)
-
-
-@pytest.mark.parametrize("law", WITH_EPC, ids=lambda law: law.name)
-def test_a_line_of_equal_loss_is_the_inverse_of_the_effective_size(law: Law) -> None:
-    theta, beta = _truth(law)
-    sizes = equal_loss_line(law, theta, beta, 1e9, COUNTS)
-    np.testing.assert_allclose(effective_parameter_count(law, theta, beta, sizes, COUNTS), 1e9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("flops", [1e18, 1e21, 1e24])
@@ -221,8 +212,6 @@ def test_laws_without_these_quantities_say_so() -> None:
     assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens"]
     with pytest.raises(InputError, match="no effective parameter count"):
         effective_parameter_count(UTILISATION, np.array([1.0, 0.1]), np.zeros(4), SIZES, COUNTS)
-    with pytest.raises(InputError, match="no lines of equal loss"):
-        equal_loss_line(UTILISATION, np.array([1.0, 0.1]), np.zeros(4), 1e9, COUNTS)
     with pytest.raises(InputError, match="no N_cutoff"):
         cutoff(SEPARABLE, np.zeros(3))
     with pytest.raises(InputError, match="no slope in the number of experts"):

@@ -106,7 +106,7 @@ def test_the_condition_number_is_numpys() -> None:
     # numpy's, of a condition of about 1e3 from derivatives good to 1e-16.
     assert fit.certificate.condition == pytest.approx(np.linalg.cond(jacobian), rel=1e-9)
     weights = np.random.default_rng(0).integers(0, 3, (2, fit.num_runs)).astype(np.float64)
-    both = condition_numbers(fit.problem, fit.theta[None].repeat(2, 0), fit.beta[None].repeat(2, 0), weights)
+    both = condition_numbers(fit.problem.resampled(weights, None), fit.theta[None].repeat(2, 0), fit.beta[None].repeat(2, 0))
     for row, found in zip(weights, both, strict=True):
         rows = fit.derivatives * np.sqrt(row)[:, None]
         assert found == pytest.approx(np.linalg.cond(rows / np.linalg.norm(rows, axis=0)), rel=1e-9)

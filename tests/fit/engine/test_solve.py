@@ -92,7 +92,7 @@ def test_a_right_fit_is_certified(law: Law, loss: str, fitted: Callable[[str, st
 @pytest.mark.parametrize(("law", "loss"), CASES, ids=[f"{law.name}-{loss}" for law, loss in CASES])
 def test_at_the_optimum_the_gradient_is_zero(law: Law, loss: str, fitted: Callable[[str, str], Fit]) -> None:
     fit = fitted(law.name, loss)
-    r, jacobian = fit.problem.linearise(fit.theta[None], fit.beta[None], fit.problem.observed[None])
+    r, jacobian = fit.problem.linearise(fit.theta[None], fit.beta[None])
     psi = np.clip(r[0], -fit.problem.loss.delta, fit.problem.loss.delta)
     free = fit.derivatives.any(axis=0)
     columns = jacobian[0][:, free] / np.linalg.norm(jacobian[0][:, free], axis=0)
@@ -262,11 +262,11 @@ def test_derivatives_by_complex_steps_are_those_of_finite_differences(fitted: Ca
     for law in LAWS:
         fit = fitted(law.name, "squared")
         problem = fit.problem
-        _, jacobian = problem.linearise(fit.theta[None], fit.beta[None], problem.observed[None])
+        _, jacobian = problem.linearise(fit.theta[None], fit.beta[None])
         q = problem.to_coordinates(fit.theta)
         for k in range(len(q)):
             step = 1e-5 * np.eye(len(q))[k]
-            sides = [problem.residuals(problem.unclipped(q + s)[None], fit.beta[None], problem.observed[None])[0] for s in (step, -step)]
+            sides = [problem.residuals(problem.unclipped(q + s)[None], fit.beta[None])[0] for s in (step, -step)]
             # Central differences of step 1e-5 of smooth functions near 1.
             np.testing.assert_allclose((sides[0] - sides[1]) / 2e-5, jacobian[0][:, len(fit.beta) + k], rtol=1e-4, atol=1e-7)
 

@@ -8,18 +8,14 @@ from common.errors import InputError
 from fit.laws import BOUNDED, CATALOGUE, SEPARABLE, UTILISATION, IdentityLink, Law, Log10Link, law_named, per_size
 from fit.laws.interface import FloorLink, Link
 from fit.runs.schema import D, E, F, N, P
-from tests.fit.designs import LAWS, TRUTH, design, grid
-
-
-def _e_hat(e: Float[np.ndarray, "runs"], start: float, end: float) -> Float[np.ndarray, "runs"]:
-    return 1 / (1 / (e - 1 + 1 / (1 / start - 1 / end)) + 1 / end)
+from tests.fit.designs import LAWS, TRUTH, design, e_hat, grid
 
 
 def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "runs"]]) -> Float[np.ndarray, "runs"]:
     """The loss by the law's printed formula, from its reported parameters."""
     n, e = data.get(N, np.ones(1)), data.get(E, np.ones(1))
     if "E_max" in p:
-        e = _e_hat(e, p["E_start"], p["E_max"])
+        e = e_hat(e, p["E_start"], p["E_max"])
     if name == "dense":
         return (p["N_c"] / n) ** p["alpha_N"]
     if name == "tokens":
@@ -27,7 +23,7 @@ def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "
     if "L_0" in p:
         return p["L_0"] + p["C"] * n ** -p["a"] * e ** -p.get("b", 0) * n ** (p.get("c", 0) * np.log(e))
     if name == "utilisation":
-        n, e = data[F], _e_hat(2**20 * data[P] / data[F], p["B_start"], p["B_max"])
+        n, e = data[F], e_hat(2**20 * data[P] / data[F], p["B_start"], p["B_max"])
     x, y = np.log10(n), np.log10(e)
     return 10 ** (p["a"] * x + p["b"] * y + p.get("c", 0) * x * y + p["d"])
 

@@ -197,18 +197,6 @@ def test_a_clusters_random_sign_is_the_same_in_every_fit_that_has_the_cluster() 
     assert np.corrcoef([draws.beta[:, 0] for draws in both])[0, 1] == pytest.approx(expected, abs=0.06)
 
 
-def test_left_out_units_are_explicit_refits() -> None:
-    one = _linear()
-    sizes = one.problem.data[N]
-    for draws, units in ((resample(one, draws=10), np.arange(16)), (resample(one, "wild-clusters", 10, 0, sizes), sizes)):
-        for k, unit in enumerate(np.unique(units)):
-            kept = units != unit
-            expected = fit_law(
-                BILINEAR, {name: column[kept] for name, column in one.problem.data.items()}, 10 ** one.problem.observed[kept]
-            )
-            np.testing.assert_allclose(draws.left_out.beta[k], expected.beta, rtol=1e-7)
-
-
 def test_what_is_no_scheme_or_lacks_its_clusters_is_refused() -> None:
     with pytest.raises(InputError, match="cluster of each run"):
         resample(_linear(), "wild-clusters", 10)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from statistics import NormalDist
 
 import numpy as np
 import pytest
@@ -132,8 +131,8 @@ def _synthetic(fit: Fit, count: int, failed: int, unfinished: int = 0) -> Draws:
     generator = np.random.default_rng(0)
     beta = fit.beta * (1 + 0.01 * generator.standard_normal((count, len(fit.beta))))
     theta = fit.theta * (1 + 0.01 * generator.standard_normal((count, len(fit.theta))))
-    converged, identified = np.arange(count) >= unfinished, np.arange(count) >= failed
-    refits = Refits(theta, beta, np.ones(count), converged, identified, np.zeros(count, dtype=bool))
+    remaining, identified = np.where(np.arange(count) >= unfinished, 0.0, 1.0), np.arange(count) >= failed
+    refits = Refits(theta, beta, np.ones(count), remaining, identified, np.zeros(count, dtype=bool))
     return Draws(fit, "residuals", 0, refits, np.arange(fit.num_runs), noise_residuals(fit))
 
 
@@ -196,41 +195,6 @@ def test_an_unbounded_draw_makes_an_open_end_and_no_nan() -> None:
         return np.where(np.abs(beta[:, :1] - fit.beta[0]) > 1e-9, np.copysign(np.inf, beta[:, :1] - fit.beta[0]), beta[:, :1])
 
     assert estimates(fit, draws, both, 0.9, errors=False)[0].status is Status.NOT_IDENTIFIED
-
-
-def _bca(value: float, sample: Float[np.ndarray, "draws"], left_out: Float[np.ndarray, "units"], level: float) -> float:
-    """Efron 1987, Eqs. 2.3 and 6.6, written out."""
-    normal = NormalDist()
-    z0 = normal.inv_cdf(float(np.mean(sample < value)))
-    u = left_out.mean() - left_out
-    a = float(np.sum(u**3)) / (6 * float(np.sum(u**2)) ** 1.5)
-    z = z0 + normal.inv_cdf(level)
-    return normal.cdf(z0 + z / (1 - a * z))
-
-
-@pytest.mark.parametrize("scheme", ["pairs", "wild-clusters"])
-def test_bca_is_efrons_formula(scheme: Scheme) -> None:
-    fit = _linear(6, 4)
-    sizes = fit.problem.data[N]
-    draws = resample(fit, scheme, 1000, 0, sizes)
-
-    def skewed(theta: Theta, beta: Beta) -> Float[np.ndarray, "draws 1"]:
-        del theta
-        return np.exp(200 * beta[:, 1:2])
-
-    value = float(skewed(fit.theta[None], fit.beta[None])[0, 0])
-    sample = skewed(draws.theta, draws.beta)[:, 0]
-    units = sizes if scheme == "wild-clusters" else np.arange(24.0)
-    left_out: list[float] = []
-    for unit in np.unique(units):
-        kept = units != unit
-        other = fit_law(SEPARABLE, {name: column[kept] for name, column in fit.problem.data.items()}, 10 ** fit.problem.observed[kept])
-        left_out.append(float(skewed(other.theta[None], other.beta[None])[0, 0]))
-    low = tail(draws, 0.8)
-    levels = [_bca(value, sample, np.array(left_out), end) for end in (low, 1 - low)]
-    found = estimates(fit, draws, skewed, 0.8, "bca")[0]
-    np.testing.assert_allclose(ends([found])[:, 0], np.quantile(sample, levels, method="weibull"), rtol=1e-6)
-    assert [found.low, found.high] != [(plain := estimates(fit, draws, skewed, 0.8)[0]).low, plain.high]
 
 
 def test_a_new_runs_interval_is_the_curves_and_one_runs_noise() -> None:

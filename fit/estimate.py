@@ -12,7 +12,8 @@ class Status(StrEnum):
     OPEN = "open"
     """No limit on one side: the end on that side is infinite."""
     NOT_IDENTIFIED = "not identified"
-    """The runs do not determine the figure: the law is not identified, or too many resamples do not identify it or never ended."""
+    """The runs do not determine the figure: the law is not identified, too many resamples do not identify it or never ended, or the
+    interval would span more than six decades."""
     TOO_FEW_DRAWS = "too few draws"
     """The level asks for quantiles beyond the draws."""
     NO_DEGREES = "no degrees of freedom"

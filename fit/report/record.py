@@ -3,13 +3,14 @@
 import math
 import platform
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 import numpy as np
 
 from fit.analysis import Analysis, Result
+from fit.estimate import Estimate, Status
 from fit.select import criteria
 from fit.uncertainty.delta import correlations
 
@@ -60,16 +61,11 @@ def simulated_runs(analysis: Analysis) -> int:
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
     law, fit, draws, found = result.law, result.fit, result.draws, criteria(result.fit)
     kept = ("trained_up_to", "size", "fitted", "following", "score", "reason")
-    unit = result.runs.unit
-    figures, derived = (
-        {name: replace(one, unit=unit) if one.unit == "nats per token" else one for name, one in those.items()}
-        for those in (result.coefficients, result.derived)
-    )
     return {
         "router": result.router, "law": law.name, "formula": law.formula, "source": law.source, "runs": fit.num_runs,
-        "selection": result.runs.log[len(analysis.runs.log) :], "coefficients": figures,
+        "selection": result.runs.log[len(analysis.runs.log) :], "coefficients": result.coefficients,
         "correlations": [{"first": a, "second": b, "value": value} for (a, b), value in correlations(fit).items()],
-        "derived": derived, "rmse_log10": fit.rmse_log10, "r_squared": fit.r_squared, "criteria": found,
+        "derived": result.derived, "rmse_log10": fit.rmse_log10, "r_squared": fit.r_squared, "criteria": found,
         "certificate": {**asdict(fit.certificate), "certified": fit.certificate.certified}, "misfit": result.misfit,
         "held_out": [{key: getattr(step, key) for key in kept} for step in result.steps],
         "draws": draws and {"scheme": draws.scheme, "draws": len(draws), "failed": draws.failed, "unfinished": draws.unfinished},
@@ -79,6 +75,8 @@ def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
 
 def cleaned(value: Any) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, tuples as lists, None for numbers that are not finite."""
+    if isinstance(value, Estimate) and value.status is Status.NOT_IDENTIFIED:
+        return {"value": None, "raw_value": cleaned(value.value), **{name: cleaned(getattr(value, name)) for name in ("status", "unit")}}
     if hasattr(value, "__dataclass_fields__"):
         return {name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

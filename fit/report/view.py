@@ -20,6 +20,8 @@ def cell(figure: Estimate | None, largest: float = math.inf, name: str = "") -> 
     """An estimate with its interval or what stands for it; `largest`: the largest of its kind in the runs."""
     if figure is None or math.isnan(figure.value):
         return "" if figure is None else "no value"
+    if figure.status is Status.NOT_IDENTIFIED:
+        return str(figure.status)
     if math.isinf(figure.value) or figure.distance > FAR:
         return f"no sign of an end below {count(FAR * largest)}" if math.isfinite(largest) else "over 1,000 times outside the runs"
     counted = figure.unit in ("parameters", "FLOPs", "tokens") or name.startswith("optimal_")

@@ -17,6 +17,9 @@ from fit.uncertainty.delta import Quantity, covariance, evaluate, gradient, stan
 from fit.uncertainty.distributions import t_quantile
 from fit.uncertainty.draws import NOISES, Draws
 
+_WIDEST = 1e6
+"""An interval of a positive figure whose ends are further apart says that the runs do not determine it (our choice)."""
+
 
 def estimates(
     fit: Fit, draws: Draws | None, quantity: Quantity, level: float = 0.95, *, unit: str | Sequence[str] = "", errors: bool = True,
@@ -66,6 +69,9 @@ def _status(value: float, low: float, high: float, enough: bool) -> Status:
     if not enough:
         return Status.TOO_FEW_DRAWS
     if np.isnan(low) or np.isnan(high) or not low <= value <= high or (np.isinf(low) and np.isinf(high)):
+        return Status.NOT_IDENTIFIED
+    far = value if np.isinf(high) else high
+    if (low > 0 and far > _WIDEST * low) or (low == 0 and np.isinf(high)):
         return Status.NOT_IDENTIFIED
     return Status.OPEN if np.isinf(low) or np.isinf(high) else Status.OK
 

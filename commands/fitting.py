@@ -91,7 +91,7 @@ class Fitting:
         except ValueError as error:
             raise InputError(f"--loss: {error}") from error
         return Options(
-            laws=laws, routers=split(self.router), loss=objective, scheme=self.scheme, draws=self.draws,
+            laws=laws, routers=self.router, loss=objective, scheme=self.scheme, draws=self.draws,
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
             points=_points(self.at),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,

@@ -23,7 +23,7 @@ from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.quantities import beyond, loss_quantity
 from fit.runs import Runs, canonical, routers
 from fit.runs.grid import dense_runs
-from fit.runs.schema import ALIASES, NATS, ROUTER, D, E, K, N, R
+from fit.runs.schema import ALIASES, NATS, ROUTER, SHORT, D, E, K, N, R, listed
 from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
 from fit.uncertainty.draws import Draws, Scheme, resample
 from fit.uncertainty.intervals import difference, estimates, new_run_estimates
@@ -300,6 +300,7 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     if not results:
         raise NotIdentifiedError(_why_none(runs, skipped))
+    _refuse_unused(results, options)
     bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
@@ -314,16 +315,33 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     return replace(bare, results=tuple(finished))
 
 
+def _refuse_unused(results: Sequence[Result], options: Options) -> None:
+    """Raises `InputError` for what was asked for and no law here can use, which would otherwise be passed over in silence."""
+    laws = list({result.law.name: result.law for result in results}.values())
+    known = {name for law in laws for name in (*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios)}
+    for name in (*options.fixed, *options.bounds):
+        if name not in known:
+            raise InputError(f"no law fitted here has a parameter {name!r}; they have: {', '.join(sorted(known))}")
+    for point in options.points:
+        if all(point.columns(law) is None or law.sizes for law in laws):
+            wanted = listed(dict.fromkeys(SHORT.get(name, name) for law in laws for name in law.columns))
+            raise InputError(
+                f"{point.label}: no law fitted here predicts from what this says; they need {wanted}\nsuch as --at N=70B,D=1.4T"
+            )
+
+
 def _jobs(runs: Runs, options: Options) -> tuple[list[tuple[str, str | Law]], list[Skipped]]:
     """Router and law of every fit, those of one router together, dense laws once; and the laws that are left out by default.
 
     A router whose routed runs all have one number of experts is one architecture: the laws of dense runs are for it too.
     """
     there = routers(runs)
-    for name in options.routers:
+    # A name with a comma is one name where there is such a router, else several.
+    chosen = tuple(part.strip() for name in options.routers for part in ([name] if name in there else name.split(",")) if part.strip())
+    for name in chosen:
         if name not in there:
-            raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none'}")
-    chosen = options.routers or there
+            raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none: all runs are dense'}")
+    chosen = chosen or there
     laws, skipped = list(options.laws or _default_laws(runs)), list[Skipped]()
     if "utilisation" in laws and not options.laws and (held := _same_throughout(runs)):
         laws.remove("utilisation")

@@ -17,7 +17,7 @@ from fit.runs.schema import ROUTER, SEED, SIZE_LABEL, STEP, D, E, K, M, N, R, co
 Columns = Mapping[str, Shaped[np.ndarray, "runs"]]
 
 DENSE, ALL_ROUTERS, UNNAMED = "Dense", "all", "unnamed"
-ASKED = ("rows-left-out", "small-sizes", "loss-unit")
+ASKED = ("rows-left-out", "small-sizes", "loss-unit", "flops-unit")
 """Codes of warnings that change what every figure means: what was left out, and what may be in another unit."""
 # Warnings name this many sizes, settings or cells and count the rest.
 _MOST = 8

@@ -14,13 +14,34 @@ from fit.runs.expression import Expression
 from fit.runs.formats import RawTable
 from fit.runs.grid import DENSE, DataWarning, SelectionStep
 from fit.runs.headers import Naming, known_as, naming, run_parts
-from fit.runs.schema import NEEDED, ROUTER, RUN, STEP, TEXTS, C, D, E, N, P, Source, count, listed, no_such_column, number, quoted, rule_for
+from fit.runs.schema import (
+    NEEDED,
+    ROUTER,
+    RUN,
+    STEP,
+    TEXTS,
+    C,
+    D,
+    E,
+    F,
+    N,
+    P,
+    Source,
+    count,
+    listed,
+    no_such_column,
+    number,
+    quoted,
+    rule_for,
+)
 
 # numpy keeps text at the width of the longest cell; past this many characters in all a column does not fit into memory.
 _MOST_TEXT = 250_000_000
 _MOST_ROWS = 8
 _SIZES, _LEAST_SIZE = {N: "N", P: "P", D: "D"}, 1e3
 """A size below this in every row is likely in thousands, millions or billions; F may be in any unit."""
+STEP_TOKENS = 2.0**19
+"""Tokens of the release's step, 256 x 2048."""
 _LIKE_PERPLEXITY = 12.5
 """A loss of an untrained model with a vocabulary of 268,000: one above is likely a perplexity."""
 
@@ -257,7 +278,24 @@ def _questioned(table: Table) -> Table:
     if len(losses) and float(losses.max()) > _LIKE_PERPLEXITY and not origin.startswith("ln("):
         message = f"{origin} reaches {number(float(losses.max()))}: a perplexity? then --columns 'loss=ln({origin})'"
         asked.append(DataWarning("loss-unit", message))
-    return replace(table, warnings=(*table.warnings, *asked))
+    return _with_flops_per_step(replace(table, warnings=(*table.warnings, *asked)))
+
+
+def _with_flops_per_step(table: Table) -> Table:
+    """F in the release's unit, forward FLOPs of a step of 2^19 tokens, where it is told by 2 N to be FLOPs of a token: Eq. 2 reads B in it."""
+    if not {F, N} <= set(table.frame.columns):
+        return table
+    ratio = (table.frame[F] / (2 * table.frame[N])).drop_nulls().to_numpy()
+    if not len(ratio):
+        return table
+    per_token, origin = float(np.median(ratio)), table.named.columns[F]
+    if 0.3 < per_token < 10:
+        step = SelectionStep(f"{origin} is about 2 N, FLOPs of a token: times 2^19, FLOPs of the release's step", len(table.frame), 0)
+        return replace(table, frame=table.frame.with_columns(pl.col(F) * STEP_TOKENS), log=(*table.log, step))
+    if 0.1 < per_token / STEP_TOKENS < 10:
+        return table
+    message = f"{origin} is {per_token:.3g} times 2 N: neither FLOPs of a token nor of a step of 2^19 tokens, which Eq. 2 is in"
+    return replace(table, warnings=(*table.warnings, DataWarning("flops-unit", message)))
 
 
 def chosen_rows(table: Table, target: str, step: int | None) -> tuple[Int[np.ndarray, "runs"], int, tuple[str, ...]]:

@@ -74,6 +74,8 @@ class Fitting:
     """Seed of the draws."""
     level: float = 0.95
     """Confidence level of the intervals."""
+    share: Names = ()
+    """Parameters that are the same for all routers, such as a,E_max: the routers are then fitted together as well."""
     by: str = ""
     """A column, such as source or dataset, whose values are fitted apart."""
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...|N=,D=,...")] = ()
@@ -95,7 +97,7 @@ class Fitting:
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
             points=_points(self.at),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,
-            group=self.by or ROUTER,
+            group=self.by or ROUTER, shared=split(self.share),
         )  # fmt: skip
 
 

@@ -16,6 +16,7 @@ from fit.causes import cause, ignores_tokens, tokens_by_size, vary
 from fit.derived import Point, default_points, derived_figures
 from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
 from fit.engine.losses import Loss
+from fit.engine.shared import fit_shared
 from fit.engine.solve import Fit, fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
@@ -57,7 +58,8 @@ class Options:
     `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, wild
     where their spread is uneven, else residuals. `fixed` and `bounds`
     hold parameters at values or within intervals, in every law that has them; `weights` names a column of relative weights; `group` the
-    column whose values are fitted apart. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
+    column whose values are fitted apart; `shared` names parameters that are the same in all routers, whose runs are then fitted together.
+    `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
     `other_draws`: how many a law has that is not quoted; None: as many.
     """
 
@@ -73,6 +75,7 @@ class Options:
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     weights: str = ""
     group: str = ROUTER
+    shared: tuple[str, ...] = ()
     draw_all: bool = True
     other_draws: int | None = None
 
@@ -354,6 +357,10 @@ def _jobs(runs: Runs, options: Options) -> tuple[list[tuple[str, str | Law]], li
     for router in chosen:
         one = not has_dense and len(np.unique(canonical(runs, router).numeric(E))) == 1 if runs.has(E) else False
         jobs += [(router, law) for law in laws if law not in dense or one]
+    if options.shared:
+        if len(chosen) < 2:
+            raise InputError(f"--share {','.join(options.shared)}: there is one router only, {', '.join(chosen) or 'dense runs'}")
+        jobs += [(POOLED, law) for law in laws if law not in (*dense, "utilisation", "per-size")]
     if "utilisation" in laws and len(chosen) > 1:
         jobs.append((POOLED, "utilisation"))
     if not jobs:
@@ -418,14 +425,33 @@ def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Resul
         if options.group != ROUTER and router not in (DENSE_ROUTER, POOLED):
             # A router's dense runs are every router's; those of another group are another group's.
             runs = runs.keep(np.array([str(value) == router for value in runs[options.group].tolist()]), f"{options.group} {router}")
-        chosen = runs_for(runs, router, name)
+        chosen = runs if router == POOLED else runs_for(runs, router, name)
         if law == "per-size":
             chosen = chosen.keep(_with_slope(chosen), "sizes with more than one number of experts")
+        if router == POOLED and name != "utilisation":
+            return _fit_together(runs, options, law if isinstance(law, Law) else law_named(law))
         found = law if isinstance(law, Law) else per_size(chosen.numeric(N)) if law == "per-size" else law_named(law)
         return fit_runs(found, chosen, router, options)
     except InputError as error:
         # A column that is not there, or runs that say too little: either way this law is not for these runs.
         return Skipped(router, name, str(error))
+
+
+def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
+    """One fit to the runs of all routers, each with the dense ones, with the parameters of `options.shared` the same in all."""
+    names = options.routers or routers(runs)
+    parts = {name: canonical(runs, name) for name in names}
+    columns = {name: np.concatenate([part.columns[name] for part in parts.values()]) for name in runs.columns}
+    together = replace(
+        runs, columns=columns, file_of=np.concatenate([part.file_of for part in parts.values()]),
+        line_of=np.concatenate([part.line_of for part in parts.values()]),
+    )  # fmt: skip
+    groups = {name: ({column: part.numeric(column) for column in law.columns}, part.loss) for name, part in parts.items()}
+    fit = fit_shared(law, groups, options.shared, options.loss)
+    if not fit.certificate.identified:
+        raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
+    sizes = together.numeric(N) if together.has(N) else None
+    return Result(POOLED, fit.law, together, fit, options, (), misfit(fit, sizes))
 
 
 def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:

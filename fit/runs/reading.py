@@ -282,7 +282,7 @@ def _questioned(table: Table) -> Table:
 
 
 def _with_flops_per_step(table: Table) -> Table:
-    """F in the release's unit, forward FLOPs of a step of 2^19 tokens, where it is told by 2 N to be FLOPs of a token: Eq. 2 reads B in it."""
+    """F in the release's unit, forward FLOPs of a step of 2^19 tokens, where 2 N shows it to be of a token: Eq. 2 reads B in it."""
     if not {F, N} <= set(table.frame.columns):
         return table
     ratio = (table.frame[F] / (2 * table.frame[N])).drop_nulls().to_numpy()

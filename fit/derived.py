@@ -132,8 +132,9 @@ def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
         if labels:
             found.append(_Figures([f"epc({label})" for label in labels], "parameters", epc_quantity(law, columns), far))
         counts, ends = np.array([data[E].min(), data[E].max()]), np.array([data[N].min(), data[N].max()])
-        middle = {**{name: np.full(2, np.exp(np.log(data[name]).mean())) for name in law.columns}, E: counts}
-        found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
+        middle = {N: np.full(2, np.exp(np.log(data[N]).mean())), E: counts}
+        if D not in law.columns:
+            found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
         if law.roles is not None and law.roles.experts is not None:
             found.append(_Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0]))
     if has_allocation(law):

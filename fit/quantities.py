@@ -30,7 +30,7 @@ Values = Mapping[str, Float[np.ndarray, "points"]]
 
 def has_epc(law: Law) -> bool:
     """Whether the law says how loss depends on N and E, so that an effective parameter count exists; a law of some sizes does not."""
-    return set(law.columns) == {N, E} and not law.sizes
+    return {N, E} <= set(law.columns) <= {N, E, D} and not law.sizes
 
 
 def has_cutoff(law: Law) -> bool:

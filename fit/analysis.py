@@ -52,9 +52,9 @@ class Options:
 
     `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
     `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, else residuals. `fixed` and `bounds`
-    hold parameters at values or within intervals, in every law that has them; `weights` names a column of relative weights; `group` the
-    column whose values are fitted apart. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
-    `other_draws`: how many a law has that is not quoted; None: as many.
+    hold parameters at values or within intervals, in every law that has them; `unbounded` lifts the laws' own bounds of coefficients;
+    `weights` names a column of relative weights; `group` the column whose values are fitted apart. `draw_all`: draws for every law, not
+    for the quoted, the paper's and the dense ones alone. `other_draws`: how many a law has that is not quoted; None: as many.
     """
 
     laws: tuple[str | Law, ...] = ()
@@ -67,6 +67,7 @@ class Options:
     points: tuple[Point, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict[str, float])
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    unbounded: bool = False
     weights: str = ""
     group: str = ROUTER
     draw_all: bool = True
@@ -386,7 +387,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     bounds = {key: value for key, value in options.bounds.items() if key in known}
     weights = runs.numeric(options.weights) if options.weights else None
     data = {name: runs.numeric(name) for name in law.columns}
-    fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights)
+    fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights, unbounded=options.unbounded)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = runs.numeric(N) if runs.has(N) else None

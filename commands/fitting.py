@@ -74,6 +74,8 @@ class Fitting:
     """Seed of the draws."""
     level: float = 0.95
     """Confidence level of the intervals."""
+    unbounded: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Let coefficients that are losses, such as L_0 of a sum of powers, be negative."""
     share: Names = ()
     """Parameters that are the same for all routers, such as a,E_max: the routers are then fitted together as well."""
     by: str = ""
@@ -97,7 +99,7 @@ class Fitting:
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
             points=_points(self.at),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,
-            group=self.by or ROUTER, shared=split(self.share),
+            unbounded=self.unbounded, group=self.by or ROUTER, shared=split(self.share),
         )  # fmt: skip
 
 

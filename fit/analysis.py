@@ -55,12 +55,11 @@ class Options:
     """How to fit.
 
     `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
-    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, wild
-    where their spread is uneven, else residuals. `fixed` and `bounds`
-    hold parameters at values or within intervals, in every law that has them; `weights` names a column of relative weights; `group` the
-    column whose values are fitted apart; `shared` names parameters that are the same in all routers, whose runs are then fitted together.
-    `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
-    `other_draws`: how many a law has that is not quoted; None: as many.
+    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, wild where their spread is uneven, else
+    residuals. `fixed` and `bounds` hold parameters at values or within intervals, in every law that has them; `unbounded` lifts the laws'
+    own bounds of coefficients; `weights` names a column of relative weights; `group` the column whose values are fitted apart; `shared`
+    names parameters that are the same in all routers, whose runs are then fitted together. `draw_all`: draws for every law, not for the
+    quoted, the paper's and the dense ones alone. `other_draws`: how many a law has that is not quoted; None: as many.
     """
 
     laws: tuple[str | Law, ...] = ()
@@ -73,6 +72,7 @@ class Options:
     points: tuple[Point, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict[str, float])
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    unbounded: bool = False
     weights: str = ""
     group: str = ROUTER
     shared: tuple[str, ...] = ()
@@ -463,7 +463,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     data = {name: runs.numeric(name) for name in law.columns}
     if (why := cause(law, data)) and not options.fixed:
         raise NotIdentifiedError(f"law {law.name} is not identified: {why}")
-    fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights)
+    fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights, unbounded=options.unbounded)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = runs.numeric(N) if runs.has(N) else None

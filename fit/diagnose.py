@@ -245,7 +245,9 @@ def _about_optimum(fit: Fit) -> _Found:
         )
     for name in certificate.at_bounds:
         ratio = next((f" ({key} = {over}/{under})" for key, (over, under) in law.ratios.items() if under == name), "")
-        yield "at-bound", "warning", f"{name}{ratio} ended at the end of its range: the runs set no limit there"
+        held = f"{name} is 0, its bound: without it the fit would be lower still (--unbounded)"
+        ended = f"{name}{ratio} ended at the end of its range: the runs set no limit there"
+        yield "at-bound", "warning", held if name in law.nonnegative and fit.parameters[name] == 0 else ended
     if certificate.identified and certificate.condition > _ILL:
         yield "ill-conditioned", "warning", f"condition number {certificate.condition:.1e}: the runs hardly tell some parameters apart"
     if fit.degrees < FEW_DEGREES:

@@ -57,6 +57,11 @@ class Problem:
         return self.box[:, 0] < self.box[:, 1]
 
     @property
+    def bounded(self) -> bool:
+        """Whether a coefficient that is fitted has a bound."""
+        return bool(np.isfinite(self.box[self.free_coefficients]).any())
+
+    @property
     def free_shapes(self) -> Bool[np.ndarray, "shapes"]:
         """Which shape parameters are fitted, not fixed."""
         return self.limits[:, 0] < self.limits[:, 1]
@@ -201,10 +206,12 @@ def make_problem(
     fixed: Mapping[str, float] | None = None,
     bounds: Mapping[str, tuple[float, float]] | None = None,
     weights: Float[np.ndarray, "runs"] | None = None,
+    unbounded: bool = False,
 ) -> Problem:
     """The problem of fitting `law` to runs with these columns and losses (nats per token).
 
-    `fixed` gives values, `bounds` intervals, of coefficients and shape parameters by name. `weights` are relative. Raises `InputError`
+    `fixed` gives values, `bounds` intervals, of coefficients and shape parameters by name. `weights` are relative. `unbounded`
+    lifts the law's own bounds of coefficients. Raises `InputError`
     for columns that are missing, of other lengths, or hold what no run has (NaN, infinity, a loss that is not positive).
     """
     columns = {name: _column(law, name, data, len(loss)) for name in law.columns}
@@ -214,7 +221,8 @@ def make_problem(
     own = np.ones(len(loss)) if weights is None else np.asarray(weights, dtype=np.float64)
     if own.shape != loss.shape or not (np.isfinite(own) & (own >= 0)).all() or own.sum() <= 0:
         raise InputError(f"weights must be {len(loss)} finite numbers of at least 0, and not all 0")
-    box = np.array([law.box.get(name, (-np.inf, np.inf)) for name in law.coefficients], dtype=np.float64).reshape(-1, 2)
+    least = [0.0 if name in law.nonnegative and not unbounded else -np.inf for name in law.coefficients]
+    box = np.stack([least, np.full(len(least), np.inf)], axis=-1)
     limits = law.limits(columns, loss)
     places = {name: box[j] for j, name in enumerate(law.coefficients)} | {shape.name: limits[k] for k, shape in enumerate(law.shapes)}
     for name, (low, high) in {**{key: (value, value) for key, value in (fixed or {}).items()}, **(bounds or {})}.items():

@@ -3,12 +3,10 @@
 For a squared error of the link's scale this is one least-squares solution. Elsewhere (a floor under log loss, Huber) it is a convex or
 nearly convex problem in a handful of coefficients: Newton steps in an orthonormal basis, with the exact curvature where that descends
 and one that always descends where it does not. For Huber on a linear law exact Newton steps end after finitely many. Bounds on
-coefficients are met exactly: every set of them that may hold is tried, and the best feasible one is the optimum.
+coefficients are met exactly: those that hold are exchanged until none is violated and the objective falls away from none.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import product
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,8 +17,8 @@ from fit.engine.rows import Picked, Rows
 _DEAD = 1e-13
 """A column that loses all but this part of its length to those before it is a combination of them."""
 
-_MOST_SETS = 243
-"""Active sets that are tried at most: five coefficients with two bounds each."""
+_ALIGNED = 1e-7
+"""Cosine between a column and the residuals beyond which its coefficient leaves its bound: what it would gain is the square of it."""
 
 _BLENDS = (1e-3, 3e-2, 1.0)
 """Shares of the majorising curvature that are added to an exact one that fails alone, as Huber's does where fewer runs than coefficients
@@ -171,53 +169,70 @@ def project(
 
 def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool) -> Projected:
     """The same for a batch."""
-    problem = batch.problem
-    fixed = {int(j): float(problem.box[j, 0]) for j in np.flatnonzero(~problem.free_coefficients)}
-    found = _solve(batch, start, fixed, steps, exact)
-    low, high = problem.box.T
-    slack = 1e-12 * np.maximum(np.abs(found.beta), 1e-300)
-    outside = ((found.beta < low - slack) | (found.beta > high + slack)).any(axis=-1)
-    if outside.any():
-        found.put(outside, _within_box(batch.take(outside), fixed, max(steps, 3), exact))
+    problem, (low, high) = batch.problem, batch.problem.box.T
+    pinned = np.where(problem.free_coefficients, np.nan, low)[None].repeat(len(batch.theta), axis=0)
+    if not problem.bounded:
+        return _solve(batch, pinned, start, steps, exact)
+    if start is not None:
+        pinned = np.where(start <= low, low, np.where(start >= high, high, pinned))
+    found, rows = _solve(batch, pinned, start, steps, exact), np.arange(len(pinned))
+    for turn in range(_most_turns(len(low))):
+        exchanged = _exchanged(batch.take(rows), found.take(rows), pinned[rows], turn)
+        changed = (exchanged != pinned[rows]) & ~(np.isnan(exchanged) & np.isnan(pinned[rows]))
+        rows, exchanged = rows[changed.any(axis=-1)], exchanged[changed.any(axis=-1)]
+        if not len(rows):
+            break
+        pinned[rows] = exchanged
+        found.put(rows, _solve(batch.take(rows), exchanged, None, max(steps, 3), exact))
     return found
 
 
-def _within_box(batch: Batch, fixed: Mapping[int, float], steps: int, exact: bool) -> Projected:
-    """The best feasible solution over every set of bounds that may hold, for fits whose free solution leaves the box."""
-    low, high = batch.problem.box.T
-    ends = {j: [None, *(end for end in row.tolist() if np.isfinite(end))] for j, row in enumerate(batch.problem.box) if j not in fixed}
-    sides = {j: choices for j, choices in ends.items() if len(choices) > 1}
-    sets = sorted(product(*sides.values()), key=lambda chosen: sum(end is not None for end in chosen))[1:]
-    if len(sets) > _MOST_SETS:
-        raise ValueError(f"law {batch.problem.law.name!r} bounds {len(sides)} coefficients; five at most can be bounded on both sides")
-    best: Projected | None = None
-    for chosen in sets:
-        pinned = {**fixed, **{j: end for j, end in zip(sides, chosen, strict=True) if end is not None}}
-        found = _solve(batch, None, pinned, steps, exact)
-        found.objective[((found.beta < low - 1e-12 * np.abs(low)) | (found.beta > high + 1e-12 * np.abs(high))).any(axis=-1)] = np.inf
-        best = found if best is None else best
-        best.put(better := found.objective < best.objective, found.take(better))
-    assert best is not None
-    return best
+def _most_turns(count: int) -> int:
+    """Turns after which every fit has ended: some that exchange all at once, one for every active set, and as many as can only pin."""
+    return 2 * count + 2**count
+
+
+def _exchanged(batch: Batch, at: Projected, pinned: Float[np.ndarray, "batch features"], turn: int) -> Float[np.ndarray, "batch features"]:
+    """The bounds that hold in the next turn: those that coefficients are beyond, less those that the objective falls away from.
+
+    All are exchanged at once; in a fit that this has not ended after as many turns as coefficients the last one alone, which ends for a
+    least-squares problem (Murty 1974; Portugal et al. 1994). At the very end none is let go, so that what is returned is within bounds.
+    """
+    problem, (low, high) = batch.problem, batch.problem.box.T
+    count = len(low)
+    slack = 1e-12 * np.maximum(np.abs(at.beta), 1e-300)
+    nearest = np.where(at.beta < low - slack, low, np.where(at.beta > high + slack, high, np.nan))
+    with np.errstate(invalid="ignore", over="ignore"):
+        pull, columns = np.sqrt(problem.weights) * problem.loss.psi(at.r), np.sqrt(problem.weights) * at.slope
+        # The cosine between a column and what is left: its square is the relative gain of letting the coefficient go.
+        cosine = np.einsum("bfr,br,br->bf", batch.features, columns, pull)
+        cosine = cosine / np.sqrt(np.einsum("bfr,br->bf", batch.features**2, columns**2) * np.sum(pull**2, axis=-1)[:, None] + 1e-300)
+    falls = np.where(pinned == low, cosine < -_ALIGNED, (pinned == high) & (cosine > _ALIGNED)) & problem.free_coefficients
+    let_go = at.held & falls & (turn < count + 2**count)
+    wrong = let_go | (~at.held & ~np.isnan(nearest))
+    if turn >= count:
+        last = count - 1 - np.argmax(wrong[:, ::-1], axis=-1)
+        wrong = wrong & (np.arange(count) == last[:, None])
+    return np.where(wrong, np.where(at.held, np.nan, nearest), pinned)
 
 
 def _solve(
-    batch: Batch, start: Float[np.ndarray, "batch features"] | None, pinned: Mapping[int, float], steps: int, exact: bool
+    batch: Batch, pinned: Float[np.ndarray, "batch features"], start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool
 ) -> Projected:
-    """The same with these coefficients held at these values and no other bounds."""
-    problem, places = batch.problem, list(pinned)
-    count, runs = batch.features.shape[1:]
-    offset = sum((value * batch.features[:, j] for j, value in pinned.items()), np.zeros((len(batch.theta), runs)))
+    """The same with these coefficients held at these values, NaN for those that are free, and no other bounds."""
+    problem, held = batch.problem, ~np.isnan(pinned)
+    offset = np.zeros((len(pinned), batch.features.shape[-1]))
+    if held.any():
+        offset = np.matmul(np.where(held, pinned, 0.0)[:, None], batch.features)[:, 0]
     root = np.sqrt(problem.weights) * problem.working_weights(batch.theta)
-    held = np.isin(np.arange(count), places)[None].repeat(len(batch.theta), axis=0)
     with np.errstate(invalid="ignore", over="ignore"):
         basis, triangle = orthonormalised(np.where(held[..., None], 0.0, root[:, None] * batch.features))
         if start is None or problem.quadratic:
             target = root * (problem.law.link.of_loss(10**problem.observed, batch.theta) - offset)
             beta = back_substituted(triangle, np.einsum("bfr,br->bf", basis, target))
         else:
-            beta = start.copy()
-    beta[:, places] = [pinned[j] for j in places]
+            beta = start
+    beta = np.where(held, pinned, beta)
     nothing = np.empty_like(offset)
     found = batch.evaluated(Projected(beta, offset, nothing, nothing, nothing[:, 0], basis, triangle, root, held), beta)
     if not problem.quadratic:

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from fit.engine.problem import Problem
-from fit.engine.project import orthonormalised
+from fit.engine.project import project
 
 MOST_GRID_SHAPES = 3
 """Laws of more free shapes are searched by scattered points: a grid's number of points is a power of the number of shapes."""
@@ -64,12 +64,12 @@ def _scattered(problem: Problem, which: int) -> Float[np.ndarray, "points shapes
 def _weighted(
     problem: Problem, theta: Float[np.ndarray, "points shapes"]
 ) -> tuple[Float[np.ndarray, "points features runs"], Float[np.ndarray, "points runs"], Float[np.ndarray, "points runs"]]:
-    """Orthonormal rows of the free weighted features at each point, the weights, and what the fixed coefficients give."""
-    root = problem.working_weights(theta) * np.sqrt(problem.weights)
-    features = problem.law.features(theta, problem.data).swapaxes(-1, -2)
-    free = problem.free_coefficients
-    offset = np.einsum("pfr,f->pr", features[:, ~free], problem.box[~free, 0])
-    return orthonormalised(root[:, None] * features[:, free])[0], root, offset
+    """Orthonormal rows of the free weighted features at each point, the weights, and what the other coefficients give.
+
+    Those are the fixed ones, and those that a bound holds in the fit of the measured losses there: a resample's search does not look again.
+    """
+    at, features = project(problem, theta), problem.law.features(theta, problem.data)
+    return at.basis, at.root, np.einsum("prf,pf->pr", features, np.where(at.held, at.beta, 0.0))
 
 
 def search_resampled(

@@ -109,7 +109,7 @@ def shared_law(law: Law, groups: Sequence[str], shared: Sequence[str]) -> Law:
         parameters=tuple(f"{name}[{group}]" for group in groups for name in law.parameter_names),
         report=joint.report,
         bounds=joint.bounds,
-        box={label: law.box[name] for name in law.box for label in labels if label.partition("[")[0] == name},
+        nonnegative=tuple(label for label in labels if label.partition("[")[0] in law.nonnegative),
         signs={}, units={}, ratios={}, roles=None, published=(),
     )  # fmt: skip
 

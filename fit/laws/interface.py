@@ -151,7 +151,8 @@ class Law:
     `features(theta, data)` must be elementwise in the columns and analytic in `theta` and in them (no `abs`, `max` or comparison): the
     engine takes exact derivatives by complex steps. `parameters` names the reported values in the order in which `report` gives them;
     left out, they are the coefficients, then the shape parameters. `signs` gives the expected sign of a parameter (+1, -1); a fit that
-    has another is warned about, never forced. `box` bounds coefficients. `bounds(data, loss)` replaces the static bounds of `shapes`
+    has another is warned about, never forced. `nonnegative` coefficients are at least 0, unless a
+    fit is asked for without bounds. `bounds(data, loss)` replaces the static bounds of `shapes`
     where they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
     E_max = E_start/rho. `dense` laws are fitted to the dense runs alone; `sizes` are the only values of N that a law speaks of, left out
     for a curve in N. Functions at module level make fits that can be pickled.
@@ -170,7 +171,7 @@ class Law:
     report: Report | None = None
     units: Mapping[str, str] = field(default_factory=dict[str, str])
     signs: Mapping[str, int] = field(default_factory=dict[str, int])
-    box: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
+    nonnegative: tuple[str, ...] = ()
     bounds: Bounds | None = None
     ratios: Mapping[str, tuple[str, str]] = field(default_factory=dict[str, tuple[str, str]])
     roles: Roles | None = None

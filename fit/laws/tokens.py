@@ -10,18 +10,14 @@ from jaxtyping import Float, Inexact
 from fit.laws.complex_step import exp
 from fit.laws.interface import Beta, Data, IdentityLink, Law, Shape, Theta, stack_features
 
-_UNITS = np.array([1e6, 1e9])
-"""N and D that powers are taken of: with others only A and B would change, and they are given back for N and D themselves."""
-
 
 def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 3"]:
-    n, d = data["dense_parameter_count"] / _UNITS[0], data["tokens_seen"] / _UNITS[1]
-    return stack_features(theta, (np.ones_like(n), exp(-theta[..., 0:1] * np.log(n)), exp(-theta[..., 1:2] * np.log(d))))
+    n, d = np.log(data["dense_parameter_count"]), np.log(data["tokens_seen"])
+    return stack_features(theta, (np.ones_like(n), exp(-theta[..., 0:1] * n), exp(-theta[..., 1:2] * d)))
 
 
 def _report(theta: Float[np.ndarray, "*batch 2"], beta: Beta) -> Float[np.ndarray, "*batch 5"]:
-    scaled = beta[..., 1:] * _UNITS**theta
-    return np.stack([beta[..., 0], scaled[..., 0], theta[..., 0], scaled[..., 1], theta[..., 1]], axis=-1)
+    return np.stack([beta[..., 0], beta[..., 1], theta[..., 0], beta[..., 2], theta[..., 1]], axis=-1)
 
 
 TOKENS = Law(
@@ -30,13 +26,13 @@ TOKENS = Law(
     formula="L = L_0 + A N^-a + B D^-b",
     source="not the paper's: Hoffmann et al. 2022, Eq. 2, for dense runs of several numbers of tokens D",
     columns=("dense_parameter_count", "tokens_seen"),
-    coefficients=("L_0", "A_per_unit", "B_per_unit"),
+    coefficients=("L_0", "A", "B"),
     features=_features,
     shapes=(Shape("a", low=0.02, high=3.0, points=16), Shape("b", low=0.02, high=3.0, points=16)),
     link=IdentityLink(),
     parameters=("L_0", "A", "a", "B", "b"),
     report=_report,
     units={"L_0": "nats per token", "A": "nats per token", "B": "nats per token"},
-    signs={"L_0": 1, "A": 1, "B": 1},
+    nonnegative=("L_0", "A", "B"),
     dense=True,
 )

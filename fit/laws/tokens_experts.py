@@ -9,18 +9,14 @@ from jaxtyping import Float, Inexact
 from fit.laws.complex_step import exp
 from fit.laws.interface import Beta, Data, IdentityLink, Law, Shape, Theta, stack_features
 
-_UNITS = np.array([1e6, 1e9])
-"""N and D that powers are taken of: with others only A and B would change, and they are given back for N and D themselves."""
-
 
 def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 3"]:
-    n, e, d = np.log(data["dense_parameter_count"] / _UNITS[0]), np.log(data["num_experts"]), np.log(data["tokens_seen"] / _UNITS[1])
+    n, e, d = np.log(data["dense_parameter_count"]), np.log(data["num_experts"]), np.log(data["tokens_seen"])
     return stack_features(theta, (np.ones_like(n), exp(-theta[..., 0:1] * n - theta[..., 1:2] * e), exp(-theta[..., 2:3] * d)))
 
 
 def _report(theta: Float[np.ndarray, "*batch 3"], beta: Beta) -> Float[np.ndarray, "*batch 6"]:
-    a, g, b = theta[..., 0], theta[..., 1], theta[..., 2]
-    return np.stack([beta[..., 0], beta[..., 1] * _UNITS[0] ** a, a, g, beta[..., 2] * _UNITS[1] ** b, b], axis=-1)
+    return np.stack([beta[..., 0], beta[..., 1], theta[..., 0], theta[..., 1], beta[..., 2], theta[..., 2]], axis=-1)
 
 
 TOKENS_EXPERTS = Law(
@@ -29,7 +25,7 @@ TOKENS_EXPERTS = Law(
     formula="L = L_0 + A N^-a E^-g + B D^-b",
     source="not the paper's: Wang et al. 2024, for runs of several numbers of experts and of tokens D",
     columns=("dense_parameter_count", "num_experts", "tokens_seen"),
-    coefficients=("L_0", "A_per_unit", "B_per_unit"),
+    coefficients=("L_0", "A", "B"),
     features=_features,
     shapes=(
         Shape("a", low=0.02, high=3.0, points=10), Shape("g", low=-0.5, high=2.0, points=9, spacing="linear", coordinate="linear"),
@@ -39,5 +35,6 @@ TOKENS_EXPERTS = Law(
     parameters=("L_0", "A", "a", "g", "B", "b"),
     report=_report,
     units={"L_0": "nats per token", "A": "nats per token", "B": "nats per token"},
-    signs={"L_0": 1, "A": 1, "B": 1, "g": 1},
+    signs={"g": 1},
+    nonnegative=("L_0", "A", "B"),
 )  # fmt: skip

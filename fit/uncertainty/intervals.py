@@ -118,7 +118,7 @@ def _exact(
 ) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], np.ndarray]:
     """Student's interval of the figures that are linear in the coefficients of a linear law, and which these are."""
     nothing = np.full_like(value, np.nan)
-    if not fit.problem.quadratic or fit.problem.free_shapes.any() or np.isfinite(fit.problem.box[fit.problem.free_coefficients]).any():
+    if not fit.problem.quadratic or fit.problem.free_shapes.any() or fit.problem.bounded:
         return nothing, nothing, np.zeros(len(value), dtype=bool)
     spread = np.sqrt(np.diag(covariance(fit)))
     first, second = gradient(fit, quantity, spread)

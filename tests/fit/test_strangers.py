@@ -1,5 +1,7 @@
 """Other people's files, from the table to the law they came for: the right values were found by SciPy, from many starts."""
 
+from collections.abc import Mapping, Sequence
+
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
@@ -33,7 +35,7 @@ SEVERAL_D = {
 }  # fmt: skip
 
 
-def analysed(columns: dict[str, list[float]], law: str = "", draws: int = 100) -> Analysis:
+def analysed(columns: Mapping[str, Sequence[float]], law: str = "", draws: int = 100) -> Analysis:
     """The analysis of a table as a stranger would ask for it."""
     return analyse(Runs.from_columns(columns), Options(laws=(law,) if law else (), draws=draws))
 

@@ -17,9 +17,10 @@ import fit
 from common.document import Document, Section, Table
 from common.document.numbers import count, decimals, interval, listing, many, plain
 from fit.analysis import Analysis, Options, Result
-from fit.compare import notes_of
 from fit.quantities import cutoff_quantity
+from fit.report import notes_of
 from fit.report.record import cleaned, fit_json
+from fit.report.view import View
 from fit.uncertainty.distributions import f_tail, t_quantile
 
 DENSE, BOUNDED, WITH_FLOOR = "dense", "bounded", "bounded-floor-interaction"
@@ -277,7 +278,7 @@ def reproduce_document(found: Reproduction) -> Document:
     claims = tuple((claim.name, claim.verdict, claim.why) for claim in found.claims)
     conclusions = Table("Conclusions", ("The paper", "Verdict", "Why"), claims, first=True)
     tables = (_side_by_side(found, level), conclusions, _figures_table(found, level))
-    return Document(title, verdict, schemes, notes_of(analysis, BOUNDED), (Section("Figures and conclusions", tables),))
+    return Document(title, verdict, schemes, tuple(notes_of(View(analysis), BOUNDED)), (Section("Figures and conclusions", tables),))
 
 
 def _side_by_side(found: Reproduction, level: str) -> Table:

@@ -219,7 +219,7 @@ def compare_document(comparison: Comparison) -> Document:
         shown=[law for law in dict.fromkeys((analysis.quoted, PAPER_LAW)) if ranking and law in ranking.scores],
         without=next((one.abstain for one in found if one.question == SHRINKS), ()), routed=[one for one in found if one.router == ALL],
     )  # fmt: skip
-    return Document(title, verdict, findings, (*notes_of(view, analysis.quoted), draws), sections)
+    return Document(title, verdict, findings, (*notes_of(analysis, analysis.quoted), draws), sections)
 
 
 def _survives(comparison: Comparison) -> Table | None:

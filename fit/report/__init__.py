@@ -18,7 +18,7 @@ from fit.report.words import bullets, rendered, words
 from fit.runs.schema import N
 from fit.select import pooled
 
-__all__ = ["cell", "cleaned", "fit_document", "fit_json", "provenance", "router_name", "write_report"]
+__all__ = ["cell", "cleaned", "fit_document", "fit_json", "notes_of", "provenance", "router_name", "write_report"]
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What predicts": ("roll_out", "residuals", "laws_side_by_side", "laws", "dense", "optimum", "ranking", "held_out"),
@@ -108,9 +108,10 @@ def _verdict(view: View, simulated: int) -> str:
     return rendered("verdict.j2", law=quoted, fits=fits, missing=missing, simulated=simulated)
 
 
-def notes_of(view: View, law: str) -> list[Note]:
+def notes_of(analysis: Analysis, law: str) -> tuple[Note, ...]:
     """The errors of a law's fits, and the laws that were not fitted."""
-    return [one for one in _notes(view) if (one.severity == "error" and one.about.split(" (")[0] == law) or one.code == "not-fitted"]
+    found = _notes(View(analysis))
+    return tuple(one for one in found if one.code == "not-fitted" or (one.severity == "error" and one.about.split(" (")[0] == law))
 
 
 def _notes(view: View) -> tuple[Note, ...]:

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import matplotlib as mpl
 import numpy as np
 from jaxtyping import Bool, Float
+from matplotlib.artist import Artist
 from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -49,6 +50,9 @@ _SETTINGS: Mapping[Any, Any] = {
 MOST_PANELS = 3
 """Panels beside each other; more go below."""
 
+_KEYS = 6
+"""Entries of a legend beside each other."""
+
 Share = bool | Literal["row", "col"]
 
 
@@ -62,17 +66,34 @@ def house_style() -> Generator[None, None, None]:
 
 
 def panels(
-    number: int, height: float = 3.3, width: float = 9.6, *, across: int = MOST_PANELS, share_x: Share = True, share_y: Share = True
-) -> tuple[Figure, list[Axes]]:
-    """A figure with so many panels, `across` abreast, and their axes; `width` and `height` (of a row of panels) in inches."""
+    number: int, height: float = 3.3, width: float = 9.6, *, across: int = MOST_PANELS, share_x: Share = True, share_y: Share = True,
+    keys: int = 0, right: float = 0.1,
+) -> tuple[Figure, list[Axes]]:  # fmt: skip
+    """A figure with so many panels, `across` abreast, and their axes; `width` and `height` (of a row of panels) in inches.
+
+    Room for titles and labels is fixed, since to measure them takes as long as to draw the rest: `keys` entries of a legend have room
+    below all panels, labels of lines `right` inches beside each.
+    """
     across = min(number, across)
-    figure = Figure(figsize=(width if across > 1 else min(width, 6.4), height * math.ceil(number / across)), layout="constrained")
+    down = math.ceil(number / across)
+    wide, high = width if across > 1 else min(width, 6.4), height * down
+    figure = Figure(figsize=(wide, high))
     FigureCanvasSVG(figure)
-    grid = figure.subplots(math.ceil(number / across), across, sharex=share_x, sharey=share_y, squeeze=False)
+    bottom, between = 0.62 + (0.1 + 0.17 * math.ceil(keys / _KEYS) if keys else 0), 0.42 if share_x in (True, "col") else 0.85
+    beside = right + (0.12 if share_y in (True, "row") else 0.62)
+    room = {"left": 0.68 / wide, "right": 1 - right / wide, "bottom": bottom / high, "top": 1 - 0.42 / high}
+    inner = (wide - 0.68 - right - (across - 1) * beside) / across, (high - 0.42 - bottom - (down - 1) * between) / down
+    room |= {"wspace": beside / inner[0], "hspace": between / inner[1]}
+    grid = figure.subplots(down, across, sharex=share_x, sharey=share_y, squeeze=False, gridspec_kw=room)
     axes = [ax for row in grid.tolist() for ax in row]
     for spare in axes[number:]:
         spare.set_visible(False)
     return figure, axes[:number]
+
+
+def legend_below(figure: Figure, handles: Sequence[Artist]) -> None:
+    """A legend below all panels; `panels` leaves room for it by the number of its `keys`."""
+    figure.legend(handles=handles, loc="lower center", ncols=min(len(handles), _KEYS), borderaxespad=0.2)
 
 
 def to_svg(figure: Figure) -> str:
@@ -80,7 +101,6 @@ def to_svg(figure: Figure) -> str:
     buffer = io.BytesIO()
     with house_style():
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None, "Creator": None})
-    figure.set_layout_engine("none")  # laid out a second time, it would move by a rounding error
     return buffer.getvalue().decode("utf-8").replace("\r\n", "\n")
 
 

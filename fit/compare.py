@@ -12,20 +12,18 @@ from typing import Any, Literal
 import numpy as np
 
 from common.document import Document, Note, Section, Table
-from common.document.numbers import count, listing, many, percent
-from common.errors import InputError
+from common.document.numbers import count, listing, many
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
 from fit.derived import Point, default_points
-from fit.engine.losses import Loss, huber, squared, squared_log
-from fit.engine.problem import make_problem
-from fit.engine.solve import solve
 from fit.estimate import Estimate
-from fit.quantities import cutoff, epc_quantity, has_cutoff, has_epc
+from fit.quantities import has_cutoff, has_epc
+from fit.report import notes_of
 from fit.report.record import cleaned, fit_json, simulated_runs
-from fit.report.tables import table, words
-from fit.report.view import FAR, View, cell
-from fit.runs import Runs, canonical
-from fit.runs.schema import LOSSES, ROUTER, STEP, D, E, N
+from fit.report.tables import table
+from fit.report.view import FAR, OUTSIDE, View, cell
+from fit.report.words import bullets, made
+from fit.runs import Runs
+from fit.runs.schema import D, E, N
 from fit.uncertainty.intervals import estimates
 
 COMPARED = ("separable", "bilinear", "bounded", "floor", "bounded-floor", "floor-interaction", "bounded-floor-interaction")
@@ -36,7 +34,13 @@ ALL, SHRINKS = "all", "Gain falls with N"
 """The router of a question about all of them; the question that a law without an interaction has no answer to."""
 
 Verdict = Literal["every law", "best laws", "depends on the law", "unknown"]
-_SHORT = {"every law": "every", "best laws": "best", "depends on the law": "depends", "unknown": "unknown"}
+_VERDICTS: Mapping[Verdict, tuple[str, str]] = {
+    "every law": ("every", "hold under every law"),
+    "best laws": ("best", "hold under the laws that predict best alone"),
+    "depends on the law": ("depends", "depend on the law"),
+    "unknown": ("unknown", "are unknown"),
+}
+"""Each verdict in a table's cell and in a sentence."""
 
 
 @dataclass(frozen=True)
@@ -79,25 +83,13 @@ class Agreement:
         return "" if self.verdict == "unknown" or len(words) != 1 else words.pop() or spread(self.best)
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A point fit under another choice: parameters, N_cutoff, and EPC/N at the last point; none, and a reason, where it is not possible."""
-
-    router: str
-    law: str
-    choice: str
-    values: Mapping[str, float]
-    reason: str = ""
-
-
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """The fits with their ranking, every law's answers, which of them survive, and what other choices change."""
+    """The fits with their ranking, the laws to go by, and which answers survive a change of law."""
 
     analysis: Analysis
     trusted: tuple[str, ...]
     agreements: tuple[Agreement, ...]
-    variants: tuple[Variant, ...]
 
 
 def compare(runs: Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Comparison:
@@ -109,7 +101,7 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
     analysis = analyse(runs, asked(runs, options), progress)
     laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law)))
     trusted = analysis.ranking.equal if analysis.ranking else laws
-    return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted), tuple(variants(analysis)))
+    return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted))
 
 
 def asked(runs: Runs, options: Options | None = None) -> Options:
@@ -202,140 +194,57 @@ def _agreed(found: Sequence[Answer]) -> tuple[bool, bool]:
 
 def spread(found: Sequence[Answer]) -> str:
     """The range of figures, such as `4.8 to 5.1`; `beyond 1.3T` where they are further from the data than makes sense."""
-    values = sorted(answer.ends[0] for answer in found)
-    low, high = (f"{'beyond ' * (x >= found[0].limit)}{count(float(f'{x:.2g}'))}" for x in (values[0], values[-1]))
-    return low if low == high else f"{low} to {high}"
-
-
-def variants(analysis: Analysis) -> Iterator[Variant]:
-    """Point fits under other losses and training steps, and, of the quoted law alone, to other columns; none of restricted laws."""
-    options, runs = analysis.options, analysis.runs
-    if options.fixed or options.bounds or options.weights or options.group != ROUTER:
-        return
-    choices, point = list(_choices(runs, options)), options.points[-1]
-    for result in [result for law in dict.fromkeys((analysis.quoted, PAPER_LAW)) for result in analysis.of_law(law) if has_epc(result.law)]:
-        law, router = result.law, result.router
-        for choice, again, loss in choices:
-            if law.name != analysis.quoted and again.target != runs.target:
-                continue
-            try:
-                own = canonical(again, router)
-                problem = make_problem(law, {name: own.numeric(name) for name in law.columns}, own.loss, loss)
-                fit = result.fit if (again, loss) == (runs, options.loss) else solve(problem, confirm=False)
-            except InputError as error:
-                yield Variant(router, law.name, choice, {}, str(error))
-                continue
-            ends = {"n_cutoff": float(cutoff(law, fit.beta))} if has_cutoff(law) else {}
-            where = point.columns(law)
-            worth = {} if where is None else {"epc_ratio": float(epc_quantity(law, where)(fit.theta, fit.beta)[0]) / point.n}
-            yield Variant(router, law.name, choice, {**fit.parameters, **ends, **worth})
-
-
-def _choices(runs: Runs, options: Options) -> Iterator[tuple[str, Runs, Loss]]:
-    """Name, runs and loss of each choice, the one made first; runs made in memory have no other column or step."""
-    yield "as fitted", runs, options.loss
-    yield from ((f"--loss {loss.label}", runs, loss) for loss in (squared_log(), squared(), huber()) if loss != options.loss)
-    for name in LOSSES if runs.request else ():
-        if name != runs.target and runs.has(name) and np.isfinite(runs.columns[name]).any():
-            yield f"--target {name}", runs.again(target=name, step=runs.step), options.loss
-    if runs.request and runs.has(STEP):
-        steps = np.unique(np.concatenate([table.frame[STEP].drop_nulls().to_numpy() for table in runs.request.tables]))
-        for part in (0.1, 0.5):
-            if len(early := steps[(steps > 0) & (steps <= part * runs.numeric(STEP).max())]):
-                yield f"--step {early[-1]:.0f}", runs.again(step=int(early[-1])), options.loss
+    values, limit = sorted(answer.ends[0] for answer in found), found[0].limit
+    low, high = (f"{'beyond ' * (x >= limit)}{count(float(f'{x:.2g}'))}" for x in (values[0], values[-1]))
+    mark = OUTSIDE * (values[-1] < limit and any(answer.figure.extrapolated for answer in found))
+    return (low if low == high else f"{low} to {high}") + mark
 
 
 def compare_document(comparison: Comparison) -> Document:
-    """Verdict, findings and the table of what survives first; then every law's scores and answers, and other choices."""
-    analysis, verdicts = comparison.analysis, [one.verdict for one in comparison.agreements]
+    """Verdict, findings and the table of what survives first; then every law's answers and scores."""
+    analysis, view, verdicts = comparison.analysis, View(comparison.analysis), [one.verdict for one in comparison.agreements]
+    ranking, found = analysis.ranking, comparison.agreements
     laws = dict.fromkeys(result.law.name for result in analysis.results)
     title = f"{many(len(laws), 'law')} compared on {many(len(analysis.runs), 'run')} ({analysis.runs.target})"
-    words = ("hold under every law", "hold under the laws that predict best alone", "depend on the law", "are unknown")
-    shares = [f"{verdicts.count(name)} {what}" for name, what in zip(_SHORT, words, strict=True) if name in verdicts]
-    others = [table(View(analysis), name) for name in ("ranking", "held_out", "warnings", "provenance")]
-    tables = (_survives(comparison), _answers(comparison), _choices_table(comparison), *(one for one in others if one))
-    sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one.rows)),)
+    shares = [f"{verdicts.count(name)} {words}" for name, (_, words) in _VERDICTS.items() if name in verdicts]
+    says = f"Of {many(len(verdicts), 'answer')} {listing(shares)}." if shares else "No answers: none of these laws reads N and E."
+    others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
+    tables = (_survives(comparison), _answers(comparison), *others)
+    sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
     drawn, fewer = analysis.options.draws, min(analysis.options.draws, analysis.options.other_draws or 0)
-    draws = f"{drawn:,} draws under {analysis.quoted}, {fewer:,} under the others"
-    notes = (*notes_of(analysis, analysis.quoted), Note("note", "", "draws", draws))
-    return Document(title, f"Of {many(len(verdicts), 'answer')} {listing(shares)}.", _findings(comparison), notes, sections)
+    draws = Note("note", "", "draws", f"{drawn:,} draws under {analysis.quoted}, {fewer:,} under the others")
+    verdict = "Simulated runs. " * bool(simulated_runs(analysis)) + says
+    findings = bullets(
+        "compare.j2", ranking=ranking,
+        shown=[law for law in dict.fromkeys((analysis.quoted, PAPER_LAW)) if ranking and law in ranking.scores],
+        without=next((one.abstain for one in found if one.question == SHRINKS), ()), routed=[one for one in found if one.router == ALL],
+    )  # fmt: skip
+    return Document(title, verdict, findings, (*notes_of(analysis, analysis.quoted), draws), sections)
 
 
-def _findings(comparison: Comparison) -> tuple[str, ...]:
-    """The ranking; what laws without c leave open; the best routers; what other choices move."""
-    analysis, ranking, found = comparison.analysis, comparison.analysis.ranking, list[str]()
-    if ranking:
-        shown = [law for law in dict.fromkeys((ranking.best, PAPER_LAW)) if law in ranking.scores]
-        errors = " and ".join(f"{percent(ranking.scores[law])} of the loss under {law}" for law in shown)
-        found.append(f"Held-out sizes are missed by {errors} (CRPS). Not shown to be worse: {listing(ranking.equal[1:]) or 'none'}.")
-    else:
-        found.append("Too few sizes can be held out to rank the laws: all count alike.")
-    if without := next((one.abstain for one in comparison.agreements if one.question == SHRINKS), ()):
-        found.append(f"As good as any, though they take the gain from experts to be the same at every size: {listing(without)}.")
-    routed = [one for one in comparison.agreements if one.router == ALL]
-    if best := [f"{one.question[12:]}: {one.answer or 'no answer'} ({one.verdict})" for one in routed]:
-        found.append(f"Best router at {'; '.join(best)}.")
-    epc: dict[str, list[float]] = {}
-    for one in comparison.variants:
-        if one.law == analysis.quoted and one.values:
-            epc.setdefault(one.router, []).append(one.values["epc_ratio"])
-    if epc:
-        router, values = max(epc.items(), key=lambda item: max(item[1]) / max(min(item[1]), 1e-9))
-        figure = f"EPC/N at {analysis.options.points[-1].label} ({analysis.quoted}, {router})"
-        found.append(f"Other losses, loss columns and training steps put {figure} at {min(values):.2g} to {max(values):.2g}.")
-    return tuple(found)
-
-
-def notes_of(analysis: Analysis, law: str) -> tuple[Note, ...]:
-    """Whether the runs are simulated, the errors of the fits of this law, a line a code, and laws that were not fitted."""
-    groups: dict[tuple[str, str], list[str]] = {("warning", "simulated"): [""]} if simulated_runs(analysis) else {}
-    for result in analysis.of_law(law):
-        for warning in (one for one in result.warnings if one.severity == "error"):
-            groups.setdefault((warning.severity, warning.code), []).append(result.router)
-    text = {**words()["warnings"], "simulated": "these runs are simulated: they say nothing of real models"}
-    notes = [Note(severity, " ".join([law, listing(names)]) * any(names), code, text[code]) for (severity, code), names in groups.items()]
-    left = dict.fromkeys(f"{one.router} {one.law}" for one in analysis.skipped)
-    return (*notes, *([Note("note", "", "not-fitted", f"not fitted: {listing(left)}")] if left else []))
-
-
-def _survives(comparison: Comparison) -> Table:
+def _survives(comparison: Comparison) -> Table | None:
     there = {(one.question, one.router): one for one in comparison.agreements if one.router != ALL}
-    cells = {key: ", ".join(filter(None, (one.answer, _SHORT[one.verdict]))) for key, one in there.items()}
+    cells = {key: ", ".join(filter(None, (one.answer, _VERDICTS[one.verdict][0]))) for key, one in there.items()}
     questions, names = (list(dict.fromkeys(key[k] for key in there)) for k in (0, 1))
-    note = (
-        f"every: under every law; best: under {listing(comparison.trusted)} alone, whose figures these are; depends: these disagree; "
-        "unknown: their intervals span more than a factor of two, or include zero."
-    )
-    rows = tuple((question, *(cells.get((question, name), "") for name in names)) for question in questions)
-    return Table("Answers, and whether they survive a change of law", ("Question", *names), rows, note, first=True)
+    rows = [(question, *(cells.get((question, name), "") for name in names)) for question in questions]
+    return made("survives", rows, ("Question", *names), trusted=listing(comparison.trusted))
 
 
-def _answers(comparison: Comparison) -> Table:
-    largest, found = float(comparison.analysis.runs.numeric(N).max()), list[tuple[str, ...]]()
+def _answers(comparison: Comparison) -> Table | None:
+    largest, rows = float(comparison.analysis.runs.numeric(N).max()), list[tuple[str, ...]]()
     for one in comparison.agreements:
         for answer in (*one.best, *one.others):
             figure = cell(answer.figure, largest if one.question == "N_cutoff" else math.inf)
             share = "" if answer.chance is None else f" ({answer.chance:.0%})"
-            found.append((one.question, one.router, answer.law + " *" * (answer in one.best), answer.says, figure + share))
-    level = f"{comparison.analysis.options.level:.0%} intervals assume the law is correct."
-    note = f"* not shown to predict worse than any. Best router: its loss (share of draws in which it is lowest). {level}"
-    return Table("Answers of each law", ("Question", "Router", "Law", "Answer", "Figure"), tuple(found), note)
-
-
-def _choices_table(comparison: Comparison) -> Table:
-    rows: list[tuple[str, ...]] = []
-    for one in comparison.variants:
-        epc, end = (count(one.values[key]) if key in one.values else "" for key in ("epc_ratio", "n_cutoff"))
-        rows.append((f"{one.router}, {one.law}", one.choice, epc or one.reason, end))
-    note = f"Point fits. EPC/N at {comparison.analysis.options.points[-1].label}; choices are options of `fit`."
-    return Table("The quoted and the paper's law under other choices", ("Fit", "Choice", "EPC/N", "N_cutoff"), tuple(rows), note)
+            rows.append((one.question, one.router, answer.law + " *" * (answer in one.best), answer.says, figure + share))
+    return made("answers", rows, level=f"{comparison.analysis.options.level:.0%}")
 
 
 def compare_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison at full precision, with all that `fit --json` holds; docs/json.md says what the keys mean."""
     document = compare_document(comparison)
-    own = {name: getattr(comparison, name) for name in ("trusted", "agreements", "variants")}
+    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")}
     return {
-        **fit_json(comparison.analysis), "schema": "routelaw.compare/2", "verdict": document.verdict, "findings": list(document.findings),
+        **fit_json(comparison.analysis), "schema": "routelaw.compare/3", "verdict": document.verdict, "findings": list(document.findings),
         **cleaned(own),
     }  # fmt: skip

@@ -1,27 +1,4 @@
-"""What a reader must know before believing a fit: what it leaves over, and warnings with a code, a severity and the fit they belong to.
-
-| code | severity | what it says |
-|---|---|---|
-| `not-converged` | error | the fit did not end at an optimum |
-| `not-identified` | error | too many draws do not identify the law, or never ended: there are no intervals |
-| `no-degrees` | error | as many parameters as runs: nothing is known of the noise |
-| `held-out-failure` | error | prediction intervals miss most runs of the largest size, held out |
-| `lack-of-fit` | warning | residuals are larger than the noise between seeds, or bend along a column |
-| `clustered-residuals` | warning | runs of a size err together, so that they are not as many as they seem |
-| `tokens-ignored` | warning | the runs differ in tokens, and the law has none |
-| `not-confirmed` | warning | no second search ended at the same optimum |
-| `wrong-sign` | warning | an estimate has another sign than expected |
-| `at-bound` | warning | a parameter ended where its search range ends |
-| `ill-conditioned` | warning | parameters that the runs can hardly tell apart |
-| `few-runs` | warning | hardly more runs than parameters |
-| `too-few-draws` | warning | the level asks for quantiles beyond the draws |
-| `wide-interval` | note | an interval spans more than the runs do, or reaches beyond them |
-| `sign-not-shown` | note | an interval does not exclude zero |
-| `failed-draws` | note | a few draws did not identify the law or never ended |
-| `uneven-spread` | note | residuals are wider at one end of the runs: the draws allow for it |
-| `few-residuals` | note | too few residuals to draw from: a normal took their place |
-| `extrapolated` | note | a figure lies outside the runs |
-"""
+"""What a reader must know before believing a fit: what it leaves over, and warnings with a code, a severity and the fit they belong to."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -37,7 +14,7 @@ from fit.estimate import Estimate
 from fit.laws.interface import FloorLink
 from fit.laws.paper import utilisation_of
 from fit.runs import codes
-from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS
+from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, D, E, F, N, P
 from fit.select import RollOutStep, pooled
 from fit.uncertainty.distributions import f_tail
 from fit.uncertainty.draws import FEW_DEGREES, Draws, raised_residuals
@@ -46,7 +23,30 @@ from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, to
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
 
-_SHORT = {"dense_parameter_count": "N", "num_experts": "E", "tokens_seen": "D"}
+SEVERITY: Mapping[str, Severity] = {
+    "not-converged": "error",  # the fit did not end at an optimum
+    "not-identified": "error",  # too many draws do not identify the law, or never ended: there are no intervals
+    "no-degrees": "error",  # as many parameters as runs: nothing is known of the noise
+    "held-out-failure": "error",  # prediction intervals miss most runs of the largest size, held out
+    "lack-of-fit": "warning",  # residuals are larger than the noise between seeds, or bend along a column
+    "clustered-residuals": "warning",  # runs of a size err together, so that they are not as many as they seem
+    "tokens-ignored": "warning",  # the runs differ in tokens, and the law has none
+    "not-confirmed": "warning",  # no second search ended at the same optimum
+    "wrong-sign": "warning",  # an estimate has another sign than expected
+    "at-bound": "warning",  # a parameter ended where its search range ends
+    "ill-conditioned": "warning",  # parameters that the runs can hardly tell apart
+    "few-runs": "warning",  # hardly more runs than parameters
+    "too-few-draws": "warning",  # the level asks for quantiles beyond the draws
+    "wide-interval": "note",  # an interval spans more than the runs do, or reaches beyond them
+    "sign-not-shown": "note",  # an interval does not exclude zero
+    "failed-draws": "note",  # a few draws did not identify the law or never ended
+    "uneven-spread": "note",  # residuals are wider at one end of the runs: the draws allow for it
+    "few-residuals": "note",  # too few residuals to draw from: a normal took their place
+    "extrapolated": "note",  # a figure lies outside the runs
+}
+"""Every code, which does not change, and how bad it is."""
+
+_SHORT = {N: "N", E: "E", D: "D"}
 
 _MANY_DRAWS = 1_000_000
 """More draws than this are not worth asking for."""
@@ -204,171 +204,118 @@ def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> 
 
 
 def warnings_for(
-    fit: Fit,
-    about: str,
-    *,
-    draws: Draws | None = None,
-    found: Misfit | None = None,
-    figures: Mapping[str, Estimate] | None = None,
-    steps: Sequence[RollOutStep] = (),
-    level: float = 0.95,
-) -> tuple[FitWarning, ...]:
+    fit: Fit, about: str, *, draws: Draws | None = None, found: Misfit | None = None, figures: Mapping[str, Estimate] | None = None,
+    steps: Sequence[RollOutStep] = (), level: float = 0.95,
+) -> tuple[FitWarning, ...]:  # fmt: skip
     """Everything about this fit that its figures do not say themselves, worst first. `figures` are coefficients and derived ones."""
-    warned = [
-        *_about_optimum(fit),
-        *_about_misfit(found),
-        *_held_out(steps),
-        *_about_draws(fit, draws, level),
-        *_about_figures(fit, figures or {}, level),
-    ]
-    return tuple(
-        sorted((FitWarning(code, severity, about, text) for code, severity, text in warned), key=lambda w: SEVERITIES.index(w.severity))
-    )
+    figures = figures or {}
+    parts = (
+        _about_optimum(fit), _about_misfit(found or Misfit()), _held_out(steps), _about_draws(draws, level),
+        _about_signs(fit, figures, level), _about_ranges(fit, figures, level),
+    )  # fmt: skip
+    warned = [FitWarning(code, SEVERITY[code], about, text) for part in parts for code, text in part]
+    return tuple(sorted(warned, key=lambda warning: SEVERITIES.index(warning.severity)))
 
 
-_Found = Iterator[tuple[str, Severity, str]]
+_Found = Iterator[tuple[str, str]]
+"""Codes with their sentences."""
 
 
 def _about_optimum(fit: Fit) -> _Found:
-    certificate, law = fit.certificate, fit.law
-    if not certificate.converged:
+    known, law, degrees = fit.certificate, fit.law, fit.degrees
+    if not known.converged:
         yield (
             "not-converged",
-            "error",
-            f"the fit did not end at an optimum: a further step would lower the objective by {certificate.remaining:.0e} of itself",
+            f"the fit did not end at an optimum: a further step would lower the objective by {known.remaining:.0e} of itself",
         )
-    if not certificate.confirmed:
-        yield (
-            "not-confirmed",
-            "warning",
-            f"{certificate.searches} searches from different starts ended at different optima; the lowest is given",
-        )
-    for name in certificate.at_bounds:
+    if not known.confirmed:
+        yield "not-confirmed", f"{known.searches} searches from different starts ended at different optima; the lowest is given"
+    for name in known.at_bounds:
         ratio = next((f" ({key} = {over}/{under})" for key, (over, under) in law.ratios.items() if under == name), "")
         held = f"{name} is 0, its bound: without it the fit would be lower still (--unbounded)"
         ended = f"{name}{ratio} ended at the end of its range: the runs set no limit there"
-        yield "at-bound", "warning", held if name in law.nonnegative and fit.parameters[name] == 0 else ended
-    if certificate.identified and certificate.condition > _ILL:
-        yield "ill-conditioned", "warning", f"condition number {certificate.condition:.1e}: the runs hardly tell some parameters apart"
-    if fit.degrees < FEW_DEGREES:
-        known = f"the noise is known to {1 / np.sqrt(2 * fit.degrees):.0%} at best" if fit.degrees else "there are no intervals"
-        yield (
-            "few-runs" if fit.degrees else "no-degrees",
-            "warning" if fit.degrees else "error",
-            f"{fit.num_runs} runs for {fit.problem.num_free} parameters leave {fit.degrees} degrees of freedom: {known}",
-        )
+        yield "at-bound", held if name in law.nonnegative and fit.parameters[name] == 0 else ended
+    if known.identified and known.condition > _ILL:
+        yield "ill-conditioned", f"condition number {known.condition:.1e}: the runs hardly tell some parameters apart"
+    if degrees < FEW_DEGREES:
+        noise = f"the noise is known to {1 / np.sqrt(2 * degrees):.0%} at best" if degrees else "there are no intervals"
+        left = f"{fit.num_runs} runs for {fit.problem.num_free} parameters leave {degrees} degrees of freedom"
+        yield "few-runs" if degrees else "no-degrees", f"{left}: {noise}"
 
 
-def _about_misfit(found: Misfit | None) -> _Found:
-    if found is None:
-        return
-    if found.seed_p is not None and found.seed_ratio is not None and found.seed_p < _MISFIT:
-        yield (
-            "lack-of-fit",
-            "warning",
-            f"residuals are {found.seed_ratio:.0f} times the noise between seeds (F test, p = {found.seed_p:.0e})",
-        )
+def _about_misfit(found: Misfit) -> _Found:
+    if found.seed_p is not None and found.seed_p < _MISFIT:
+        yield "lack-of-fit", f"residuals are {found.seed_ratio:.0f} times the noise between seeds (F test, p = {found.seed_p:.0e})"
     for name, (share, p) in (found.bends or {}).items():
         if p < _MISFIT:
-            yield (
-                "lack-of-fit",
-                "warning",
-                f"a bend along {_SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})",
-            )
+            yield "lack-of-fit", f"a bend along {_SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})"
     if found.clustered:
-        yield (
-            "clustered-residuals",
-            "warning",
-            f"runs of one size share {found.alike:.0%} of the residuals' variance: they err together (F test, p = {found.alike_p:.0e})",
-        )
+        shared = f"runs of one size share {found.alike:.0%} of the residuals' variance"
+        yield "clustered-residuals", f"{shared}: they err together (F test, p = {found.alike_p:.0e})"
     if (name := found.uneven) and found.spread is not None:
         times, p = found.spread[name]
         end, ratio = ("large", times) if times > 1 else ("small", 1 / times)
-        yield (
-            "uneven-spread",
-            "note",
-            f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(name, name)} (p = {p:.0e}): "
-            "with --scheme auto the draws take each run's own residual",
-        )
+        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(name, name)} (p = {p:.0e})"
+        yield "uneven-spread", f"{wider}: --scheme auto lets each run keep the size of its own"
 
 
 def _held_out(steps: Sequence[RollOutStep]) -> _Found:
     last = [step for step in steps if step.following and step.size == max(one.size for one in steps)]
     score = pooled(last)
     if score is not None and score.covered is not None and score.covered < score.runs / 2:
-        yield (
-            "held-out-failure",
-            "error",
-            f"fitted to smaller sizes, its prediction intervals hold {score.covered} of {score.runs} runs at N = {count(last[0].size)}",
-        )
+        hold = f"hold {score.covered} of {score.runs} runs at N = {count(last[0].size)}"
+        yield "held-out-failure", f"fitted to smaller sizes, its prediction intervals {hold}"
 
 
-def _about_draws(fit: Fit, draws: Draws | None, level: float) -> _Found:
+def _about_draws(draws: Draws | None, level: float) -> _Found:
     if draws is None:
         return
-    if draws.scheme == "residuals" and 0 < fit.degrees < FEW_DEGREES:
-        yield "few-residuals", "note", f"{fit.num_runs} residuals are too few to draw from: noise was drawn from a normal with their spread"
+    if draws.scheme == "residuals" and 0 < draws.fit.degrees < FEW_DEGREES:
+        few = f"{draws.fit.num_runs} residuals are too few to draw from"
+        yield "few-residuals", f"{few}: noise was drawn from a normal with their spread"
     if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
-        needed = draws_needed(draws, level)
-        enough = (
-            f"{needed:,} draws would reach"
-            if needed <= _MANY_DRAWS
-            else f"no number of draws does with {degrees_of_freedom(draws):.0f} degrees of freedom"
-        )
-        yield "too-few-draws", "warning", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
+        needed, degrees = draws_needed(draws, level), degrees_of_freedom(draws)
+        never = f"no number of draws does with {degrees:.0f} degrees of freedom"
+        enough = f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else never
+        yield "too-few-draws", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
     if draws.failed:
-        lost = draws.failed - draws.unfinished
-        parts = [f"{many} {what}" for many, what in ((draws.unfinished, "did not converge"), (lost, "do not identify the law")) if many]
+        lost = {"did not converge": draws.unfinished, "do not identify the law": draws.failed - draws.unfinished}
+        text = f"of {len(draws)} draws {' and '.join(f'{many} {what}' for what, many in lost.items() if many)}"
         gone = too_many_failed(draws.refits.usable, level)
-        text = f"of {len(draws)} draws {' and '.join(parts)}"
-        yield ("not-identified", "error", f"{text}: no intervals") if gone else ("failed-draws", "note", text)
+        yield ("not-identified", f"{text}: no intervals") if gone else ("failed-draws", text)
 
 
-def _about_figures(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _Found:
-    law, data = fit.law, fit.problem.data
-    for name, sign in law.signs.items():
-        if (figure := figures.get(name)) is not None and figure.value * sign <= 0:
-            yield (
-                "wrong-sign",
-                "warning",
-                f"{name} is {figure.value:.4g}, where a {'positive' if sign > 0 else 'negative'} value is expected",
-            )
-        elif figure is not None and figure.known and figure.sign != sign:
-            yield (
-                "sign-not-shown",
-                "note",
-                f"the {level:.0%} interval of {name}, {figure.low:.4g} to {figure.high:.4g}, does not exclude zero",
-            )
-    ranges = {"experts": ("num_experts", data.get("num_experts"))}
-    if {"total_parameter_count", "flops_per_step"} <= set(data):
+def _about_signs(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _Found:
+    for name, sign in fit.law.signs.items():
+        figure = figures.get(name, Estimate(np.nan))
+        if figure.value * sign <= 0:
+            yield "wrong-sign", f"{name} is {figure.value:.4g}, where a {'positive' if sign > 0 else 'negative'} value is expected"
+        elif figure.known and figure.sign != sign:
+            yield "sign-not-shown", f"{_ends(name, figure, level)} does not exclude zero"
+
+
+def _about_ranges(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _Found:
+    data, units, loss = fit.problem.data, fit.law.units, 10**fit.problem.observed
+    ranges = {"experts": ("number of experts", data[E])} if E in data else {}
+    if {P, F} <= set(data):
         ranges["parameters per multiply-add"] = "B = P/F", np.real(utilisation_of(data))
     for name, figure in figures.items():
-        what, values = ranges.get(law.units.get(name, ""), ("", None))
-        if values is None or figure.low is None or figure.high is None:
+        if figure.low is None or figure.high is None:
             continue
-        span = float(values.max() / values.min())
-        shown = f"the {level:.0%} interval of {name}, {figure.low:.4g} to {figure.high:.4g},"
-        if figure.high > span * figure.low:
-            yield "wide-interval", "note", f"{shown} spans a larger ratio than the runs' {what} ({span:.4g})"
-        elif figure.high > values.max():
-            yield "wide-interval", "note", f"{shown} reaches beyond the largest {what} of the runs ({count(float(values.max()))})"
-    floor, loss = figures.get("L_0"), 10**fit.problem.observed
-    if (
-        isinstance(law.link, FloorLink)
-        and floor is not None
-        and floor.low is not None
-        and floor.high is not None
-        and floor.high - floor.low > np.ptp(loss)
-    ):
-        yield (
-            "wide-interval",
-            "note",
-            f"the {level:.0%} interval of L_0 is longer than the range of the losses ({loss.min():.4g} to {loss.max():.4g})",
-        )
-    far = {name: figure.distance for name, figure in figures.items() if figure.extrapolated}
-    if far:
-        yield "extrapolated", "note", "outside the runs: " + ", ".join(f"{name} ({_times(distance)})" for name, distance in far.items())
+        if units.get(name) in ranges:
+            what, values = ranges[units[name]]
+            span = float(values.max() / values.min())
+            if figure.high > span * figure.low:
+                yield "wide-interval", f"{_ends(name, figure, level)} spans a larger ratio than the runs' {what} ({span:.4g})"
+            elif figure.high > values.max():
+                yield "wide-interval", f"{_ends(name, figure, level)} reaches beyond the largest {what} of the runs ({count(values.max())})"
+        if name == "L_0" and isinstance(fit.law.link, FloorLink) and figure.high - figure.low > np.ptp(loss):
+            longer = f"is longer than the range of the losses ({loss.min():.4g} to {loss.max():.4g})"
+            yield "wide-interval", f"the {level:.0%} interval of L_0 {longer}"
+    if far := {name: figure.distance for name, figure in figures.items() if figure.extrapolated}:
+        times = (f"{name} ({f'{x:.2g}' if x < 1000 else 'over 1,000'} times)" for name, x in far.items())
+        yield "extrapolated", f"outside the runs: {', '.join(times)}"
 
 
-def _times(distance: float) -> str:
-    return f"{distance:.2g} times" if distance < 1000 else "over 1,000 times"
+def _ends(name: str, figure: Estimate, level: float) -> str:
+    return f"the {level:.0%} interval of {name}, {figure.low:.4g} to {figure.high:.4g},"

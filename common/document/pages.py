@@ -92,7 +92,7 @@ _SPECIAL = {
     "\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "<": r"\textless{}", ">": r"\textgreater{}",
     "|": r"\textbar{}", '"': r"\textquotedbl{}", "·": r"\textperiodcentered{}", "–": "--", "—": "---", "’": "'", "°": r"\textdegree{}",
     "−": "$-$", "∞": r"$\infty$", "≤": r"$\leq$", "≥": r"$\geq$", "≠": r"$\neq$", "×": r"$\times$", "±": r"$\pm$", "→": r"$\to$",
-    **{c: f"\\{c}" for c in "{}$&#%_"},
+    "†": r"\dag{}", **{c: f"\\{c}" for c in "{}$&#%_"},
 }  # fmt: skip
 _ACCENTS = {"\u0302": "hat", "\u0304": "bar", "\u0303": "tilde"}
 _NAME = re.compile(r"(alpha|beta|gamma|delta|[A-Za-z]{1,2})_([A-Za-z0-9]+)|[abcdABCD]")

@@ -14,11 +14,11 @@ FIRST_NOTES = 5
 _GAP, _WIDEST_TEXT = 2, 100
 _UNITS, _WORDS, _PIECES = re.compile(r"\[[^\[\]]*\]\S*|\S+"), re.compile(r"\S+"), re.compile(r"[^\s/_,-]*[/_,-]+|[^\s/_,-]+")
 """What is kept on one line: intervals in brackets if possible, else words, else their parts up to a mark of punctuation."""
-_NUMBER = re.compile(r"[-+>]?\d[\d.,]*(e[-+]?\d+)?[%kMBT]?( [\[(].*)?")
+_NUMBER = re.compile(r"[-+>]?\d[\d.,]*(e[-+]?\d+)?[%kMBT]?†?( [\[(].*)?")
 _BOLD, _DIM, _COLOURS = "1", "2", {"error": "31", "warning": "33", "note": "2"}
 _PLAIN = {
     "Ê": "E^", "\u0302": "^", "\u0304": "-", "∞": "inf", "≤": "<=", "≥": ">=", "≠": "!=", "→": "->", "−": "-", "–": "-", "—": "-",
-    "×": "x", "·": "*", "’": "'", "²": "^2", "√": "sqrt ", "°": " deg", "±": "+/-", "α": "alpha",
+    "×": "x", "·": "*", "’": "'", "²": "^2", "√": "sqrt ", "°": " deg", "±": "+/-", "α": "alpha", "†": "+",
 }  # fmt: skip
 """What stands for a character that a terminal's encoding lacks."""
 

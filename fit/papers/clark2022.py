@@ -17,9 +17,9 @@ import fit
 from common.document import Document, Section, Table
 from common.document.numbers import count, decimals, interval, listing, many, plain
 from fit.analysis import Analysis, Options, Result
-from fit.compare import notes_of
 from fit.quantities import cutoff_quantity
-from fit.report.record import cleaned, fit_json
+from fit.report import notes_of
+from fit.report.record import cleaned, fit_json, simulated_runs
 from fit.uncertainty.distributions import f_tail, t_quantile
 
 DENSE, BOUNDED, WITH_FLOOR = "dense", "bounded", "bounded-floor-interaction"
@@ -49,6 +49,16 @@ class Line:
         return self.ours.value - self.published
 
     @property
+    def large(self) -> bool:
+        """Whether it is a count of parameters."""
+        return self.name.startswith("N_c")
+
+    @property
+    def text(self) -> str:
+        """The published value as people write it."""
+        return count(self.published) if self.large else f"{self.published:g}"
+
+    @property
     def inside(self) -> bool | None:
         """Whether the published value lies in our interval; None without one."""
         return inside(self.ours, self.published)
@@ -70,6 +80,13 @@ class Reproduction:
     analysis: Analysis
     figures: tuple[Line, ...]
     claims: tuple[Claim, ...]
+
+    @property
+    def verdict(self) -> str:
+        """How many published figures lie inside our intervals, in a sentence."""
+        judged = [line.inside for line in self.figures if line.inside is not None]
+        text = f"{sum(judged)} of {len(judged)} published figures lie inside our {self.analysis.options.level:.0%} intervals."
+        return "Simulated runs. " * bool(simulated_runs(self.analysis)) + text
 
 
 def inside(figure: fit.Estimate, value: float) -> bool | None:
@@ -94,19 +111,16 @@ def reproduce(runs: fit.Runs, options: Options | None = None, progress: Callable
 
 def _lines(result: Result) -> list[Line]:
     """Every published figure of this fit's law and router."""
-    row = result.law.published_for(result.router)
+    row, law, options = result.law.published_for(result.router), result.law, result.options
     if row is None:
         return []
-    options, draws = result.options, result.draws and fit.resample(result.fit, "residuals", result.options.draws, result.options.seed)
-    names, bounded = list(row.values), result.law.name == BOUNDED
-    found = fit.estimates(result.fit, draws, result.law.parameter_values, options.level)
-    if bounded:
-        found += fit.estimates(result.fit, draws, cutoff_quantity(result.law), options.level)
-    ours = {**result.coefficients, "N_cutoff": result.derived.get("n_cutoff")}
-    lines = [
-        Line(result.router, name, row.values[name], one, alone) for name, alone in zip(names, found, strict=True) if (one := ours[name])
-    ]
-    if not bounded:
+    draws = result.draws and fit.resample(result.fit, "residuals", options.draws, options.seed)
+    quantities = [law.parameter_values, *([cutoff_quantity(law)] if law.name == BOUNDED else [])]
+    alone = [one for quantity in quantities for one in fit.estimates(result.fit, draws, quantity, options.level)]
+    ours = [*result.coefficients.values(), *(one for name, one in result.derived.items() if name == "n_cutoff")]
+    rows = zip(row.values.items(), ours, alone, strict=True)
+    lines = [Line(result.router, name, value, one, independent) for (name, value), one, independent in rows]
+    if law.name != BOUNDED:
         return lines
     seeds, valley = _most_common_seed(result), _valley(result, row.values)
     return [replace(line, why="; ".join(_reasons(line, row.values, seeds, valley))) for line in lines]
@@ -149,7 +163,8 @@ def _valley(result: Result, row: Mapping[str, float]) -> tuple[float, float]:
 def _claims(analysis: Analysis) -> list[Claim]:
     """The paper's conclusions, as far as the runs have what decides them."""
     pairs = [(one, other) for one in analysis.of_law(BOUNDED) if (other := analysis.find(one.router, WITH_FLOOR))]
-    found = [_shrinks(pairs), _ends(pairs), _helps(analysis, pairs), _best_router(analysis), _experts(analysis)] if pairs else []
+    lowest = _lowest_losses(analysis)
+    found = [_shrinks(pairs), _ends(pairs), _helps(lowest, pairs), _best_router(lowest, pairs), _experts(pairs)] if pairs else []
     runs = analysis.runs
     if {"k", "routing_frequency", "flops_per_step", "router_type"} <= set(runs.columns):
         k, r = runs.columns["k"], runs.columns["routing_frequency"]
@@ -160,50 +175,37 @@ def _claims(analysis: Analysis) -> list[Claim]:
     return [claim for claim in found if claim]
 
 
-def _shrinks(pairs: Sequence[tuple[Result, Result]]) -> Claim:
+Pairs = Sequence[tuple[Result, Result]]
+"""Each router's fits of Eq. 1, without and with a floor."""
+
+
+def _judged(holds: int, lost: int, of: int) -> str:
+    """`no` where a conclusion does not hold under Eq. 1 as it should; `artefact` where with a floor it is lost throughout."""
+    return "no" if not holds else "artefact" if lost == of else "half" if lost else "yes"
+
+
+def _shrinks(pairs: Pairs) -> Claim:
     """c > 0 under Eq. 1, and with a floor."""
     under = [one.router for one, _ in pairs if one.coefficients["c"].sign > 0]
     lost = [other.router for _, other in pairs if other.coefficients["c"].sign <= 0]
-    verdict = "no" if len(under) < len(pairs) else "artefact" if len(lost) == len(pairs) else "half" if lost else "yes"
-    return Claim(
-        "gains shrink with N", verdict, f"with a floor not for {listing(lost)}" if lost else f"c > 0 for {listing(under) or 'none'}"
-    )
+    why = f"with a floor not for {listing(lost)}" if lost else f"c > 0 for {listing(under) or 'none'}"
+    return Claim("gains shrink with N", _judged(len(under) == len(pairs), len(lost), len(pairs)), why)
 
 
-def _ends(pairs: Sequence[tuple[Result, Result]]) -> Claim:
+def _ends(pairs: Pairs) -> Claim:
     """N_cutoff as published: an artefact where our interval with a floor lies wholly above it."""
-    published = [row.values["N_cutoff"] for one, _ in pairs if (row := one.law.published_for(one.router))]
-    under, above = 0, 0
-    for value, (one, other) in zip(published, pairs, strict=True):
-        under += bool(inside(one.derived["n_cutoff"], value))
-        above += (other.derived["n_cutoff"].low or 0.0) > value
-    verdict = "no" if not under else "artefact" if above == len(pairs) else "half" if above else "yes"
-    return Claim(
-        "gains end at N_cutoff",
-        verdict,
-        f"with a floor it is above, for {above} of {len(pairs)}" if above else f"inside for {under} of {len(pairs)}",
-    )
+    figures = [(row.values["N_cutoff"], *pair) for pair in pairs if (row := pair[0].law.published_for(pair[0].router))]
+    under = sum(bool(inside(one.derived["n_cutoff"], value)) for value, one, _ in figures)
+    above = sum((other.derived["n_cutoff"].low or 0.0) > value for value, _, other in figures)
+    why = f"with a floor it is above, for {above} of {len(pairs)}" if above else f"inside for {under} of {len(pairs)}"
+    return Claim("gains end at N_cutoff", _judged(under, above, len(pairs)), why)
 
 
-def _helps(analysis: Analysis, pairs: Sequence[tuple[Result, Result]]) -> Claim:
-    """Every routed run against the dense one of its size, as measured, and EPC/N at the largest size under both laws."""
-    cells = _lowest_losses(analysis)
-    gains = [
-        losses["Dense"] > loss
-        for (n, _), found in cells.items()
-        if (losses := cells.get((n, 1.0)))
-        for r, loss in found.items()
-        if r != "Dense"
-    ]
-    n = max(n for n, _ in cells)
-    ratios = [one.derived[name].value / n for pair in pairs for one in pair for name in one.derived if name.startswith(f"epc({count(n)}")]
-    shown = f"; there EPC/N {min(ratios):.2g} to {max(ratios):.2g}" if ratios else ""
-    verdict = "yes" if all(gains) and min(ratios, default=2.0) > 1 else "half" if any(gains) else "no"
-    return Claim(f"routing helps to {count(n)}", verdict, f"in {sum(gains)} of {len(gains)} cells{shown}")
+Lowest = Mapping[tuple[float, float], Mapping[str, float]]
+"""The lowest loss of each router, `Dense` too, by size and number of experts."""
 
 
-def _lowest_losses(analysis: Analysis) -> dict[tuple[float, float], dict[str, float]]:
-    """The lowest loss of each router, `Dense` too, by size and number of experts."""
+def _lowest_losses(analysis: Analysis) -> Lowest:
     found: dict[tuple[float, float], dict[str, float]] = {}
     for result in analysis.of_law(BOUNDED):
         for n, e, loss in zip(result.runs.numeric("N"), result.runs.numeric("E"), result.runs.loss, strict=True):
@@ -212,20 +214,31 @@ def _lowest_losses(analysis: Analysis) -> dict[tuple[float, float], dict[str, fl
     return found
 
 
-def _best_router(analysis: Analysis) -> Claim | None:
+def _helps(lowest: Lowest, pairs: Pairs) -> Claim:
+    """Every routed run against the dense one of its size, as measured, and EPC/N at the largest size under both laws."""
+    dense = {n: losses["Dense"] for (n, e), losses in lowest.items() if e == 1}
+    gains = [dense[n] > loss for (n, e), losses in lowest.items() if e > 1 and n in dense for loss in losses.values()]
+    n = max(n for n, _ in lowest)
+    ratios = [one.derived[name].value / n for pair in pairs for one in pair for name in one.derived if name.startswith(f"epc({count(n)}")]
+    shown = f"; there EPC/N {min(ratios):.2g} to {max(ratios):.2g}" if ratios else ""
+    verdict = "yes" if all(gains) and min(ratios, default=2.0) > 1 else "half" if any(gains) else "no"
+    return Claim(f"routing helps to {count(n)}", verdict, f"in {sum(gains)} of {len(gains)} cells{shown}")
+
+
+def _best_router(lowest: Lowest, pairs: Pairs) -> Claim | None:
     """In how many cells of the grid, of those where every router has a run, the advised router has the lowest loss."""
-    routers = [result.router for result in analysis.of_law(BOUNDED)]
-    full = [losses for losses in _lowest_losses(analysis).values() if set(routers) <= set(losses)]
+    routers = {one.router for one, _ in pairs}
+    full = [losses for losses in lowest.values() if routers <= set(losses)]
     if BEST not in routers or len(routers) < 2 or not full:
         return None
     wins = sum(min(losses, key=lambda router: losses[router]) == BEST for losses in full)
     return Claim(f"{BEST} is best", "yes" if 2 * wins > len(full) else "no", f"lowest loss in {wins} of {len(full)} cells")
 
 
-def _experts(analysis: Analysis) -> Claim:
+def _experts(pairs: Pairs) -> Claim:
     """What the last doubling, to 128 experts, gains at the largest size under Eq. 1, as a share of the best doubling."""
     shares, experts = list[float](), 2.0 ** np.arange(10)
-    for result in analysis.of_law(BOUNDED):
+    for result, _ in pairs:
         largest = np.full(len(experts), result.runs.numeric("N").max())
         gains = -np.diff(result.fit.log10_loss({"dense_parameter_count": largest, "num_experts": experts}))
         shares.append(float(gains[6] / gains.max()))
@@ -269,56 +282,48 @@ def reproduce_document(found: Reproduction) -> Document:
     """How many published figures are inside our intervals; Table 3 and the conclusions first, every figure with its reasons after."""
     analysis, level = found.analysis, f"{found.analysis.options.level:.0%}"
     title = f"Clark et al. 2022 beside {many(len(analysis.runs), 'run')} ({analysis.runs.target})"
-    judged = [line for line in found.figures if line.inside is not None]
-    verdict = f"{sum(bool(line.inside) for line in judged)} of {len(judged)} published figures lie inside our {level} intervals."
     wild = any(result.draws and result.draws.scheme == "wild-clusters" for result in analysis.of_law(BOUNDED))
-    independent = sum(bool(inside(line.independent, line.published)) for line in judged)
+    independent = sum(bool(inside(line.independent, line.published)) for line in found.figures)
     schemes = (f"Eq. 1: wild clusters by size; with residuals drawn one by one {independent} are inside.",) if wild else ()
     claims = tuple((claim.name, claim.verdict, claim.why) for claim in found.claims)
     conclusions = Table("Conclusions", ("The paper", "Verdict", "Why"), claims, first=True)
-    tables = (_side_by_side(found, level), conclusions, _figures_table(found, level))
-    return Document(title, verdict, schemes, notes_of(analysis, BOUNDED), (Section("Figures and conclusions", tables),))
+    note = f"Inside: in our {level} interval. Delta: ours minus published, for N_cutoff and N_c ours over published."
+    heads = ("Figure", "Published", "Ours", "Inside", "Delta", "What moves it")
+    figures = Table("Every figure", heads, tuple(_row(line) for line in found.figures), note)
+    section = Section("Figures and conclusions", (_side_by_side(found, level), conclusions, figures))
+    return Document(title, found.verdict, schemes, notes_of(analysis, BOUNDED), (section,))
 
 
 def _side_by_side(found: Reproduction, level: str) -> Table:
-    cells = {(line.name, line.router): line for line in found.figures}
+    cells = {(line.name, line.router): _short(line) for line in found.figures}
     routers = [result.router for result in found.analysis.of_law(BOUNDED)]
     names = dict.fromkeys(name for name, router in cells if router in routers)
-    rows = tuple((name, *(_short(cells[name, router]) if (name, router) in cells else "" for router in routers)) for name in names)
-    dense = [f"{line.name} {_short(line)}" for line in found.figures if line.router not in routers]
-    return Table(
-        f"Table 3 [our {level} interval], * outside", ("", *routers), rows, f"Dense law: {listing(dense)}." if dense else "", first=True
-    )
+    rows = tuple((name, *(cells.get((name, router), "") for router in routers)) for name in names)
+    dense = [f"{name} {cell}" for (name, router), cell in cells.items() if router not in routers]
+    note = f"Dense law: {listing(dense)}." if dense else ""
+    return Table(f"Table 3 [our {level} interval], * outside", ("", *routers), rows, note, first=True)
 
 
 def _short(line: Line) -> str:
     """Published value, starred where it is outside, and our interval to one digit of its half."""
-    low, high, large = line.ours.low, line.ours.high, line.name.startswith("N_c")
-    star = "*" if line.inside is False else ""
-    published = count(line.published) if large else f"{line.published:g}"
+    low, high = line.ours.low, line.ours.high
     if low is None or high is None:
-        return f"{published} ({line.ours.status})"
+        return f"{line.text} ({line.ours.status})"
     places = max((decimals((high - low) / 2) or 1) - 1, 0)
-    ends = [count(float(f"{end:.2g}")) if large else plain(end, places) for end in (low, high)]
-    return f"{published}{star} [{ends[0]},{ends[1]}]"
+    ends = [count(float(f"{end:.2g}")) if line.large else plain(end, places) for end in (low, high)]
+    return f"{line.text}{'*' * (line.inside is False)} [{ends[0]},{ends[1]}]"
 
 
-def _figures_table(found: Reproduction, level: str) -> Table:
-    yes = {True: "yes", False: "no", None: ""}
-    rows: list[tuple[str, ...]] = []
-    for line in found.figures:
-        large, one, ours = line.name.startswith("N_c"), line.ours, f"{line.ours.value:.4g}"
-        if one.low is not None and one.high is not None:
-            ours = interval(one.value, one.low, one.high, counted=large)
-        delta = f"x {one.value / line.published:.3g}" if large else f"{line.delta:+.3g}"
-        published = count(line.published) if large else f"{line.published:g}"
-        rows.append((f"{line.router} {line.name}", published, ours, yes[line.inside], delta, line.why))
-    note = f"Inside: in our {level} interval. Delta: ours minus published, for N_cutoff and N_c ours over published."
-    return Table("Every figure", ("Figure", "Published", "Ours", "Inside", "Delta", "What moves it"), tuple(rows), note)
+def _row(line: Line) -> tuple[str, ...]:
+    low, high, value = line.ours.low, line.ours.high, line.ours.value
+    ours = f"{value:.4g}" if low is None or high is None else interval(value, low, high, counted=line.large)
+    delta = f"x {value / line.published:.3g}" if line.large else f"{line.delta:+.3g}"
+    inside = {True: "yes", False: "no", None: ""}[line.inside]
+    return f"{line.router} {line.name}", line.text, ours, inside, delta, line.why
 
 
 def reproduce_json(found: Reproduction) -> dict[str, Any]:
     """The reproduction at full precision, with all that `fit --json` holds; docs/json.md says what the keys mean."""
     figures = [{**cleaned(line), "inside": line.inside, "delta": line.delta} for line in found.figures]
-    own = {"verdict": reproduce_document(found).verdict, "figures": figures, "claims": cleaned(found.claims)}
+    own = {"verdict": found.verdict, "figures": figures, "claims": cleaned(found.claims)}
     return {**fit_json(found.analysis), "schema": "routelaw.reproduce/2", **own}

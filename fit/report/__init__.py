@@ -1,11 +1,8 @@
 """An analysis as people read it: a document for terminals and pages, a folder of files, a record."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
-
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from common.document import Document, Figure, Note, Section, Table
 from common.document.numbers import many, percent
@@ -14,13 +11,14 @@ from fit.analysis import PAPER_LAW, Analysis
 from fit.diagnose import SEVERITIES
 from fit.laws.interface import FloorLink
 from fit.report.record import cleaned, fit_json, provenance, simulated_runs
-from fit.report.tables import coefficient_tables, table, words
+from fit.report.tables import coefficient_tables, table
 from fit.report.view import View, cell, router_name
+from fit.report.words import bullets, rendered, words
 from fit.runs.grid import ASKED
 from fit.runs.schema import E, N
 from fit.select import pooled
 
-__all__ = ["cell", "cleaned", "fit_document", "fit_json", "provenance", "router_name", "write_report"]
+__all__ = ["cell", "cleaned", "fit_document", "fit_json", "notes_of", "provenance", "router_name", "write_report"]
 
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What predicts": ("roll_out", "residuals", "laws_side_by_side", "laws", "dense", "optimum", "ranking", "held_out"),
@@ -84,11 +82,6 @@ def _figures(view: View, name: str) -> Iterator[Figure]:
         yield Figure(name, words()["captions"][name].format(law=view.analysis.quoted, level=percent(level, 0)), draw)
 
 
-def _rendered(template: str, **facts: Any) -> str:
-    found = Environment(loader=PackageLoader("fit.report"), trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
-    return found.get_template(template).render(**facts)
-
-
 def _findings(view: View, tables: Mapping[str, Table]) -> tuple[str, ...]:
     """The findings: what the template makes of the tables' cells."""
     rows: dict[str, list[dict[str, str]]] = {name: [] for name in words()["tables"]}
@@ -96,13 +89,12 @@ def _findings(view: View, tables: Mapping[str, Table]) -> tuple[str, ...]:
     best, quoted, ranking = view.by_loss(view.analysis.quoted), view.analysis.quoted, view.analysis.ranking
     gap = view.behind(best[0], best[1]) if len(best) > 1 else None
     changing = [(r, c) for r in view.analysis.results if (c := r.coefficients.get("c")) is not None]
-    text = _rendered(
+    return bullets(
         "findings.j2", t=rows, law=quoted, paper_law=PAPER_LAW, point=view.at, cells=ranking.cells if ranking else 0,
         rising={law: [router_name(r.router) for r, c in changing if r.law.name == law and c.sign > 0] for law in view.laws},
         sure=gap is not None and gap.sign > 0, with_floor=[r.law.name for r in view.analysis.results if isinstance(r.law.link, FloorLink)],
         drawn=[r.law.name for r, c in changing if c.known], dense=[] if view.point else coefficient_tables(view),
     )  # fmt: skip
-    return tuple(" ".join(part.split()) for part in re.split(r"^\* ", text, flags=re.MULTILINE)[1:])
 
 
 def _verdict(view: View, simulated: int) -> str:
@@ -113,7 +105,13 @@ def _verdict(view: View, simulated: int) -> str:
         codes = {warning.code: warning.message for warning in reversed(result.warnings)}
         fits.append({"router": router_name(result.router), "codes": codes, "score": pooled(steps)})
     missing = [one.router for one in view.analysis.skipped if one.law == quoted]
-    return _rendered("verdict.j2", law=quoted, fits=fits, missing=missing, simulated=simulated).strip()
+    return rendered("verdict.j2", law=quoted, fits=fits, missing=missing, simulated=simulated)
+
+
+def notes_of(analysis: Analysis, law: str) -> tuple[Note, ...]:
+    """The errors of a law's fits, and the laws that were not fitted."""
+    found = _notes(View(analysis))
+    return tuple(one for one in found if one.code == "not-fitted" or (one.severity == "error" and one.about.split(" (")[0] == law))
 
 
 def _notes(view: View) -> tuple[Note, ...]:

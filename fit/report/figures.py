@@ -32,7 +32,7 @@ LABELS = {N: "dense size N (parameters)", E: "number of experts E", D: "training
 _BEYOND, _FAR, _LAWS, _LINES = {N: 10.0, E: 4.0}, 100.0, 4, {N: 5, E: 6}
 """How many times beyond the runs a law is drawn, and laws are compared; laws compared at most, and lines of a panel along N and E."""
 
-_CURVE, _MEAN, _NEW_RUN = 120, 30, 12
+_CURVE, _MEAN, _NEW_RUN = 120, 18, 10
 """Points along a curve, along a band of its mean, and along one of new runs, which is read off all pairs of a draw and a residual."""
 
 
@@ -136,7 +136,10 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
     """A panel with all results at the chosen value of `by` where there are several, and one with every run of each."""
     several, far, values, letter = len(results) > 1 or not by, _BEYOND[along], _values(results, along), LABELS[by].partition(" (")[0][-1:]
     number, names = several + len(results) * bool(by), _names(results)
-    figure, axes = panels(number, 3.5, across=3 if number == 3 else 2, share_x=False, share_y=False)
+    level, drawn = f"{100 * results[0].options.level:g}% interval", any(result.draws for result in results)
+    shades = [Patch(color=SOFT, alpha=a, label=f"{level}, {of}") for a, of in ((0.45, "mean"), (0.18, "new run"))] if drawn else []
+    keys, beside = [*_keys(names), *shades] if several else [], 0.75 if along == E else 0.1
+    figure, axes = panels(number, 3.5, across=3 if number == 3 else 2, share_x=False, share_y=False, keys=len(keys), right=beside)
     for k, result in enumerate(results if several else ()):
         _draw(axes[0], k, result, along, _losses_along(result, along, by, chosen), far)
         _runs(axes[0], result, along, by, chosen, **_style(k))
@@ -159,9 +162,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
         if k >= 0:
             plots.label_lines(ax, [ends[k][0], *ends[k][:0:-1]], ROUTERS[k % len(ROUTERS)], right=along == E)
     if several:
-        level, drawn = f"{100 * results[0].options.level:g}% interval", any(result.draws for result in results)
-        shades = [Patch(color=SOFT, alpha=a, label=f"{level}, {of}") for a, of in ((0.45, "mean"), (0.18, "new run"))] if drawn else []
-        figure.legend(handles=_keys(names) + shades, loc="outside lower center", ncols=6)
+        plots.legend_below(figure, keys)
         axes[0].set_title(f"at {letter} = {magnitude(chosen)}" if by else "")
     return figure
 
@@ -180,7 +181,9 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     laws, routed, values = list(dict.fromkeys(result.law.name for result in shown))[:_LAWS], has_epc(shown[0].law), _values(shown, N)
     routers, experts = list(dict.fromkeys(result.router for result in shown)), float(min(64.0, _values(shown, E).max(initial=1)))
     many, columns = len(routers) > 1, len(routers) if len(routers) > 1 else 1 + routed
-    figure, axes = panels(len(routers) * (1 + routed), 3.0, max(9.6, 3.2 * columns), across=columns, share_y="row" if many else False)
+    figure, axes = panels(
+        len(routers) * (1 + routed), 3.0, max(9.6, 3.2 * columns), across=columns, share_y="row" if many else False, keys=len(laws)
+    )
     for result in (result for result in shown if result.law.name in laws):
         k, router = laws.index(result.law.name), routers.index(result.router)
         _draw(axes[router - len(routers)], k, result, N, _losses_along(result, N, E, experts), _FAR, marks=True)
@@ -203,7 +206,7 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     if many:
         plots.outer_labels(axes, columns)
     roles = {analysis.quoted: " (quoted)", PAPER_LAW: " (the paper's)"} if routed else {}
-    figure.legend(handles=_keys([law + roles.get(law, "") for law in laws]), loc="outside lower center", ncols=len(laws))
+    plots.legend_below(figure, _keys([law + roles.get(law, "") for law in laws]))
     return figure
 
 
@@ -215,7 +218,9 @@ def residuals(results: Sequence[Result]) -> Figure:
     """
     laws, routers = (list(dict.fromkeys(names)) for names in ([r.law.name for r in results], [r.router for r in results]))
     columns = [column for column in dict.fromkeys((N, E, D, *results[0].law.columns)) if len(_values(results, column)) > 1]
-    figure, axes = panels(len(laws) * len(columns), 2.9, across=len(columns), share_x="col")
+    noise = [Patch(color=SOFT, alpha=0.3, label="2 SD between seeds")] if any(r.misfit.seed_ratio for r in results) else []
+    keys = [*_keys(routers), *noise]
+    figure, axes = panels(len(laws) * len(columns), 3.2, across=len(columns), share_x="col", keys=len(keys))
     for place, ax in enumerate(axes):
         law, column = laws[place // len(columns)], columns[place % len(columns)]
         values = _values(results, column)
@@ -225,14 +230,13 @@ def residuals(results: Sequence[Result]) -> Figure:
             ax.plot(x * aside, r, **_style(k), linestyle="", markersize=3.5, alpha=0.55, markeredgewidth=0)
             ax.plot(np.unique(x) * aside, [float(r[x == v].mean()) for v in np.unique(x)], color=_style(k)["color"])
             if result.misfit.seed_ratio:
-                noise = 200 * np.log(10) * result.fit.rmse_log10 / result.misfit.seed_ratio
-                ax.axhspan(-noise, noise, color=SOFT, alpha=0.12, linewidth=0)
+                reach = 200 * np.log(10) * result.fit.rmse_log10 / result.misfit.seed_ratio
+                ax.axhspan(-reach, reach, color=SOFT, alpha=0.12, linewidth=0)
         _axis(ax, column, values, room=0.06)
         ax.set_title(law if not place % len(columns) else "")
         plots.percent_along(ax, "observed above predicted loss (%)")
     plots.outer_labels(axes, len(columns))
-    noise = [Patch(color=SOFT, alpha=0.3, label="2 SD between seeds")] if any(r.misfit.seed_ratio for r in results) else []
-    figure.legend(handles=_keys(routers) + noise, loc="outside lower center", ncols=6)
+    plots.legend_below(figure, keys)
     return figure
 
 
@@ -245,7 +249,7 @@ def roll_out(results: Sequence[Result], level: float) -> Figure:
     shown, reach = [result for result in results if any(step.reason is None for step in result.steps)], list[float]()
     if not shown:
         raise InputError("no figure of sizes held out: none was predicted from the smaller ones")
-    figure, axes = panels(len(shown), 3.5, share_x=False)
+    figure, axes = panels(len(shown), 3.5, share_x=False, keys=1)
     for k, (ax, result, name) in enumerate(zip(axes, shown, _names(shown), strict=True)):
         steps = [step for step in result.steps if step.reason is None]
         for place, step in enumerate(steps):
@@ -267,5 +271,5 @@ def roll_out(results: Sequence[Result], level: float) -> Figure:
     for ax in axes:
         ax.set_ylim(-1.03 * max(reach), 1.03 * max(reach))
     plots.outer_labels(axes)
-    figure.legend(handles=[Patch(color=SOFT, alpha=0.3, label=f"{100 * level:g}% interval of a new run")], loc="outside lower center")
+    plots.legend_below(figure, [Patch(color=SOFT, alpha=0.3, label=f"{100 * level:g}% interval of a new run")])
     return figure

@@ -1,10 +1,6 @@
 """The rows of a report's tables; their heads and notes are in words.toml. Every number that a finding quotes stands in one of them."""
 
-import tomllib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from functools import cache
-from importlib.resources import files
-from typing import Any
 
 import numpy as np
 
@@ -13,6 +9,7 @@ from common.document.numbers import count, percent, plain
 from fit.analysis import Result
 from fit.report.record import provenance
 from fit.report.view import View, cell, router_name
+from fit.report.words import made
 from fit.select import cells_of, criteria
 from fit.uncertainty.delta import correlations
 
@@ -20,20 +17,11 @@ _FIRST_ROWS, _FIRST_ROUTERS = 5, 4
 Rows = Iterable[tuple[str, ...]]
 
 
-@cache
-def words() -> Mapping[str, Any]:
-    """The words of a report."""
-    return tomllib.loads((files("fit.report") / "words.toml").read_text(encoding="utf-8"))
-
-
 def table(view: View, name: str) -> Table | None:
     """The table of this name; None where it has no rows."""
-    text, rows, ranking = words()["tables"][name], tuple(_ROWS[name](view)), view.analysis.ranking
-    facts = {"point": view.at, "unit": view.unit, "cells": ranking.cells if ranking else 0}
-    title, note = (text[key].format(**facts) for key in ("title", "note"))
-    routers = [f" {router_name(router)}" for router in view.routers[:_FIRST_ROUTERS]] if len(view.routers) > 1 else [""]
-    columns = text["columns"] or ["law", *(f"{what}{router}" for what in ("CRPS", "EPC/N") for router in routers)]
-    return Table(title, tuple(columns), rows, note, first=name in ("laws", "dense", "optimum")) if rows else None
+    ranking, routers = view.analysis.ranking, [""] if len(view.routers) == 1 else [f" {name}" for name in view.routers[:_FIRST_ROUTERS]]
+    columns = ["law", *(f"{what}{router}" for what in ("CRPS", "EPC/N") for router in routers)]
+    return made(name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=ranking.cells if ranking else 0)
 
 
 def coefficient_tables(view: View) -> list[Table]:

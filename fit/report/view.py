@@ -15,6 +15,9 @@ from fit.runs.schema import D, E, N
 FAR = 1000.0
 """A figure so many times outside the runs, or more, is given in words."""
 
+OUTSIDE = "†"
+"""What marks every figure that is extrapolated: asked for outside the runs, or beyond the largest of its kind."""
+
 
 def cell(figure: Estimate | None, largest: float = math.inf, name: str = "") -> str:
     """An estimate with its interval or what stands for it; `largest`: the largest of its kind in the runs."""
@@ -24,11 +27,12 @@ def cell(figure: Estimate | None, largest: float = math.inf, name: str = "") -> 
         return str(figure.status)
     if math.isinf(figure.value) or figure.distance > FAR:
         return f"no sign of an end below {count(FAR * largest)}" if math.isfinite(largest) else "over 1,000 times outside the runs"
+    mark = OUTSIDE * figure.extrapolated
     counted = figure.unit in ("parameters", "FLOPs", "tokens") or name.startswith("optimal_")
     if figure.low is not None and figure.high is not None:
-        return interval(figure.value, figure.low, figure.high, counted=counted, limit=FAR * largest)
+        return interval(figure.value, figure.low, figure.high, counted=counted, limit=FAR * largest) + mark
     text = count(figure.value, 3) if counted else plain(figure.value, decimals(2 * figure.se) if figure.se else None)
-    return text if figure.status is Status.NOT_ASKED else f"{text} ({figure.status})"
+    return (text if figure.status is Status.NOT_ASKED else f"{text} ({figure.status})") + mark
 
 
 def router_name(router: str) -> str:
@@ -103,7 +107,9 @@ class View:
     def ratio(self, result: Result) -> str:
         """EPC/N at the point without its interval; empty where digits would mean nothing."""
         epc = result.derived.get(f"epc({self.at})")
-        return plain(epc.value / self.point.n, 2) if epc and self.point and epc.distance <= FAR else ""
+        if epc is None or self.point is None or epc.distance > FAR:
+            return ""
+        return plain(epc.value / self.point.n, 2) + OUTSIDE * epc.extrapolated
 
     def by_loss(self, law: str) -> list[Result]:
         """The fits of a law that have a loss at the point, lowest first."""

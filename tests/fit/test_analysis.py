@@ -378,8 +378,8 @@ def test_eq_2_is_fitted_to_all_routers_together_too(simulated_runs: Runs) -> Non
 
 def test_default_points_are_the_papers_example_and_the_ends_of_the_runs() -> None:
     n, e = np.array([16527360.0, 1308819456.0]), np.array([1.0, 512.0])
-    assert [point.label for point in default_points(n, e)] == ["5M/E=128", "16.5M/E=64", "1.31B/E=64"]
-    assert [point.label for point in default_points(n / 10000, np.array([1.0, 32.0]))] == ["1.65k/E=32", "131k/E=32"]
+    assert [point.label for point in default_points({N: n, E: e})] == ["5M/E=128", "16.5M/E=64", "1.31B/E=64"]
+    assert [point.label for point in default_points({N: n / 10000, E: np.array([1.0, 32.0])})] == ["1.65k/E=32", "131k/E=32"]
 
 
 def test_counts_are_written_as_people_write_them() -> None:

@@ -220,9 +220,9 @@ def test_a_law_whose_intervals_miss_most_of_the_largest_size_fails_on_held_out_r
 def test_an_interval_of_e_max_that_spans_more_than_the_runs_is_wide(fitted: Callable[[str, str], Fit]) -> None:
     fit = fitted("bounded", "log")
     wide = warnings_for(fit, "x", figures=_figures(fit, E_max=(300.0, 0.5, 1100.0)))
-    assert "spans a larger ratio than the runs' num_experts" in _one(wide, "wide-interval").message
+    assert "spans a larger ratio than the runs' number of experts" in _one(wide, "wide-interval").message
     far = warnings_for(fit, "x", figures=_figures(fit, E_max=(300.0, 200.0, 1100.0)))
-    assert "reaches beyond the largest num_experts of the runs" in _one(far, "wide-interval").message
+    assert "reaches beyond the largest number of experts of the runs" in _one(far, "wide-interval").message
     assert "wide-interval" not in _codes(warnings_for(fit, "x", figures=_figures(fit, E_max=(300.0, 200.0, 1000.0))))
 
 

@@ -116,7 +116,7 @@ def test_a_loss_that_is_not_defined_has_no_size() -> None:
 def test_draws_have_each_their_own_effective_size() -> None:
     theta = np.stack([[2.0, 0.01], [1.2, 0.3], [6.0, 0.001]])
     beta = np.array([-0.08, -0.1, 0.008, 1.1]) * np.array([[1.0], [1.1], [0.9]])
-    both = epc_quantity(BOUNDED, SIZES, COUNTS)(theta, beta)
+    both = epc_quantity(BOUNDED, {N: SIZES, E: COUNTS})(theta, beta)
     for k in range(3):
         np.testing.assert_allclose(both[k], effective_parameter_count(BOUNDED, theta[k], beta[k], SIZES, COUNTS), rtol=1e-12)
 

@@ -13,11 +13,10 @@ import pytest
 
 from common.document.render import terminal, to_markdown
 from fit.analysis import Analysis, Options, Skipped, analyse
-from fit.diagnose import FitWarning
-from fit.diagnose import __doc__ as codes
+from fit.diagnose import SEVERITY, FitWarning
 from fit.estimate import Estimate, Status
 from fit.report import cell, fit_document, fit_json, write_report
-from fit.report.tables import words
+from fit.report.words import words
 from fit.runs import Runs, load_runs
 from golden import simulated_curves, small_curves
 
@@ -58,7 +57,7 @@ def test_the_first_screen_of_the_release_quotes_the_law_that_predicts_and_the_pa
     assert max(map(len, lines)) <= 80
     joined = " ".join(printed.split())
     # The review's own fits (issue 12): EPC/N of 4.8 to 5.1 under the laws that predict, 2.95 under Eq. 1.
-    assert re.search(r"EPC/N 5\.1\d* \[[^]]*\]; by the paper's law \(Eq\. 1\) EPC/N 2\.95 \[", joined)
+    assert re.search(r"EPC/N 5\.1\d* \[[^]]*\]†; by the paper's law \(Eq\. 1\) EPC/N 2\.95 \[", joined)
     assert lines[1].startswith("Extrapolates badly: ")
     assert number_of_words(analysis) <= 3000
 
@@ -81,6 +80,20 @@ def test_numbers_of_findings_are_those_of_the_analysis(small: Analysis) -> None:
     assert cell(best.derived["epc(240k/E=64)"]) in text
     gap = small.difference(small.quoted, "S-Base", best.router, next(iter_points(small)))
     assert cell(gap) in text
+
+
+def test_extrapolated_figures_are_marked_on_the_first_screen_and_in_every_table(small: Analysis) -> None:
+    tables = {one.columns: one for one in fit_document(small, full=True).tables()}
+    first = next(one for one in tables.values() if one.first)
+    shown = [
+        (small.find(router, row[0]), row[first.columns.index(f"EPC/N {router}")]) for row in first.rows for router in small.routers[1:]
+    ]
+    worth = next(one for columns, one in tables.items() if "EPC" in columns)
+    shown += [(small.find(row[1], row[0]), row[worth.columns.index("EPC")]) for row in worth.rows]
+    marked = [(result.derived["epc(240k/E=64)"].extrapolated, "†" in text) for result, text in shown if result]
+    assert {expected for expected, _ in marked} == {True, False}
+    assert all(expected == found for expected, found in marked)
+    assert "† extrapolated" in first.title
 
 
 def iter_points(analysis: Analysis) -> Iterator[Any]:
@@ -153,7 +166,7 @@ def test_a_law_in_tokens_says_the_best_size_and_tokens(tokens: Analysis) -> None
 @pytest.mark.parametrize(
     ("figure", "expected"),
     [
-        (Estimate(6.84e11, 1.58e11, 6.6e12, Status.OK, "parameters", distance=523.0), "684B [158B, >1T]"),
+        (Estimate(6.84e11, 1.58e11, 6.6e12, Status.OK, "parameters", distance=523.0), "684B [158B, >1T]†"),
         (Estimate(2.7e64, 1e20, math.inf, Status.OPEN, "parameters", distance=1e55), "no sign of an end below 1T"),
         (Estimate(math.inf, 1e12, math.inf, Status.OPEN, "parameters"), "no sign of an end below 1T"),
         (Estimate(3.2e9, status=Status.NOT_IDENTIFIED, unit="parameters"), "3.20B (not identified)"),
@@ -187,7 +200,7 @@ def test_certified_is_written_only_where_all_three_hold(small: Analysis) -> None
 
 
 def test_every_warning_code_has_its_words() -> None:
-    assert set(re.findall(r"^\| `([a-z-]+)`", codes or "", flags=re.MULTILINE)) <= set(words()["warnings"])
+    assert set(SEVERITY) <= set(words()["warnings"])
 
 
 def paths(value: Any, place: str = "") -> Iterator[str]:

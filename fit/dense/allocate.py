@@ -22,7 +22,7 @@ from fit.quantities import allocation_quantity, beyond
 from fit.runs.schema import D, N
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
-from fit.uncertainty.intervals import Method, estimates
+from fit.uncertainty.intervals import estimates
 
 if TYPE_CHECKING:
     import polars as pl
@@ -98,22 +98,21 @@ def allocate(
     *,
     draws: Draws | None = None,
     level: float = 0.95,
-    method: Method = "percentile",
     flops_per_parameter_token: float = FLOPS_PER_PARAMETER_TOKEN,
     unique_tokens: float | None = None,
 ) -> Allocation:
     """The best N and D of each budget of `flops` (FLOPs of the whole training), with intervals from the draws.
 
-    Of a `Result` draws, level and method are its own, and those given here are not used. A law that reads unique tokens needs how many
+    Of a `Result` draws and level are its own, and those given here are not used. A law that reads unique tokens needs how many
     there are. Raises `InputError` for a law that is not one in N and D, and for budgets that are not above 0.
     """
     if not isinstance(fit, Fit):
-        fit, draws, level, method = fit.fit, fit.draws, fit.options.level, fit.options.method
+        fit, draws, level = fit.fit, fit.draws, fit.options.level
     budgets = [float(one) for one in np.atleast_1d(np.asarray(flops, dtype=np.float64))]
     if not all(np.isfinite(one) and one > 0 for one in (*budgets, flops_per_parameter_token, unique_tokens or 1.0)):
         raise InputError(f"budgets, FLOPs per parameter and token, and unique tokens must be finite and above 0: {budgets}")
     quantity = optimum_quantity(fit.law, budgets, flops_per_parameter_token, unique_tokens)
-    found = estimates(fit, draws, quantity, level, method, unit=["", "", *(unit for unit in _UNITS for _ in budgets)])
+    found = estimates(fit, draws, quantity, level, unit=["", "", *(unit for unit in _UNITS for _ in budgets)])
     columns, optima = fit.problem.data, list[Optimum]()
     compute = flops_per_parameter_token * columns[N] * columns[D]
     for k, budget in enumerate(budgets):

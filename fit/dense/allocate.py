@@ -18,8 +18,8 @@ from fit.engine.solve import Fit
 from fit.estimate import Estimate
 from fit.laws.complex_step import STEP
 from fit.laws.interface import Law
-from fit.quantities import allocation_quantity, beyond
-from fit.runs.schema import D, N
+from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, beyond
+from fit.runs.schema import D, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
 from fit.uncertainty.intervals import estimates
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     import polars as pl
 
     from fit.analysis import Result
-
-U = "unique_tokens"
-FLOPS_PER_PARAMETER_TOKEN = 6.0
 
 _PER_BUDGET = ("n", "d", "loss", "tokens_per_parameter")
 _UNITS = ("parameters", "tokens", "nats per token", "tokens per parameter")
@@ -98,7 +95,7 @@ def allocate(
     *,
     draws: Draws | None = None,
     level: float = 0.95,
-    flops_per_parameter_token: float = FLOPS_PER_PARAMETER_TOKEN,
+    flops_per_parameter_token: float = FLOPS_PER_TOKEN,
     unique_tokens: float | None = None,
 ) -> Allocation:
     """The best N and D of each budget of `flops` (FLOPs of the whole training), with intervals from the draws.
@@ -126,9 +123,7 @@ def _far(values: Float[np.ndarray, "runs"], value: float) -> float:
     return beyond(values, value) if np.isfinite(value) and value > 0 else np.inf
 
 
-def optimum_quantity(
-    law: Law, flops: Sequence[float], k: float = FLOPS_PER_PARAMETER_TOKEN, unique_tokens: float | None = None
-) -> Quantity:
+def optimum_quantity(law: Law, flops: Sequence[float], k: float = FLOPS_PER_TOKEN, unique_tokens: float | None = None) -> Quantity:
     """Both exponents, then N_opt, D_opt, the loss there and D_opt/N_opt, each for every budget; NaN where a law has no optimum."""
     if law.columns[:2] != (N, D) or not {"a", "b"} <= set(law.parameter_names):
         raise InputError(f"law {law.name!r} has no best N and D: it is not a law in N and D, as --law tokens is")
@@ -143,7 +138,7 @@ def optimum_quantity(
         """A row of them for each draw."""
         a, b = (law.parameter_values(theta, beta)[..., place] for place in where)
         # A budget C at k FLOPs per parameter and token buys what C 6/k does at 6.
-        closed = [allocation_quantity(law, budget * FLOPS_PER_PARAMETER_TOKEN / k) for budget in flops] if not given else []
+        closed = [allocation_quantity(law, budget * FLOPS_PER_TOKEN / k) for budget in flops] if not given else []
         sizes = [one(theta, beta)[..., 0] for one in closed] or [_least(law, theta, beta, budget / k, given[U]) for budget in flops]
         n = np.stack(sizes, axis=-1)
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):

@@ -16,24 +16,22 @@ from typing import TYPE_CHECKING
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from fit.dense.allocate import FLOPS_PER_PARAMETER_TOKEN, Allocation, allocate, figure_row, frame, optimum_quantity
+from fit.dense.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
 from fit.engine.losses import Loss, squared
 from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
 from fit.laws import TOKENS
 from fit.laws.interface import Data, IdentityLink, Law, Theta, stack_features
-from fit.quantities import beyond
+from fit.quantities import FLOPS_PER_TOKEN, beyond
 from fit.runs import Runs
-from fit.runs.schema import D, N
+from fit.runs.schema import C, D, N
 from fit.uncertainty.delta import Quantity, evaluate
 from fit.uncertainty.draws import Draws, resample
 from fit.uncertainty.intervals import difference, estimates
 
 if TYPE_CHECKING:
     import polars as pl
-
-C = "training_flops"
 
 SAME_BUDGET = 0.1
 """Runs are of one budget whose compute is at most this much, relatively, above the least among them (our choice)."""
@@ -192,7 +190,7 @@ def isoflop(
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
-    flops_per_parameter_token: float = FLOPS_PER_PARAMETER_TOKEN,
+    flops_per_parameter_token: float = FLOPS_PER_TOKEN,
 ) -> IsoFLOP:
     """Approach 2 on these runs, all taken for dense ones: N, loss, and `training_flops` (FLOPs of the whole run) or D, with C = 6 N D.
 

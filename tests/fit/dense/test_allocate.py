@@ -8,12 +8,12 @@ from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
 from fit.analysis import Options, fit_runs
-from fit.dense.allocate import U, allocate, optimum_quantity
+from fit.dense.allocate import allocate, optimum_quantity
 from fit.engine.solve import Fit, fit_law
 from fit.estimate import Status
 from fit.laws import DATA_CONSTRAINED, DENSE_FLOOR, TOKENS, Law
 from fit.runs import Runs
-from fit.runs.schema import D, N
+from fit.runs.schema import D, N, U
 from fit.uncertainty.draws import resample
 from tests.fit.designs import TRUTH, design, made_up
 from tests.fit.laws.test_repeats import published

@@ -12,10 +12,10 @@ from fit.engine.losses import squared
 from fit.engine.solve import fit_law
 from fit.laws import FRONTIER
 from fit.runs import Runs
+from fit.runs.schema import C
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
 
-C = "training_flops"
 MARIN = np.array([[1e18, 3e18, 1e19, 3e19, 1e20, 3e20], [3.5273, 3.3398, 3.1494, 3.0066, 2.8509, 2.7222]])
 """Budgets (FLOPs) and least losses (Paloma macro, nats per token) of IsoFLOP profiles (github.com/marin-community/marin, Apache-2.0)."""
 

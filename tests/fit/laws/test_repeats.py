@@ -6,12 +6,11 @@ import pytest
 from fit.engine.solve import fit_law
 from fit.laws import DATA_CONSTRAINED, TOKENS
 from fit.laws.interface import Law
-from fit.runs.schema import D, N
+from fit.runs.schema import D, N, U
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
 from tests.fit.designs import TRUTH, Columns, design, ends
 
-U = "unique_tokens"
 PUBLISHED = {
     "L_0": np.exp(0.6254804), "A": np.exp(6.255414), "a": 0.3526596, "B": np.exp(7.3049974), "b": 0.3526596, "R_D_star": 15.387756,
     "R_N_star": 5.309743,

@@ -1,4 +1,5 @@
-"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction; and of dense runs.
+"""Laws with an irreducible floor: L = L_0 + C N^-a Ê^-b N^(c ln Ê), with and without saturation and interaction; and of dense runs, in
+size or in training compute.
 
 Not the paper's: its forms fall to zero as N grows, extrapolate badly, and their c > 0 may only stand in for the floor. These
 share the paper's dependence on experts and differ in the floor alone, so that a reader sees which conclusions survive it.
@@ -75,26 +76,47 @@ BOUNDED_FLOOR_INTERACTION = _floor_law(
 )
 
 
-def _dense_features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
-    x = np.log(data["dense_parameter_count"])
+def _dense_features(theta: Theta, data: Data, column: str) -> Inexact[np.ndarray, "*batch runs 2"]:
+    x = np.log(data[column])
     return stack_features(theta, (-x, np.ones_like(x)))
 
 
-DENSE_FLOOR = Law(
-    name="dense-floor",
-    title="Dense power law with a floor",
-    formula="L = L_0 + C N^-a",
-    source="not the paper's: its dense baseline with an irreducible floor; Hoffmann et al. 2022, Eq. 2, at one number of tokens",
-    columns=("dense_parameter_count",),
-    coefficients=("a", "ln_C"),
-    features=_dense_features,
-    shapes=(_FLOOR,),
-    link=FloorLink(),
-    parameters=("L_0", "C", "a"),
-    report=partial(_report, saturating=False),
-    units={"L_0": "nats per token", "C": "nats per token"},
-    signs={"a": 1},
-    bounds=partial(_bounds, shapes=(_FLOOR,)),
-    roles=Roles(base=float(np.e), size=0, sign=-1),
-    dense=True,
+def _dense_law(name: str, title: str, column: str, scale: str, formula: str, source: str, roles: Roles | None = None) -> Law:
+    return Law(
+        name=name,
+        title=title,
+        formula=formula,
+        source=source,
+        columns=(column,),
+        coefficients=("a", f"ln_{scale}"),
+        features=partial(_dense_features, column=column),
+        shapes=(_FLOOR,),
+        link=FloorLink(),
+        parameters=("L_0", scale, "a"),
+        report=partial(_report, saturating=False),
+        units={"L_0": "nats per token", scale: "nats per token"},
+        signs={"a": 1},
+        bounds=partial(_bounds, shapes=(_FLOOR,)),
+        roles=roles,
+        dense=True,
+    )
+
+
+DENSE_FLOOR = _dense_law(
+    "dense-floor",
+    "Dense power law with a floor",
+    "dense_parameter_count",
+    "C",
+    "L = L_0 + C N^-a",
+    "not the paper's: its dense baseline with an irreducible floor; Hoffmann et al. 2022, Eq. 2, at one number of tokens",
+    Roles(base=float(np.e), size=0, sign=-1),
+)
+FRONTIER = _dense_law(
+    "frontier",
+    "Compute frontier",
+    "training_flops",
+    "A",
+    "L = L_0 + A C^-a",
+    "not the paper's: the least loss of each training budget C, FLOPs of the whole run; with L_0 held at 0 the form of Kaplan et al. 2020, "
+    "Eq. 1.3",
 )

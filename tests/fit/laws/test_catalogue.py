@@ -11,6 +11,16 @@ from fit.runs.schema import D, E, F, N, P
 from tests.fit.designs import LAWS, TRUTH, design, e_hat, grid
 
 
+def _data_constrained(
+    p: dict[str, float], n: Float[np.ndarray, "runs"], d: Float[np.ndarray, "runs"], u: Float[np.ndarray, "runs"]
+) -> Float[np.ndarray, "runs"]:
+    u = np.minimum(u, d)
+    u_n = np.minimum(n, (p["a"] * p["A"] / (p["b"] * p["B"])) ** (1 / p["a"]) * u ** (p["b"] / p["a"]))
+    n = u_n + u_n * p["R_N_star"] * (1 - np.exp(-(n / u_n - 1) / p["R_N_star"]))
+    d = u + u * p["R_D_star"] * (1 - np.exp(-(d / u - 1) / p["R_D_star"]))
+    return p["L_0"] + p["A"] * n ** -p["a"] + p["B"] * d ** -p["b"]
+
+
 def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "runs"]]) -> Float[np.ndarray, "runs"]:
     """The loss by the law's printed formula, from its reported parameters."""
     n, e = data.get(N, np.ones(1)), data.get(E, np.ones(1))
@@ -20,6 +30,10 @@ def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "
         return (p["N_c"] / n) ** p["alpha_N"]
     if name == "tokens":
         return p["L_0"] + p["A"] * n ** -p["a"] + p["B"] * data[D] ** -p["b"]
+    if name == "data-constrained":
+        return _data_constrained(p, n, data[D], data["unique_tokens"])
+    if name == "frontier":
+        return p["L_0"] + p["A"] * data["training_flops"] ** -p["a"]
     if "L_0" in p:
         return p["L_0"] + p["C"] * n ** -p["a"] * e ** -p.get("b", 0) * n ** (p.get("c", 0) * np.log(e))
     if name == "utilisation":

@@ -1,0 +1,176 @@
+"""Compute-optimal allocation: the N and D of least loss for a training budget C = k N D (Hoffmann et al. 2022, approach 3, Eq. 4).
+
+    N_opt = G (C/k)^(b/(a+b)),   D_opt = (C/k)^(a/(a+b)) / G,   G = (a A/(b B))^(1/(a+b))
+
+k = 6 FLOPs per parameter and token is the convention of Kaplan et al. 2020 (section 2.1), and our choice; for the exponents it does not
+matter. A law of repeated tokens is minimised numerically: it has no closed form where tokens are read more than once.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+from jaxtyping import Float, Inexact
+
+from common.errors import InputError
+from fit.engine.solve import Fit
+from fit.estimate import Estimate
+from fit.laws.complex_step import STEP
+from fit.laws.interface import Law
+from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, beyond
+from fit.runs.schema import D, N, U
+from fit.uncertainty.delta import Quantity
+from fit.uncertainty.draws import Draws
+from fit.uncertainty.intervals import estimates
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from fit.analysis import Result
+
+_PER_BUDGET = ("n", "d", "loss", "tokens_per_parameter")
+_UNITS = ("parameters", "tokens", "nats per token", "tokens per parameter")
+
+_SCAN = 121
+"""Sizes tried for a bracket of the least loss, over the whole range."""
+
+_LEAST = 1e3
+"""The smallest N and D that an optimum is sought at."""
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """The best model of one training budget of `flops`: its size N, its tokens D, its loss, and D/N."""
+
+    flops: float
+    n: Estimate
+    d: Estimate
+    loss: Estimate
+    tokens_per_parameter: Estimate
+
+
+@dataclass(frozen=True, eq=False)
+class Allocation:
+    """The best N and D of each budget, and how they grow: N_opt ~ C^exponent_n, D_opt ~ C^exponent_d.
+
+    With repeated tokens these exponents hold while D_opt is at most `unique_tokens`. A figure's `distance` is the largest of how many
+    times the budget, the N and the D lie outside the runs.
+    """
+
+    law: str
+    exponent_n: Estimate
+    exponent_d: Estimate
+    optima: tuple[Optimum, ...]
+    flops_per_parameter_token: float
+    unique_tokens: float | None = None
+
+    def __repr__(self) -> str:
+        return f"Allocation({self.law}: N ~ C^{self.exponent_n.value:.3f}, D ~ C^{self.exponent_d.value:.3f}; {len(self.optima)} budgets)"
+
+    def table(self) -> "pl.DataFrame":
+        """A row for each budget and figure: flops, figure, value, low, high, status, unit, distance; the exponents first, without flops."""
+        rows = [figure_row(None, name, getattr(self, name)) for name in ("exponent_n", "exponent_d")]
+        return frame(rows + [figure_row(one.flops, name, getattr(one, name)) for one in self.optima for name in _PER_BUDGET])
+
+
+def figure_row(flops: float | None, name: str, one: Estimate) -> dict[str, float | str | None]:
+    """A row of a table of figures, each of one budget or, without `flops`, of all."""
+    return {
+        "flops": flops, "figure": name, "value": one.value, "low": one.low, "high": one.high, "status": str(one.status), "unit": one.unit,
+        "distance": one.distance,
+    }  # fmt: skip
+
+
+def frame(rows: Sequence[dict[str, float | str | None]]) -> "pl.DataFrame":
+    """Rows as a data frame; polars takes 0.3 s to import, so that it is loaded here."""
+    import polars as pl
+
+    return pl.DataFrame(list(rows), infer_schema_length=None)
+
+
+def allocate(
+    fit: "Result | Fit",
+    flops: float | Sequence[float],
+    *,
+    draws: Draws | None = None,
+    level: float = 0.95,
+    flops_per_parameter_token: float = FLOPS_PER_TOKEN,
+    unique_tokens: float | None = None,
+) -> Allocation:
+    """The best N and D of each budget of `flops` (FLOPs of the whole training), with intervals from the draws.
+
+    Of a `Result` draws and level are its own, and those given here are not used. A law that reads unique tokens needs how many
+    there are. Raises `InputError` for a law that is not one in N and D, and for budgets that are not above 0.
+    """
+    if not isinstance(fit, Fit):
+        fit, draws, level = fit.fit, fit.draws, fit.options.level
+    budgets = [float(one) for one in np.atleast_1d(np.asarray(flops, dtype=np.float64))]
+    if not all(np.isfinite(one) and one > 0 for one in (*budgets, flops_per_parameter_token, unique_tokens or 1.0)):
+        raise InputError(f"budgets, FLOPs per parameter and token, and unique tokens must be finite and above 0: {budgets}")
+    quantity = optimum_quantity(fit.law, budgets, flops_per_parameter_token, unique_tokens)
+    found = estimates(fit, draws, quantity, level, unit=["", "", *(unit for unit in _UNITS for _ in budgets)])
+    columns, optima = fit.problem.data, list[Optimum]()
+    compute = flops_per_parameter_token * columns[N] * columns[D]
+    for k, budget in enumerate(budgets):
+        own = found[2 + k :: len(budgets)]
+        far = max(beyond(compute, budget), *(_far(columns[name], one.value) for name, one in zip((N, D), own, strict=False)))
+        optima.append(Optimum(budget, *(replace(one, distance=far) for one in own)))
+    return Allocation(fit.law.name, found[0], found[1], tuple(optima), flops_per_parameter_token, unique_tokens)
+
+
+def _far(values: Float[np.ndarray, "runs"], value: float) -> float:
+    return beyond(values, value) if np.isfinite(value) and value > 0 else np.inf
+
+
+def optimum_quantity(law: Law, flops: Sequence[float], k: float = FLOPS_PER_TOKEN, unique_tokens: float | None = None) -> Quantity:
+    """Both exponents, then N_opt, D_opt, the loss there and D_opt/N_opt, each for every budget; NaN where a law has no optimum."""
+    if law.columns[:2] != (N, D) or not {"a", "b"} <= set(law.parameter_names):
+        raise InputError(f"law {law.name!r} has no best N and D: it is not a law in N and D, as --law tokens is")
+    if U in law.columns and unique_tokens is None:
+        raise InputError(f"law {law.name!r} needs to know how many different tokens there are, such as unique_tokens=1e11")
+    where = [law.parameter_names.index(name) for name in ("a", "b")]
+    given = {} if U not in law.columns or unique_tokens is None else {U: unique_tokens}
+
+    def figures(
+        theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
+    ) -> Float[np.ndarray, "draws quantities"]:
+        """A row of them for each draw."""
+        a, b = (law.parameter_values(theta, beta)[..., place] for place in where)
+        # A budget C at k FLOPs per parameter and token buys what C 6/k does at 6.
+        closed = [allocation_quantity(law, budget * FLOPS_PER_TOKEN / k) for budget in flops] if not given else []
+        sizes = [one(theta, beta)[..., 0] for one in closed] or [_least(law, theta, beta, budget / k, given[U]) for budget in flops]
+        n = np.stack(sizes, axis=-1)
+        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+            d = np.array(flops) / k / n
+            loss = 10 ** law.log10_loss(theta, beta, {N: n, D: d, **{name: np.full_like(n, value) for name, value in given.items()}})
+            return np.concatenate([np.stack([b / (a + b), a / (a + b)], axis=-1), n, d, loss, d / n], axis=-1)
+
+    return figures
+
+
+def _least(
+    law: Law, theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"], product: float, unique: float
+) -> Float[np.ndarray, "draws"]:
+    """The N of least loss where N D = `product`, for every draw: bracketed on a geometric scan, then bisected on the exact slope.
+
+    NaN where the least is at an end of the scan, N or D of 1,000, or where the law's losses end.
+    """
+    scan = np.linspace(np.log(_LEAST), np.log(product / _LEAST), _SCAN)
+
+    def along(log_n: Float[np.ndarray, "#draws sizes"], step: complex) -> Inexact[np.ndarray, "draws sizes"]:
+        """log10 loss at these sizes, moved by a factor of 1 + step along the budget."""
+        n = np.exp(log_n)
+        return law.log10_loss(theta, beta, {N: n * (1 + step), D: product / n * (1 - step), U: np.full_like(n, unique)})
+
+    losses = np.real(along(scan[None], 0j))
+    least = np.argmin(np.where(np.isfinite(losses), losses, np.inf), axis=-1)
+    place = np.clip(least, 1, _SCAN - 2)
+    around = np.take_along_axis(losses, place[:, None] + np.array([-1, 1]), axis=-1)
+    inside = (place == least) & np.isfinite(around).all(axis=-1)
+    low, high = scan[place - 1], scan[place + 1]
+    for _ in range(60):
+        middle = (low + high) / 2
+        falls = np.imag(along(middle[:, None], 1j * STEP))[:, 0] < 0
+        low, high = np.where(falls, middle, low), np.where(falls, high, middle)
+    return np.where(inside, np.exp((low + high) / 2), np.nan)

@@ -54,25 +54,26 @@ def _ends(
     fit: Fit, draws: Draws | None, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float, method: Method, exact: bool
 ) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], list[Status]]:
     """Both ends of every figure's interval, and its status."""
-    nothing = np.full_like(value, np.nan)
-
-    def none(status: Status) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], list[Status]]:
-        """No interval, for one reason."""
-        return nothing, nothing, [status] * len(value)
-
-    if not fit.certificate.identified:
-        return none(Status.NOT_IDENTIFIED)
-    if fit.degrees < 1:
-        return none(Status.NO_DEGREES)
-    if draws is None:
-        return none(Status.NOT_ASKED)
-    if too_many_failed(draws.refits.usable, level):
-        return none(Status.NOT_IDENTIFIED)
+    without = _without_interval(fit, draws, level)
+    if draws is None or without is not None:
+        nothing = np.full_like(value, np.nan)
+        return nothing, nothing, [without or Status.NOT_ASKED] * len(value)
     low, high, enough = _from_draws(draws, quantity, value, level, method)
     if exact and draws.scheme == "residuals":
         exact_low, exact_high, linear = _exact(fit, quantity, value, level)
         low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | enough
     return low, high, [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
+
+
+def _without_interval(fit: Fit, draws: Draws | None, level: float) -> Status | None:
+    """Why no figure of this fit has an interval from these draws; None where they may."""
+    if not fit.certificate.identified:
+        return Status.NOT_IDENTIFIED
+    if fit.degrees < 1:
+        return Status.NO_DEGREES
+    if draws is None:
+        return Status.NOT_ASKED
+    return Status.NOT_IDENTIFIED if too_many_failed(draws.refits.usable, level) else None
 
 
 def too_many_failed(usable: Bool[np.ndarray, "draws"], level: float) -> bool:

@@ -1,6 +1,7 @@
 """What the tests of fitting share: simulated, small and released runs, and fits to them, each made once."""
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from fit.runs import Runs, canonical, load_runs
 from fit.runs.schema import E, F, N, P
 from fit.uncertainty.draws import Draws, Scheme, resample
 from golden import simulated_curves, small_curves, small_dense
+from tests.checks import unchecked
 from tests.fit.designs import Sample, made_up
 
 COLUMNS = (N, E, P, F)
@@ -73,11 +75,12 @@ def lengths() -> Sample:
 
 @pytest.fixture(scope="session")
 def fitted() -> Callable[[str, str], Fit]:
-    """The fit of a law of the catalogue to its made-up runs, by a loss."""
+    """The fit of a law of the catalogue to its made-up runs, by a loss; by the default one with its types checked."""
 
     @cache
     def of(law: str, loss: str = "log") -> Fit:
-        return fit_law(law_named(law), *made_up(law_named(law)), loss_named(loss))
+        with nullcontext() if loss == "log" else unchecked():
+            return fit_law(law_named(law), *made_up(law_named(law)), loss_named(loss))
 
     return of
 
@@ -87,6 +90,7 @@ def drawn(fitted: Callable[[str, str], Fit]) -> Callable[[str, Scheme], Draws]:
     """200 draws of that fit by squared log loss."""
 
     @cache
+    @unchecked()
     def of(law: str, scheme: Scheme) -> Draws:
         fit = fitted(law, "log")
         sizes = fit.problem.data.get(N, np.arange(float(fit.num_runs)))

@@ -20,22 +20,26 @@ from fit.report import cell, fit_document, fit_json, write_report
 from fit.report.tables import words
 from fit.runs import Runs, load_runs
 from golden import simulated_curves, small_curves
+from tests.checks import unchecked
 
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "json.md"
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def small() -> Analysis:
     """The default data, as a bare `fit` does it with fewer draws: five clusters ask for 364 at 95 %."""
     return analyse(load_runs(small_curves()), Options(draws=400, draw_all=False))
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def simulated() -> Analysis:
     return analyse(load_runs(simulated_curves()), Options(laws=("bounded",), routers=("S-Base",), draws=200))
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def tokens() -> Analysis:
     """Dense runs with a known law in size and tokens, and a loss that is not the release's."""
     n, d = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8, 1e9], [1e9, 3e9, 1e10, 3e10]))
@@ -50,6 +54,7 @@ def test_the_first_screen_is_at_most_30_lines_of_80_columns(small: Analysis) -> 
     assert max(map(len, lines)) <= 80
 
 
+@unchecked()
 def test_the_first_screen_of_the_release_quotes_the_law_that_predicts_and_the_papers_beside_it(release: Path) -> None:
     analysis = analyse(load_runs(release), Options(draws=200, draw_all=False))
     printed = terminal(fit_document(analysis), 80)

@@ -1,5 +1,6 @@
 """What the tests of fitting share: simulated, small and released runs, and fits to them, each made once."""
 
+import pickle
 from collections.abc import Callable
 from contextlib import nullcontext
 from functools import cache
@@ -7,7 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from fit.analysis import Analysis, Options, analyse
 from fit.engine.losses import loss_named
 from fit.engine.solve import Fit, fit_law
 from fit.laws import law_named
@@ -46,6 +49,24 @@ def small_runs() -> Runs:
 def released_runs(release: Path) -> Runs:
     """Every run of the release."""
     return load_runs(release)
+
+
+@pytest.fixture(scope="session")
+def default(small_runs: Runs, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Analysis:
+    """What a bare `fit` does on the default data, with draws that reach 80 %: made once, by the worker that first asks for it."""
+
+    @unchecked()
+    def made() -> Analysis:
+        return analyse(small_runs, Options(draws=100, draw_all=False, level=0.8))
+
+    if worker_id == "master":
+        return made()
+    # The workers of one session, and they alone, share the folder above their own.
+    path = tmp_path_factory.getbasetemp().parent / "default.pickle"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            path.write_bytes(pickle.dumps(made()))
+    return pickle.loads(path.read_bytes())
 
 
 @pytest.fixture(scope="session")

@@ -75,6 +75,7 @@ def test_wild_clusters_are_drawn_where_runs_of_a_size_err_together_and_only_ther
     assert {result.draws.scheme for result in asked.results if result.draws is not None} == {"pairs"}
 
 
+@unchecked()
 def test_routers_are_compared_by_the_interval_of_their_difference() -> None:
     found = analyse(made_runs(), Options(laws=("separable",), draws=300, level=0.9))
     point = Point(1e8, 64.0)

@@ -58,6 +58,7 @@ def test_the_best_value_to_fix_a_shape_at_is_the_fits() -> None:
     assert found.fun == pytest.approx(fit.certificate.objective, rel=1e-9)
 
 
+@unchecked()
 def test_a_fixed_ratio_holds_and_is_reported() -> None:
     data, loss = made_up(BOUNDED_FLOOR)
     whole = fit_law(BOUNDED_FLOOR, data, loss)

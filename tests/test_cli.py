@@ -10,10 +10,12 @@ import pytest
 
 from cli import main
 from golden import simulated_curves, small_curves
+from tests.checks import unchecked
 
 ROOT = Path(__file__).parents[1]
 
 
+@unchecked()
 def test_a_bare_fit_works_on_runs_that_were_really_trained(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["fit", "--draws", "40"]) == 0
     printed = capsys.readouterr().out
@@ -34,6 +36,7 @@ def test_full_prints_what_the_first_screen_counts(capsys: pytest.CaptureFixture[
     assert max(map(len, printed.splitlines())) <= 80
 
 
+@unchecked()
 def test_json_is_all_that_is_printed_and_is_the_file_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["fit", "--draws", "40", "--law", "separable,bounded", "--router", "Hash", "--out", str(tmp_path / "report"), "--json"]
     assert main(arguments) == 0

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from functools import partial
 
 _MOST_DECIMALS = 9
 _UNITS = ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k"))
@@ -54,10 +55,7 @@ def interval(value: float, low: float, high: float, *, counted: bool = False, li
     half = (high - low) / 2 if math.isfinite(high - low) else high - value if math.isfinite(high) else value - low
     places = decimals(half)
     digits = 3 if places is None or not value > 0 else min(12, max(3, 1 - math.floor(math.log10(half / value))))
-
-    def text(x: float) -> str:
-        return count(x, digits) if counted else plain(x, places)
-
+    text = partial(count, digits=digits) if counted else partial(plain, places=places)
     above = "open above" if math.isinf(high) else f">{count(limit)}" if high > limit else text(high)
     return f"{text(value)} [{'open below' if math.isinf(low) else text(low)}, {above}]"
 

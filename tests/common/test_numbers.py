@@ -12,7 +12,8 @@ from common.document.numbers import count, decimals, interval, listing, many, pe
 @pytest.mark.parametrize(
     ("n", "digits", "expected"),
     [
-        (5e6, 0, "5M"), (1.308e9, 0, "1.31B"), (999.6e6, 0, "1B"), (6.8e18, 0, "6.8e18"), (3.857e9, 3, "3.86B"), (3e9, 3, "3.00B"),
+        (5e6, 0, "5M"), (16527360.0, 0, "16.5M"), (1.308e9, 0, "1.31B"), (999999999.0, 0, "1B"), (999.6e6, 0, "1B"), (3.4e13, 0, "34T"),
+        (6.8e18, 0, "6.8e18"), (3.857e9, 3, "3.86B"), (3e9, 3, "3.00B"),
         (math.inf, 0, "inf"), (math.nan, 0, "none"), (64.0, 0, "64"),
     ],
 )  # fmt: skip

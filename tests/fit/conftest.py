@@ -1,12 +1,16 @@
 """What the tests of fitting share: simulated, small and released runs, and fits to them, each made once."""
 
+import pickle
 from collections.abc import Callable
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
+from fit.analysis import Analysis, Options, analyse
 from fit.engine.losses import loss_named
 from fit.engine.solve import Fit, fit_law
 from fit.laws import law_named
@@ -14,6 +18,7 @@ from fit.runs import Runs, canonical, load_runs
 from fit.runs.schema import E, F, N, P
 from fit.uncertainty.draws import Draws, Scheme, resample
 from golden import simulated_curves, small_curves, small_dense
+from tests.checks import unchecked
 from tests.fit.designs import Sample, made_up
 
 COLUMNS = (N, E, P, F)
@@ -47,6 +52,24 @@ def released_runs(release: Path) -> Runs:
 
 
 @pytest.fixture(scope="session")
+def default(small_runs: Runs, tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Analysis:
+    """What a bare `fit` does on the default data, with draws that reach 80 %: made once, by the worker that first asks for it."""
+
+    @unchecked()
+    def made() -> Analysis:
+        return analyse(small_runs, Options(draws=100, draw_all=False, level=0.8))
+
+    if worker_id == "master":
+        return made()
+    # The workers of one session, and they alone, share the folder above their own.
+    path = tmp_path_factory.getbasetemp().parent / "default.pickle"
+    with FileLock(f"{path}.lock"):
+        if not path.exists():
+            path.write_bytes(pickle.dumps(made()))
+    return pickle.loads(path.read_bytes())
+
+
+@pytest.fixture(scope="session")
 def simulated(simulated_runs: Runs) -> Callable[[str], Sample]:
     """The simulated canonical runs of a router: columns and losses."""
     return _of(simulated_runs)
@@ -73,11 +96,12 @@ def lengths() -> Sample:
 
 @pytest.fixture(scope="session")
 def fitted() -> Callable[[str, str], Fit]:
-    """The fit of a law of the catalogue to its made-up runs, by a loss."""
+    """The fit of a law of the catalogue to its made-up runs, by a loss; by the default one with its types checked."""
 
     @cache
     def of(law: str, loss: str = "log") -> Fit:
-        return fit_law(law_named(law), *made_up(law_named(law)), loss_named(loss))
+        with nullcontext() if loss == "log" else unchecked():
+            return fit_law(law_named(law), *made_up(law_named(law)), loss_named(loss))
 
     return of
 
@@ -87,6 +111,7 @@ def drawn(fitted: Callable[[str, str], Fit]) -> Callable[[str, Scheme], Draws]:
     """200 draws of that fit by squared log loss."""
 
     @cache
+    @unchecked()
     def of(law: str, scheme: Scheme) -> Draws:
         fit = fitted(law, "log")
         sizes = fit.problem.data.get(N, np.arange(float(fit.num_runs)))

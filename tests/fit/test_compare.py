@@ -16,6 +16,7 @@ from fit.derived import Point
 from fit.estimate import Estimate, Status
 from fit.runs import Runs
 from fit.uncertainty.draws import WEBB, raised_residuals
+from tests.checks import unchecked
 
 DOCS = Path(__file__).parents[2] / "docs" / "json.md"
 
@@ -109,6 +110,7 @@ def test_chance_of_a_router_is_its_share_among_all_signs_of_two_clusters(toy: Ru
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def small(small_runs: Runs) -> Comparison:
     """Three quick laws on the small runs, with few draws."""
     return compare(small_runs, Options(laws=("separable", "bilinear", "bounded"), routers=("S-Base", "Hash"), draws=60, other_draws=40))
@@ -133,6 +135,7 @@ def test_laws_without_n_and_e_have_no_answers(released_runs: Runs) -> None:
     assert document.verdict == "No answers: none of these laws reads N and E."
 
 
+@unchecked()
 def test_without_draws_nothing_is_known(small_runs: Runs) -> None:
     found = compare(small_runs, Options(laws=("separable",), routers=("Hash", "S-Base"), draws=0))
     assert {one.verdict for one in found.agreements} == {"unknown"}
@@ -163,12 +166,14 @@ def test_first_screen_of_the_small_runs_has_30_lines_at_most(small: Comparison) 
     assert max(map(len, lines)) <= 80
 
 
+@unchecked()
 def test_simulated_runs_are_called_so(simulated_runs: Runs) -> None:
     found = compare(simulated_runs, Options(laws=("separable",), routers=("Hash",), draws=0))
     assert compare_document(found).verdict.startswith("Simulated runs. Of ")
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def released(released_runs: Runs) -> Comparison:
     """The release, with as few draws as six clusters allow."""
     return compare(released_runs, Options(draws=250, other_draws=250))

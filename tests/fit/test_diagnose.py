@@ -17,6 +17,7 @@ from fit.runs import Runs
 from fit.runs.schema import SEED, E, F, N, P
 from fit.select import roll_out
 from fit.uncertainty.draws import resample
+from tests.checks import unchecked
 from tests.fit.designs import LAWS, Sample, bilinear_losses, grid
 
 
@@ -98,6 +99,7 @@ def test_the_test_of_lack_of_fit_compares_the_law_with_a_mean_for_every_setting(
     assert found.seed_ratio == pytest.approx(np.sqrt(rss[0] / 24) / np.sqrt(rss[1] / 8), rel=1e-9)
 
 
+@unchecked()
 def test_a_true_law_shows_lack_of_fit_as_often_as_the_p_value_says() -> None:
     below: list[bool] = []
     for seed in range(150):

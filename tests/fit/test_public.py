@@ -43,7 +43,7 @@ def test_a_point_fit_loads_neither_scipy_nor_polars() -> None:
 
 def test_the_packages_own_example_runs() -> None:
     runs = fit.load_runs(simulated_curves())
-    analysis = fit.analyse(runs, fit.Options(laws=("separable", "bilinear"), draws=80, level=0.9))
+    analysis = fit.analyse(runs, fit.Options(laws=("separable", "bilinear"), routers=("S-Base",), draws=80, level=0.9))
     table = analysis.result("S-Base", analysis.quoted).predict(N=13e9, E=64.0)
     assert table["low"][0] < table["value"][0] < table["high"][0]
     assert fit.canonical(runs, "S-Base").has("num_experts")

@@ -30,6 +30,7 @@ from fit.quantities import (
     size_reaching,
     slope,
 )
+from tests.checks import unchecked
 from tests.fit.designs import CURVED, TRUTH, e_hat
 
 WITH_EPC = tuple(law for law in CATALOGUE.values() if has_epc(law))
@@ -59,6 +60,7 @@ def test_a_dense_model_of_the_effective_size_has_the_routed_models_loss(law: Law
     a=st.floats(-0.15, -0.05), b=st.floats(-0.3, -0.01), c=st.floats(0, 0.01),
     e_start=st.floats(1, 8), e_max=st.floats(20, 1e5), n=st.floats(1e6, 1e11), e=st.floats(1, 1e4),
 )  # fmt: skip
+@unchecked()
 def test_the_effective_size_is_equation_11(a: float, b: float, c: float, e_start: float, e_max: float, n: float, e: float) -> None:
     rho = e_start / e_max
     saturated = float(e_hat(np.array([e]), e_start, e_start / rho)[0])

@@ -19,6 +19,7 @@ from fit.engine.solve import Fit, fit_law
 from fit.laws import BILINEAR, BOUNDED, DENSE, FLOOR, SEPARABLE, UTILISATION
 from fit.runs.schema import E, N
 from fit.select import akaike_weights, cells_of, criteria, crps, leave_one_out, nested_test, pooled, rank, roll_out, score
+from tests.checks import unchecked
 from tests.fit.designs import Sample, bilinear_losses, grid, made_up
 
 Losses = Float[np.ndarray, "runs"]
@@ -132,6 +133,7 @@ def test_every_size_above_every_split_is_predicted_by_the_fit_to_those_below() -
         assert step.score.crps == pytest.approx(crps(np.log(step.predicted / step.observed), sd * np.log(10)).mean(), rel=1e-6)
 
 
+@unchecked()
 def test_predictions_do_not_see_what_they_predict() -> None:
     data = grid(5, 4)
     loss = 1.4 + bilinear_losses(data)
@@ -143,6 +145,7 @@ def test_predictions_do_not_see_what_they_predict() -> None:
         np.testing.assert_allclose(getattr(step, name), getattr(blind, name), rtol=1e-6)
 
 
+@unchecked()
 def test_prediction_intervals_cover_new_runs_where_the_law_is_true() -> None:
     # Of 40 roll-outs, 10 runs each, at 90 %. Runs of one roll-out share their fit's error, so the share covered has a standard deviation
     # of at most sqrt(0.1 x 0.9/40) = 4.7 %.
@@ -313,6 +316,7 @@ def test_akaike_weights_are_relative_likelihoods_and_sum_to_one() -> None:
         akaike_weights([fits[0], fit_law(SEPARABLE, data, bilinear_losses(data), huber())])
 
 
+@unchecked()
 def test_on_the_release_eq_1_predicts_all_27_largest_routed_runs_too_low_and_a_floor_covers_them(released: Callable[[str], Sample]) -> None:
     found = {}
     for law in (BOUNDED, FLOOR):

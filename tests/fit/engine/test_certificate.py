@@ -15,6 +15,7 @@ from fit.laws import BILINEAR, BOUNDED, SEPARABLE, UTILISATION
 from fit.runs.schema import E, N
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
+from tests.checks import unchecked
 from tests.fit.designs import WAVE, Sample, bilinear_losses, grid, made_up, waves
 
 
@@ -36,6 +37,7 @@ def test_a_polish_stopped_early_is_not_converged(monkeypatch: pytest.MonkeyPatch
     assert _codes(fit)["not-converged"] == "error"
 
 
+@unchecked()
 def test_searches_that_end_at_different_optima_do_not_confirm(monkeypatch: pytest.MonkeyPatch) -> None:
     data, loss = waves()
     ends = [2.1, 5.3, 9.2, 3.5, 7.0, 10.5]
@@ -121,6 +123,7 @@ def test_a_resample_of_one_size_alone_is_not_identified() -> None:
 
 
 @pytest.mark.parametrize("router", ["S-Base", "Hash", "RL-R"])
+@unchecked()
 def test_eq_2_on_runs_of_one_k_and_r_is_not_identified(small: Callable[[str], Sample], router: str) -> None:
     assert not fit_law(UTILISATION, *small(router)).certificate.identified
 

@@ -16,6 +16,7 @@ from fit.engine.solve import Fit, fit_law
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, UTILISATION, per_size
 from fit.runs.schema import N
 from fit.uncertainty.draws import resample
+from tests.checks import unchecked
 from tests.fit.designs import CURVED, LAWS, bilinear_losses, grid, made_up
 
 
@@ -29,6 +30,7 @@ def test_a_fixed_coefficient_is_numpys_regression_of_the_rest() -> None:
 
 
 @pytest.mark.parametrize("name", ["E_start", "L_0"])
+@unchecked()
 def test_a_fixed_shape_stays_and_the_rest_is_at_its_optimum(name: str) -> None:
     data, loss = made_up(BOUNDED_FLOOR)
     whole = fit_law(BOUNDED_FLOOR, data, loss)
@@ -42,6 +44,7 @@ def test_a_fixed_shape_stays_and_the_rest_is_at_its_optimum(name: str) -> None:
     assert set(draws.theta[:, [shape.name for shape in BOUNDED_FLOOR.shapes].index(name)].tolist()) == {elsewhere.parameters[name]}
 
 
+@unchecked()
 def test_the_best_value_to_fix_a_shape_at_is_the_fits() -> None:
     data, loss = made_up(BOUNDED)
     fit = fit_law(BOUNDED, data, loss)
@@ -55,6 +58,7 @@ def test_the_best_value_to_fix_a_shape_at_is_the_fits() -> None:
     assert found.fun == pytest.approx(fit.certificate.objective, rel=1e-9)
 
 
+@unchecked()
 def test_a_fixed_ratio_holds_and_is_reported() -> None:
     data, loss = made_up(BOUNDED_FLOOR)
     whole = fit_law(BOUNDED_FLOOR, data, loss)
@@ -67,6 +71,7 @@ def test_a_fixed_ratio_holds_and_is_reported() -> None:
     assert other.theta.shape == (2,)
 
 
+@unchecked()
 def test_a_bound_that_binds_holds_exactly_in_fit_and_draws_and_one_that_does_not_changes_nothing() -> None:
     data, loss = made_up(BOUNDED)
     free = fit_law(BOUNDED, data, loss)
@@ -135,6 +140,7 @@ def test_a_fit_of_a_held_law_is_not_saved_and_says_so(tmp_path: Path) -> None:
         fit.save(tmp_path / "held.json")
 
 
+@unchecked()
 def test_every_fit_can_be_pickled(fitted: Callable[[str, str], Fit]) -> None:
     for law in LAWS[1::2]:
         _same(fitted(law.name, "log"), pickle.loads(pickle.dumps(fitted(law.name, "log"))))

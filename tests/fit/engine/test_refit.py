@@ -17,6 +17,7 @@ from fit.engine.solve import Fit, fit_law
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, SEPARABLE
 from fit.runs.schema import N
 from fit.uncertainty.draws import noise_residuals, resample
+from tests.checks import unchecked
 from tests.fit.designs import LAWS, WAVE, Sample, bilinear_losses, grid, least_wave, waves
 
 SHAPED = tuple(law.name for law in LAWS if law.shapes)
@@ -44,6 +45,7 @@ def _brute_force(fit: Fit, weights: Float[np.ndarray, "1 runs"] | None, observed
 
 @pytest.mark.parametrize("scheme", ["pairs", "residuals"])
 @pytest.mark.parametrize("law", SHAPED)
+@unchecked()
 def test_every_draw_reaches_the_optimum_brute_force_finds(law: str, scheme: str, fitted: Callable[[str, str], Fit]) -> None:
     fit = fitted(law, "log")
     weights = _weights(fit, 2, 5) if scheme == "pairs" else None
@@ -54,6 +56,7 @@ def test_every_draw_reaches_the_optimum_brute_force_finds(law: str, scheme: str,
         assert found.objective[i] <= best * (1 + 1e-9)
 
 
+@unchecked()
 def test_of_many_local_minima_every_draw_finds_its_own_global_one() -> None:
     data, loss = waves()
     fit = fit_law(WAVE, data, loss)
@@ -67,6 +70,7 @@ def test_of_many_local_minima_every_draw_finds_its_own_global_one() -> None:
     assert found.usable.all()
 
 
+@unchecked()
 def test_of_many_local_minima_every_pairs_draw_finds_its_own_global_one() -> None:
     data, loss = waves()
     fit = fit_law(WAVE, data, loss)
@@ -77,6 +81,7 @@ def test_of_many_local_minima_every_pairs_draw_finds_its_own_global_one() -> Non
     assert (found.objective <= least * (1 + 1e-9)).all()
 
 
+@unchecked()
 def test_hubers_draws_of_a_linear_law_end_where_their_gradient_is_zero() -> None:
     data = grid()
     for delta in (1e-3, 1e-4):
@@ -90,6 +95,7 @@ def test_hubers_draws_of_a_linear_law_end_where_their_gradient_is_zero() -> None
         np.testing.assert_allclose(np.clip(r, -delta, delta) @ basis / delta, 0, atol=1e-9)
 
 
+@unchecked()
 def test_every_draw_of_eq_1_on_the_default_runs_is_usable(small: Callable[[str], Sample]) -> None:
     """The review's reproducer, 150 of its 1,000 draws: 393 of these were once lost for want of steps."""
     data, loss = small("S-Base")

@@ -8,6 +8,7 @@ from fit.engine.shared import fit_shared
 from fit.engine.solve import fit_law
 from fit.laws import BILINEAR, BOUNDED, FLOOR
 from fit.runs.schema import E, N
+from tests.checks import unchecked
 from tests.fit.designs import Sample, bilinear_losses, grid, made_up
 
 
@@ -39,6 +40,7 @@ def test_a_shared_coefficient_is_that_of_one_regression() -> None:
     assert found.degrees == 25 + 16 - 7
 
 
+@unchecked()
 def test_a_shared_ratio_is_held_by_both_and_no_worse_anywhere_else() -> None:
     data, loss = made_up(BOUNDED)
     _, other = made_up(BOUNDED, seed=1)

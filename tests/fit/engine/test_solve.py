@@ -16,6 +16,7 @@ from fit.engine.problem import make_problem
 from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR_INTERACTION, CATALOGUE, DENSE_FLOOR, SEPARABLE, TOKENS, Law, per_size
+from tests.checks import unchecked
 from tests.fit.designs import LAWS, TRUTH, WAVE, Sample, least_wave, made_up, waves
 
 LOSSES = ("log", "squared", "huber:0.01", "huber:0.001", "huber:0.0001")
@@ -28,6 +29,7 @@ FEW = {
 CASES = [(law, loss) for law in LAWS for loss in LOSSES if law.name in FEW.get(loss, (law.name,))]
 
 
+@unchecked()
 def _scipys_optimum(fit: Fit, seed: int = 0) -> float:
     """The least objective that scipy's bounded trust-region solver finds, all parameters free at once, from the truth and beside it.
 
@@ -123,6 +125,7 @@ def test_the_waves_best_frequency_depends_on_the_noise() -> None:
     a=st.floats(-0.12, -0.04), b=st.floats(-0.2, -0.03), c=st.floats(0.0, 0.015), d=st.floats(0.9, 1.3),
     e_start=st.floats(1.05, 8), e_max=st.floats(60, 2000),
 )  # fmt: skip
+@unchecked()
 def test_a_noiseless_law_is_recovered(a: float, b: float, c: float, d: float, e_start: float, e_max: float) -> None:
     n, e = (axis.ravel() for axis in np.meshgrid(np.geomspace(1.5e7, 1.3e9, 6), 2.0 ** np.arange(10)))
     data = {"dense_parameter_count": n, "num_experts": e}
@@ -153,6 +156,7 @@ def test_a_dense_law_with_a_floor_is_fitted_as_scipys_curve_fit_does(fitted: Cal
 
 
 @pytest.mark.parametrize("law", [BOUNDED, BOUNDED_FLOOR_INTERACTION], ids=lambda law: law.name)
+@unchecked()
 def test_order_units_and_duplication_do_not_move_the_optimum(law: Law, fitted: Callable[[str, str], Fit]) -> None:
     fit = fitted(law.name, "log")
     data, loss = made_up(law)
@@ -294,6 +298,7 @@ def test_the_reference_fit_without_the_dense_130m_runs_is_reproduced_to_every_di
     assert (f"{fit.rmse_log10:.6f}", fit.num_runs) == ("0.003228", 58)
 
 
+@unchecked()
 def test_floor_laws_reach_the_reference_errors_and_interaction(released: Callable[[str], Sample]) -> None:
     data, loss = released("S-Base")
     plain, saturating = (fit_law(CATALOGUE[name], data, loss) for name in ("floor-interaction", "bounded-floor-interaction"))

@@ -14,18 +14,21 @@ from fit.analysis import Options
 from fit.papers import clark2022
 from fit.papers.clark2022 import Reproduction, losses_at_equal_flops, reproduce, reproduce_document, reproduce_json
 from fit.runs import Runs
+from tests.checks import unchecked
 
 DOCS = Path(__file__).parents[3] / "docs" / "json.md"
 PUBLIC = {"fit", "fit.analysis", "fit.quantities", "fit.report", "fit.report.record", "fit.uncertainty.distributions"}
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def simulated(simulated_runs: Runs) -> Reproduction:
     """The paper beside runs drawn from its own rows."""
     return reproduce(simulated_runs, Options(draws=300))
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def released(released_runs: Runs) -> Reproduction:
     """The paper beside its runs, with as few draws as six clusters allow."""
     return reproduce(released_runs, Options(draws=300))

@@ -18,12 +18,14 @@ from fit.report import figures
 from fit.runs import Runs, load_runs
 from fit.runs.schema import E, N
 from golden import small_dense
+from tests.checks import unchecked
 
 LEVEL = 0.8
 """What 100 draws of six clusters reach: 0.95 asks for about 200."""
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def analysis(simulated_runs: Runs) -> Analysis:
     """Two laws on two routers, with draws of wild clusters."""
     laws, routers = ("floor", "bounded", "dense"), ("S-Base", "Hash")
@@ -31,12 +33,14 @@ def analysis(simulated_runs: Runs) -> Analysis:
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def alone(small_runs: Runs) -> Analysis:
     """One router of the small runs, without draws."""
     return analyse(small_runs, Options(laws=("bounded", "floor"), routers=("S-Base",), draws=0))
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def dense(small_runs: Runs) -> Analysis:
     """Dense laws alone."""
     return analyse(small_runs, Options(laws=("dense", "dense-floor"), draws=100, level=LEVEL))

@@ -19,22 +19,19 @@ from fit.report import cell, fit_document, fit_json, write_report
 from fit.report.words import words
 from fit.runs import Runs, load_runs
 from golden import simulated_curves, small_curves
+from tests.checks import unchecked
 
 DOCUMENTED = Path(__file__).parents[3] / "docs" / "json.md"
 
 
 @pytest.fixture(scope="module")
-def small() -> Analysis:
-    """The default data, as a bare `fit` does it with fewer draws: five clusters ask for 364 at 95 %."""
-    return analyse(load_runs(small_curves()), Options(draws=400, draw_all=False))
-
-
-@pytest.fixture(scope="module")
+@unchecked()
 def simulated() -> Analysis:
     return analyse(load_runs(simulated_curves()), Options(laws=("bounded",), routers=("S-Base",), draws=200))
 
 
 @pytest.fixture(scope="module")
+@unchecked()
 def tokens() -> Analysis:
     """Dense runs with a known law in size and tokens, and a loss that is not the release's."""
     n, d = (grid.ravel() for grid in np.meshgrid([1e7, 3e7, 1e8, 3e8, 1e9], [1e9, 3e9, 1e10, 3e10]))
@@ -43,12 +40,13 @@ def tokens() -> Analysis:
     return analyse(runs, Options(laws=("tokens", "dense-floor"), draws=200))
 
 
-def test_the_first_screen_is_at_most_30_lines_of_80_columns(small: Analysis) -> None:
-    lines = terminal(fit_document(small), 80).splitlines()
+def test_the_first_screen_is_at_most_30_lines_of_80_columns(default: Analysis) -> None:
+    lines = terminal(fit_document(default), 80).splitlines()
     assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
 
 
+@unchecked()
 def test_the_first_screen_of_the_release_quotes_the_law_that_predicts_and_the_papers_beside_it(release: Path) -> None:
     analysis = analyse(load_runs(release), Options(draws=200, draw_all=False))
     printed = terminal(fit_document(analysis), 80)
@@ -62,7 +60,7 @@ def test_the_first_screen_of_the_release_quotes_the_law_that_predicts_and_the_pa
     assert number_of_words(analysis) <= 3000
 
 
-@pytest.mark.parametrize("name", ["small", "simulated", "tokens"])
+@pytest.mark.parametrize("name", ["default", "simulated", "tokens"])
 def test_every_number_of_a_finding_stands_in_a_table(name: str, request: pytest.FixtureRequest) -> None:
     document = fit_document(request.getfixturevalue(name))
     texts = [text for one in document.tables() for text in (one.title, one.note, *one.columns, *(c for row in one.rows for c in row))]
@@ -73,12 +71,12 @@ def test_every_number_of_a_finding_stands_in_a_table(name: str, request: pytest.
     assert set(stated) <= known
 
 
-def test_numbers_of_findings_are_those_of_the_analysis(small: Analysis) -> None:
-    best = min(small.of_law(small.quoted), key=lambda r: r.derived["loss(240k/E=64)"].value)
-    text = next(finding for finding in fit_document(small).findings if "dense model" in finding)
+def test_numbers_of_findings_are_those_of_the_analysis(default: Analysis) -> None:
+    best = min(default.of_law(default.quoted), key=lambda r: r.derived["loss(240k/E=64)"].value)
+    text = next(finding for finding in fit_document(default).findings if "dense model" in finding)
     assert best.router in text
     assert cell(best.derived["epc(240k/E=64)"]) in text
-    gap = small.difference(small.quoted, "S-Base", best.router, next(iter_points(small)))
+    gap = default.difference(default.quoted, "S-Base", best.router, next(iter_points(default)))
     assert cell(gap) in text
 
 
@@ -107,14 +105,14 @@ def with_warnings(analysis: Analysis, *warnings: FitWarning) -> Analysis:
     return replace(analysis, results=tuple(replace(r, warnings=warnings) if id(r) in quoted else r for r in analysis.results))
 
 
-def test_the_verdict_follows_the_worst_warning_of_the_quoted_law(small: Analysis) -> None:
+def test_the_verdict_follows_the_worst_warning_of_the_quoted_law(default: Analysis) -> None:
     known = {
         code: FitWarning(code, "error", "", "the reason")
         for code in ("not-identified", "not-converged", "no-degrees", "held-out-failure", "lack-of-fit", "few-runs")
     }
 
     def verdict(*chosen: str) -> str:
-        return fit_document(with_warnings(small, *(known[code] for code in chosen))).verdict.partition(":")[0]
+        return fit_document(with_warnings(default, *(known[code] for code in chosen))).verdict.partition(":")[0]
 
     assert verdict("few-runs") == "Well determined"
     assert verdict("lack-of-fit", "few-runs") == "Well determined, but it does not fit"
@@ -122,30 +120,30 @@ def test_the_verdict_follows_the_worst_warning_of_the_quoted_law(small: Analysis
     assert verdict("no-degrees", "held-out-failure") == "Not identified"
     assert verdict("held-out-failure", "not-identified") == "Not identified"
     assert verdict("not-converged", "lack-of-fit") == "Not identified"
-    missing = replace(small, skipped=(Skipped("Hash", small.quoted, "too few runs"),))
+    missing = replace(default, skipped=(Skipped("Hash", default.quoted, "too few runs"),))
     assert fit_document(missing).verdict.startswith("Not identified: the runs of Hash")
 
 
-def test_a_verdict_of_not_identified_gives_the_reason(small: Analysis) -> None:
-    found = fit_document(with_warnings(small, FitWarning("not-identified", "error", "", "of 200 draws 90 did not converge"))).verdict
+def test_a_verdict_of_not_identified_gives_the_reason(default: Analysis) -> None:
+    found = fit_document(with_warnings(default, FitWarning("not-identified", "error", "", "of 200 draws 90 did not converge"))).verdict
     assert "of 200 draws 90 did not converge" in found
 
 
-def test_simulated_runs_are_called_so_in_title_and_verdict(simulated: Analysis, small: Analysis) -> None:
+def test_simulated_runs_are_called_so_in_title_and_verdict(simulated: Analysis, default: Analysis) -> None:
     document = fit_document(simulated)
     assert "simulated" in document.title
     assert document.verdict.startswith("Simulated runs.")
-    assert "simulated" not in terminal(fit_document(small), 80).lower()
+    assert "simulated" not in terminal(fit_document(default), 80).lower()
 
 
-def test_a_loss_is_called_by_its_name_and_in_nats_only_where_it_is_the_releases(tokens: Analysis, small: Analysis) -> None:
+def test_a_loss_is_called_by_its_name_and_in_nats_only_where_it_is_the_releases(tokens: Analysis, default: Analysis) -> None:
     texts = [terminal(fit_document(tokens, full=True), 200, full=True), json.dumps(fit_json(tokens))]
     assert all("nats" not in text and "loss_validation" not in text for text in texts)
     assert "val_loss" in texts[0].splitlines()[0]
-    assert "loss_validation (nats per token)" in fit_document(small).title
+    assert "loss_validation (nats per token)" in fit_document(default).title
 
 
-def test_runs_that_name_no_router_are_all_runs(small: Analysis) -> None:
+def test_runs_that_name_no_router_are_all_runs() -> None:
     runs = load_runs(small_curves()).where("router_type == 'S-Base' or num_experts == 1")
     bare = Runs.from_columns({"N": runs["N"], "E": runs["E"], "loss": runs.loss})
     printed = terminal(fit_document(analyse(bare, Options(laws=("floor",), draws=0)), full=True), 80, full=True)
@@ -181,20 +179,20 @@ def test_cells_are_words_where_digits_would_mean_nothing(figure: Estimate | None
     assert cell(figure, 1e9) == expected
 
 
-def test_the_full_text_has_every_fit_and_the_runs_after_the_warnings(small: Analysis) -> None:
-    printed = terminal(fit_document(small, full=True), 80, full=True)
+def test_the_full_text_has_every_fit_and_the_runs_after_the_warnings(default: Analysis) -> None:
+    printed = terminal(fit_document(default, full=True), 80, full=True)
     assert max(map(len, printed.splitlines())) <= 80
     assert printed.index("Warnings in full") < printed.index("Which runs")
-    for law in {result.law.name for result in small.results}:
+    for law in {result.law.name for result in default.results}:
         assert f"({law}):" in " ".join(printed.split())
     for name in ("R2", "AIC", "AICc", "BIC", "standard error", "certified", "sha256"[:3]):
         assert name in printed
 
 
-def test_certified_is_written_only_where_all_three_hold(small: Analysis) -> None:
-    fits = small.results
+def test_certified_is_written_only_where_all_three_hold(default: Analysis) -> None:
+    fits = default.results
     broken = [replace(r, fit=replace(r.fit, certificate=replace(r.fit.certificate, confirmed=False))) for r in fits]
-    for document, word in ((fit_document(small), "certified"), (fit_document(replace(small, results=tuple(broken))), "not confirmed")):
+    for document, word in ((fit_document(default), "certified"), (fit_document(replace(default, results=tuple(broken))), "not confirmed")):
         table = next(one for one in document.tables() if "optimum" in one.columns)
         assert {row[2] for row in table.rows} == {word}
 
@@ -216,23 +214,23 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def test_every_key_of_the_json_is_documented(small: Analysis, tokens: Analysis) -> None:
+def test_every_key_of_the_json_is_documented(default: Analysis, tokens: Analysis) -> None:
     section = DOCUMENTED.read_text(encoding="utf-8").partition("## fit.json")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE))
     options = replace(tokens.options, fixed={"b": 0.28}, bounds={"a": (0.1, 1.0)})
-    for analysis in (small, tokens, replace(small, ranking=None), replace(tokens, options=options)):
+    for analysis in (default, tokens, replace(default, ranking=None), replace(tokens, options=options)):
         assert set(paths(fit_json(analysis))) <= documented
 
 
-def test_the_json_has_statuses_full_precision_and_no_number_that_json_lacks(small: Analysis) -> None:
-    endless = replace(small.results[0], derived={"x": Estimate(math.inf, 1.0, math.inf, Status.OPEN)})
-    record = fit_json(replace(small, results=(endless, *small.results[1:])))
+def test_the_json_has_statuses_full_precision_and_no_number_that_json_lacks(default: Analysis) -> None:
+    endless = replace(default.results[0], derived={"x": Estimate(math.inf, 1.0, math.inf, Status.OPEN)})
+    record = fit_json(replace(default, results=(endless, *default.results[1:])))
     read = json.loads(json.dumps(record, allow_nan=False))
     assert read["schema"] == "routelaw.fit/2"
     assert read["fits"][0]["derived"]["x"] | {"unit": ""} == {
         "value": None, "low": 1.0, "high": None, "status": "open", "unit": "", "se": None, "distance": 1.0,
     }  # fmt: skip
-    ours, theirs = small.results[1], read["fits"][1]
+    ours, theirs = default.results[1], read["fits"][1]
     assert {name: one["value"] for name, one in theirs["coefficients"].items()} == ours.fit.parameters
     assert theirs["certificate"]["certified"] is ours.fit.certificate.certified
 
@@ -255,12 +253,12 @@ def number_of_words(analysis: Analysis) -> int:
     return sum(any(c.isalnum() for c in word) for word in to_markdown(fit_document(analysis)).replace("|", " ").split())
 
 
-def test_a_report_has_at_most_3000_words(small: Analysis) -> None:
-    assert number_of_words(small) <= 3000
+def test_a_report_has_at_most_3000_words(default: Analysis) -> None:
+    assert number_of_words(default) <= 3000
 
 
-def test_the_decisive_figures_come_first_with_short_captions(small: Analysis) -> None:
-    figures = fit_document(small).figures()
+def test_the_decisive_figures_come_first_with_short_captions(default: Analysis) -> None:
+    figures = fit_document(default).figures()
     assert [figure.name for figure in figures[:3]] == ["roll_out", "residuals", "laws_side_by_side"]
     # Two lines of the page's width, which holds about 130 characters.
     assert all(len(figure.caption) <= 200 and "$" not in figure.caption and "^" not in figure.caption for figure in figures)

@@ -1,10 +1,6 @@
 """Whatever runs are left, no figure is shown outside its interval: low <= value <= high, or no interval and a status that says why."""
 
-import subprocess
-import sys
-from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +11,11 @@ from fit.engine.solve import fit_law
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate, Status
 from fit.laws import CATALOGUE, SEPARABLE
-from fit.runs import Runs, load_runs
+from fit.runs import Runs
 from fit.runs.schema import ROUTER, E, N
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
-from golden import simulated_curves, small_curves
+from tests.checks import unchecked
 from tests.fit.designs import bilinear_losses, ends, grid
 
 LAWS = tuple(name for name in CATALOGUE if name not in ("tokens", "data-constrained", "frontier"))
@@ -45,16 +41,16 @@ def _check(figure: Estimate, where: object) -> None:
     assert not np.isnan(figure.value), where
 
 
-def survey(seeds: Sequence[int]) -> None:
-    """Check every figure of three laws on the weak data of each seed, and say how many figures had an interval and how many had none."""
-    simulated, small = load_runs(simulated_curves()), load_runs(small_curves())
+@unchecked()
+def test_no_figure_of_weak_data_lies_outside_its_interval(simulated_runs: Runs, small_runs: Runs) -> None:
+    """Every figure of three laws on the weak data of ten seeds."""
     shown = hidden = 0
-    for seed in seeds:
+    for seed in range(10):
         generator = np.random.default_rng(seed)
-        runs = simulated
+        runs = simulated_runs
         if seed % 2:
             target = ("loss_validation", "loss_test", "loss_bible", "loss_code")[seed // 2 % 4]
-            runs = small.again(target=target, step=1000 if seed % 3 == 0 else None)
+            runs = small_runs.again(target=target, step=1000 if seed % 3 == 0 else None)
         weak = _weak(runs, generator)
         routers = [name for name in dict.fromkeys(weak[ROUTER].tolist()) if name != "Dense"]
         laws = tuple(generator.choice(LAWS, 3, replace=False).tolist())
@@ -72,19 +68,11 @@ def survey(seeds: Sequence[int]) -> None:
             gone = result.draws is not None and result.draws.failed > 0.1 * len(result.draws)
             assert known == 0 or not (gone or result.fit.degrees == 0), (seed, result)
             assert not gone or "not-identified" in {warning.code for warning in result.warnings}, (seed, result)
-    print(shown, hidden)
-
-
-def test_no_figure_of_weak_data_lies_outside_its_interval() -> None:
-    """In a process of its own, where types are not checked at every call: many times as fast."""
-    code = "from tests.fit.uncertainty.test_honesty import survey; survey(range(10))"
-    done = subprocess.run([sys.executable, "-W", "error", "-c", code], cwd=Path(__file__).parents[3], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    shown, hidden = map(int, done.stdout.split())
     # Weak enough that many have none, and not so weak that all have.
     assert min(shown, hidden) > 20
 
 
+@unchecked()
 def test_the_headline_law_of_the_default_data_has_no_figure_outside_its_interval(small_runs: Runs) -> None:
     found = analyse(small_runs, Options(laws=("bounded",), draws=200, level=0.9))
     for result in found.results:

@@ -14,6 +14,7 @@ from fit.engine.losses import huber, squared
 from fit.engine.solve import Fit, fit_law
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, FLOOR, UTILISATION, Law, Shape, stack_features
 from fit.uncertainty.profile import profile, profile_interval, profiled
+from tests.checks import unchecked
 from tests.fit.designs import Sample, e_hat, made_up
 
 
@@ -81,6 +82,7 @@ def _brute_force(data: Mapping[str, Float[np.ndarray, "runs"]], loss: Float[np.n
     return float(e_maxes[inside].min()), float(e_maxes[inside].max())
 
 
+@unchecked()
 def test_the_interval_of_e_max_is_that_of_a_fine_grid(simulated: Callable[[str], Sample]) -> None:
     data, loss = simulated("RL-R")
     found = profile_interval(fit_law(BOUNDED, data, loss), "E_max")
@@ -91,6 +93,7 @@ def test_the_interval_of_e_max_is_that_of_a_fine_grid(simulated: Callable[[str],
 
 
 @pytest.mark.parametrize(("law", "name"), [("bounded", "E_start"), ("utilisation", "B_max"), ("floor", "L_0")])
+@unchecked()
 def test_at_its_ends_the_held_law_fits_as_badly_as_the_level_allows(law: str, name: str, fitted: Callable[[str, str], Fit]) -> None:
     fit = fitted(law, "log")
     found = profile_interval(fit, name)
@@ -139,6 +142,7 @@ def test_a_profile_with_two_valleys_finds_the_lower_one_at_every_value() -> None
         assert ratio == pytest.approx(least / fit.certificate.objective, rel=1e-3)
 
 
+@unchecked()
 def test_an_end_that_the_runs_do_not_set_is_open() -> None:
     n, e = (grid.ravel() for grid in np.meshgrid(np.geomspace(1e7, 1e9, 5), 2.0 ** np.arange(8)))
     noise = 0.001 * np.random.default_rng(0).standard_normal(len(n))

@@ -11,7 +11,7 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from fit.runs.schema import ROUTER, SEED, SIZE_LABEL, STEP, D, E, K, M, N, R, count, listed, number
+from fit.runs.schema import ROUTER, SEED, SIZE_LABEL, STEP, C, D, E, K, M, N, R, U, count, listed, number
 
 # One entry per run: numbers as float64, text as numpy strings.
 Columns = Mapping[str, Shaped[np.ndarray, "runs"]]
@@ -76,7 +76,7 @@ def design_warnings(columns: Columns, target: str, place: Callable[[int], str]) 
 
 
 def _duplicate_settings(columns: Columns, target: str, place: Callable[[int], str]) -> Iterator[DataWarning]:
-    labels, names = router_labels(columns), [name for name in (E, K, R, M, D, SEED) if name in columns]
+    labels, names = router_labels(columns), [name for name in (E, K, R, M, D, C, U, SEED) if name in columns]
     group = codes([labels, columns[N], *(columns[name] for name in names)])
 
     def described(run: int) -> str:

@@ -48,7 +48,7 @@ _KNOWN: Mapping[str, str] = {
     "totalexperts",
     D: "d tokens ntokens numtokens traintokens trainingtokens tokensseen tokenstrained totaltokens datasettokens tokencount "
     "datatokens tokensconsumed consumedtokens numtraintokens ntraintokens trainedtokens datasetsize tokenbudget",
-    C: "flops flop compute trainflops trainingflops trainflop totalflops traincompute trainingcompute totalcompute computebudget "
+    C: "flops flop compute trainflops trainingflops trainflop trainingflop totalflops totalflop traincompute trainingcompute totalcompute computebudget "
     "flopbudget flopsbudget totaltrainflops",
     F: "flopsperstep",
     U: "uniquetokens nuniquetokens numuniquetokens uniquedatatokens",
@@ -78,7 +78,7 @@ _UNIT = re.compile(
     r"(?:[\W_]*(?:(?:in|of)[\W_]+)?(thousand|million|billion|trillion)s?|\W+([KMBT])|(?<=[a-z]{2})([MB])|(?<=[a-z]{3})_([kmbtKMBT]))[\W_]*$"
 )
 """The unit at the end of a header: `params_millions`, `Params (M)`, `tokens [in billions]`, `tokensB`, `n_params_b`."""
-_COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in names.split()}
+_COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in (full.replace("_", ""), *names.split())}
 _WRAPPERS = frozenset(
     (
         "config",
@@ -107,6 +107,8 @@ _WRAPPERS = frozenset(
     )
 )
 """Parts before a dot or slash that say where a value was kept and not what it is, as in `config.n_params`."""
+_SYMBOL = re.compile(r"\s*[(\[]\s*(?:[NDCEPFL]|FLOPs?|tokens|params|parameters|nats(?:\s*(?:/|per)\s*token)?)\s*[)\]]\s*$", re.IGNORECASE)
+"""A symbol or a base unit after a header, as in `Model Size (N)` and `Loss [nats]`: it changes nothing."""
 _OF_OTHER_KINDS = re.compile(r"aux|balanc|router|z[\W_]*loss|spik|std|stderr|variance|scale|initial|delta|diff|pred|fit", re.IGNORECASE)
 """What the names of losses contain that are no language-model loss of a run."""
 
@@ -118,13 +120,14 @@ def plain(header: str) -> str:
 
 def _plain_names(header: str) -> tuple[str, ...]:
     """The header, and what is left of it without the parts that say where it was kept: `config.n_params`, `summary.val/loss`."""
-    parts = [part for part in re.split(r"[./:]", header) if part]
+    bare = _SYMBOL.sub("", header)
+    parts = [part for part in re.split(r"[./:]", bare) if part]
     if len(parts) > 2 and plain(parts[-1]) == "value":
         parts = parts[:-1]
     first = 0
     while first < len(parts) - 1 and plain(parts[first]) in _WRAPPERS:
         first += 1
-    return tuple(dict.fromkeys([plain(header), plain("/".join(parts[first:]))]))
+    return tuple(dict.fromkeys([plain(header), plain(bare), plain("/".join(parts[first:]))]))
 
 
 def _column_of(header: str) -> str:

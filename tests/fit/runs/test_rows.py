@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from fit.runs.cells import as_numbers
 from fit.runs import load_runs
+from fit.runs.cells import as_numbers
 from tests.fit.runs.samples import HEADER, ROWS, codes, only
 
 BAD_ROWS = [

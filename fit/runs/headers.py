@@ -287,7 +287,7 @@ def _is_like_a_loss(header: str) -> bool:
 
 def _losses_there(headers: Sequence[str]) -> str:
     near = [header for header in headers if any(word in header.lower() for word in ("loss", "ppl", "perplex", "nll", "entropy"))]
-    return f"loss columns there: {listed(near)}" if near else f"columns there: {listed(headers, most=30)}"
+    return f"loss columns there: {listed(near)}" if near else f"columns there: {listed(headers, most=12)}"
 
 
 def _unit(loss: str, origin: str) -> str:

@@ -1,5 +1,6 @@
 """From a source to a table under our names, whose rows are judged: a row without what it needs is left out, counted and listed."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -145,10 +146,12 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
 
     ours = {full: column(full).series.alias(full) for full in named.columns}
     used = {origin for full, origin in named.columns.items() if origin in headers and origin != full}
-    set_aside = tuple(header for header in headers if header in ours and named.columns[header] != header)
-    rest = [frame[header] for header in headers if header not in used and header not in ours]
+    # Another column was asked for under one of their names; one that the definition is over is not lost.
+    others = [header for header in headers if named.columns.get(ALIASES.get(header, header), header) != header]
+    set_aside = tuple(header for header in others if not re.search(rf"\b{re.escape(header)}\b", named.columns[ALIASES.get(header, header)]))
+    rest = [frame[header] for header in headers if header not in used and header not in ours and header not in others]
     taken = {*headers, *ours}
-    for header in set_aside:
+    for header in others:
         if header not in used:
             free = header
             while free in taken:

@@ -1,4 +1,4 @@
-"""Faults that owners of files met (the numbers are those of ../shared/cases/FAULTS.md): each file now gives its law by the shortest command.
+"""Faults that owners of files met (numbered as in ../shared/cases/FAULTS.md): each file now gives its law by the shortest command.
 
 The first part makes its files from laws that are stated; the second reads the files themselves where they lie beside this checkout.
 """
@@ -16,6 +16,12 @@ from fit.runs.headers import parse_columns
 from tests.fit.runs.layouts import HOFFMANN, S_BASE, assert_law, dense_runs, parameters, routed_runs, table
 from tests.fit.runs.samples import codes, only
 
+
+def arch(run: Mapping[str, float]) -> dict[str, str]:
+    """A column that says whether a run is dense."""
+    return {"arch": "dense" if run["E"] == 1 else "moe"}
+
+
 DENSE, ROUTED = dense_runs(), routed_runs()
 DIVERGED = [{"N": 2e7, "D": 2e9, "loss": text} for text in ("NaN", "inf", "diverged", "N/A", "")] + [{"N": 0, "D": 0, "loss": 3.0}]
 MADE_UP: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
@@ -30,12 +36,15 @@ MADE_UP: Mapping[str, tuple[str, Mapping[str, Any], str]] = {
     ),
     "F4": (table([{**r, "k": 2} for r in ROUTED]), {}, "bilinear"),
     "F6": (table([*DENSE[:3], *DIVERGED, *DENSE[3:]]), {}, "tokens"),
-    "F7, empty": (table([{"arch": "dense" if r["E"] == 1 else "moe", **r, "E": r["E"] if r["E"] > 1 else ""} for r in ROUTED]), {}, "bilinear"),
-    "F7, zero": (table([{"arch": "dense" if r["E"] == 1 else "moe", **r, "E": r["E"] if r["E"] > 1 else 0} for r in ROUTED]), {}, "bilinear"),
+    "F7, empty": (table([{**arch(r), **r, "E": r["E"] if r["E"] > 1 else ""} for r in ROUTED]), {}, "bilinear"),
+    "F7, zero": (table([{**arch(r), **r, "E": r["E"] if r["E"] > 1 else 0} for r in ROUTED]), {}, "bilinear"),
     "F8, tabs": (table(DENSE, "\t"), {}, "tokens"),
     "F8, JSON": (json.dumps(DENSE, indent=0), {}, "tokens"),
     "F8, JSON Lines": ("\n".join(map(json.dumps, DENSE)), {}, "tokens"),
-    "F28": (table([{**r, "data/mix.v": "a"} for r in DENSE] + [{**DENSE[0], "loss": 9, "data/mix.v": "b"}]), {"where": "data/mix.v == 'a'"}, "tokens"),
+    "F28": (
+        table([{**r, "data/mix.v": "a"} for r in DENSE] + [{**DENSE[0], "loss": 9, "data/mix.v": "b"}]),
+        {"where": "data/mix.v == 'a'"}, "tokens",
+    ),
 }  # fmt: skip
 
 

@@ -48,7 +48,8 @@ _KNOWN: Mapping[str, str] = {
     "totalexperts",
     D: "d tokens ntokens numtokens traintokens trainingtokens tokensseen tokenstrained totaltokens datasettokens tokencount "
     "datatokens tokensconsumed consumedtokens numtraintokens ntraintokens trainedtokens datasetsize tokenbudget",
-    C: "flops flop compute trainflops trainingflops trainflop trainingflop totalflops totalflop traincompute trainingcompute totalcompute computebudget "
+    C: "flops flop compute trainflops trainingflops trainflop trainingflop totalflops totalflop traincompute "
+    "trainingcompute totalcompute computebudget "
     "flopbudget flopsbudget totaltrainflops",
     F: "flopsperstep",
     U: "uniquetokens nuniquetokens numuniquetokens uniquedatatokens",

@@ -153,6 +153,9 @@ def _unnested(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
+_BLANKS = " \t\x0b\x0c\x1c\x1d\x1e\x1f"
+
+
 def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
 
@@ -233,7 +236,7 @@ def _shape(line: bytes) -> tuple[int, ...]:
 
 def _separated(data: bytes, name: str) -> _Found:
     data, skipped = _from_header(data)
-    head = data.partition(b"\n")[0]
+    head = data[: end if (end := data.find(b"\n")) >= 0 else len(data)]
     if not head:
         raise InputError(f"{name}: the file {'has only empty lines' if skipped else 'is empty'}; it should begin with a header line")
     separator = max(",\t;|", key=lambda mark: head.count(mark.encode()))
@@ -251,12 +254,13 @@ def _separated(data: bytes, name: str) -> _Found:
     begin = len(head) + 1
     if data.find(b'"') < 0:
         try:
-            frame = pl.read_csv(io.BytesIO(data), has_header=False, skip_rows=1, schema=schema, separator=separator, quote_char=None)
+            frame = pl.read_csv(data, has_header=False, skip_rows=1, schema=schema, separator=separator, quote_char=None)
             filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
             frame, lines = (frame if filled.all() else frame.filter(filled)), np.flatnonzero(filled.to_numpy()) + first + 1
             # polars fills short rows up without a word, which the number of separators shows.
             if data.count(separator.encode(), begin) == (len(header) - 1) * len(frame):
-                return _with_points(_stripped(frame), separator), lines, ()
+                blank = not data.isascii() or any(mark != separator and mark.encode() in data for mark in _BLANKS)
+                return _with_points(_stripped(frame) if blank else frame, separator), lines, ()
         except pl.exceptions.PolarsError:
             pass  # what is wrong, and where, is found below
     frames, numbers, ragged = [pl.DataFrame(schema=schema)], list[int](), list[tuple[int, str]]()

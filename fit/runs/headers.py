@@ -80,33 +80,10 @@ _UNIT = re.compile(
 )
 """The unit at the end of a header: `params_millions`, `Params (M)`, `tokens [in billions]`, `tokensB`, `n_params_b`."""
 _COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in (full.replace("_", ""), *names.split())}
-_WRAPPERS = frozenset(
-    (
-        "config",
-        "cfg",
-        "conf",
-        "summary",
-        "hparams",
-        "hyperparameters",
-        "hyperparams",
-        "args",
-        "arguments",
-        "settings",
-        "metric",
-        "metrics",
-        "result",
-        "results",
-        "model",
-        "meta",
-        "metadata",
-        "info",
-        "stats",
-        "run",
-        "runs",
-        "data",
-        "final",
-    )
-)
+_WRAPPERS = frozenset((
+    "config", "cfg", "conf", "summary", "hparams", "hyperparameters", "hyperparams", "args", "arguments", "settings", "metric",
+    "metrics", "result", "results", "model", "meta", "metadata", "info", "stats", "run", "runs", "data", "final",
+))  # fmt: skip
 """Parts before a dot or slash that say where a value was kept and not what it is, as in `config.n_params`."""
 _SYMBOL = re.compile(r"\s*[(\[]\s*(?:[NDCEPFL]|FLOPs?|tokens|params|parameters|nats(?:\s*(?:/|per)\s*token)?)\s*[)\]]\s*$", re.IGNORECASE)
 """A symbol or a base unit after a header, as in `Model Size (N)` and `Loss [nats]`: it changes nothing."""

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.runs.grid import DENSE, dense_runs, in_order, router_labels
+from fit.runs.grid import ALL_ROUTERS, DENSE, dense_runs, in_order, router_labels
 from fit.runs.runs import Runs
 from fit.runs.schema import K, M, R, count, listed, number, quoted
 
@@ -43,22 +43,20 @@ def canonical(runs: Runs, router: str) -> Runs:
 def _at_one_value(runs: Runs, router: str, column: str) -> Runs:
     """The runs with the commonest value in `column`, of the router's and of the dense ones; an empty cell is right in a dense run alone."""
     values, are_dense = runs.columns[column], dense_runs(runs.columns)
-    routed = ~are_dense
-    if np.isnan(values[routed]).any():
-        values = runs.numeric(column)
-    if not routed.any():
-        routed = are_dense
-    mask, rule = np.isnan(values) | (column == R) & are_dense, column
-    if not np.isnan(values[routed]).all():
-        most = _commonest(values[routed], column)
-        mask |= values == most
-        several = len(np.unique(values[routed])) > 1
-        rule = f"{column} == {number(most)}" + (f", as in most {router} runs" if several else "")
+    routed = are_dense if are_dense.all() else ~are_dense
+    empty, kind = np.isnan(values), "routed" if router == ALL_ROUTERS else router
+    if empty[routed].all():
+        return runs.keep(np.ones(len(runs), dtype=np.bool_), f"{column} is empty in every {kind} run")
+    most = _commonest(values[routed], column)
+    mask = (values == most) | (empty & are_dense) | ((column == R) & are_dense)
+    several = len(np.unique(values[routed & ~empty])) > 1
+    rule = f"{column} == {number(most)}" + (f", as in most {kind} runs" if several else "")
     # Dense runs may name another k than routed ones, such as 1.
     if are_dense.any() and not (mask & are_dense).any():
         mask |= are_dense & (values == _commonest(values[are_dense], column))
-    removed = np.unique(values[~mask]).tolist()
-    reasons = [f"{count(int(np.sum(~mask & (values == v))))}: {column} == {number(v)}" for v in removed]
+    reasons = [f"{count(int(np.sum(~mask & (values == v))))}: {column} == {number(v)}" for v in np.unique(values[~mask & ~empty]).tolist()]
+    if left_empty := int(np.sum(~mask & empty)):
+        reasons.append(f"{count(left_empty)}: {column} is empty")
     return runs.keep(mask, rule, reasons)
 
 

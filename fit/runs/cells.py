@@ -8,7 +8,9 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Shaped
 
-_WRITTEN = re.compile(r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(thousand|million|billion|trillion|[kKmMbBgGtT])?")
+_WRITTEN = re.compile(
+    r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(thousand|million|billion|trillion|[kmbgt])?", re.IGNORECASE
+)
 _TIMES = {"k": "e3", "m": "e6", "b": "e9", "g": "e9", "t": "e12"}
 
 

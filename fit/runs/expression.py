@@ -12,12 +12,13 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from common.errors import InputError
-from fit.runs.cells import Cells
+from fit.runs.cells import Cells, parsed
 from fit.runs.schema import count, listed, number, quoted
 
 _ALLOWED = {
@@ -30,6 +31,10 @@ _OPPOSITE = {"Eq": "!=", "NotEq": "==", "In": "not in", "NotIn": "in", "Lt": ">=
 _ARITHMETIC = {"Add": np.add, "Sub": np.subtract, "Mult": np.multiply, "Div": np.true_divide, "Pow": np.power}
 _FUNCTIONS = {"ln": np.log, "log2": np.log2, "log10": np.log10, "exp": np.exp, "sqrt": np.sqrt}
 _OPERATORS = frozenset({"and", "or", "not", "in"})
+
+_Decided = tuple[Bool[np.ndarray, "..."], Bool[np.ndarray, "..."]]
+"""Where a condition is true, and where it is false; neither where an empty cell decides."""
+_Found = TypeVar("_Found", _Decided, Float[np.ndarray, "..."])
 
 
 @dataclass(frozen=True)
@@ -49,7 +54,7 @@ class Expression:
     @cached_property
     def _odd(self) -> dict[str, str]:
         """Names that stand in the parsed text for headers that are no Python names."""
-        odd = [name for name in self.headers if re.search(r"[^\W\d]", name) and name not in _OPERATORS]
+        odd = [name for name in self.headers if re.search(r"[^\W\d]", name) and name not in _OPERATORS and parsed(name) is None]
         odd = [name for name in odd if not name.isidentifier() or keyword.iskeyword(name)]
         return {f"header_{i}_": name for i, name in enumerate(sorted(odd, key=len, reverse=True))}
 
@@ -68,17 +73,19 @@ class Expression:
             raise self._error(reason if self.text.strip() else "empty") from None
 
     def mask(self, rows: int) -> tuple[Bool[np.ndarray, "rows"], tuple[str, ...]]:
-        """Which of the `rows` satisfy the text, and why the others do not, with counts; an empty cell satisfies nothing."""
+        """Which of the `rows` satisfy the text, and why the others do not, with counts.
+
+        What an empty cell decides is neither true nor false, as in SQL: `k == 1 or arch == 'dense'` holds where k is empty in a dense row.
+        """
         mask, reasons, tree = np.ones(rows, dtype=np.bool_), list[str](), self._parsed()
         # What `and` joins is applied one after the other, so that each row dropped is counted once, under its first reason.
         for part in tree.values if isinstance(tree, ast.BoolOp) and isinstance(tree.op, ast.And) else [tree]:
             self._unknown.clear()
-            holds = np.array(np.broadcast_to(self._safely(self._condition, part), rows))
-            for name, unknown in self._unknown:
-                if empty := int(np.count_nonzero(mask & unknown)):
-                    reasons.append(f"{count(empty)}: {name} is empty or no number")
-                mask &= ~unknown
-            if dropped := int(np.count_nonzero(mask & ~holds)):
+            holds, fails = (np.broadcast_to(each, rows) for each in self._safely(self._condition, part))
+            if undecided := int(np.count_nonzero(mask & ~holds & ~fails)):
+                names = dict.fromkeys(name for name, empty in self._unknown if empty.any())
+                reasons.append(f"{count(undecided)}: {' or '.join(names)} is empty or no number")
+            if dropped := int(np.count_nonzero(mask & fails)):
                 reasons.append(f"{count(dropped)}: {self._negated(part)}")
             mask &= holds
         return mask, tuple(reasons)
@@ -88,29 +95,36 @@ class Expression:
         found = self._safely(self._number, self._parsed())
         return np.array(np.broadcast_to(found, rows), dtype=np.float64)
 
-    def _safely(self, evaluate: "Callable[[ast.expr], Shaped[np.ndarray, '...']]", node: ast.expr) -> Shaped[np.ndarray, "..."]:
+    def _safely(self, evaluate: Callable[[ast.expr], _Found], node: ast.expr) -> _Found:
         try:
             with np.errstate(all="ignore"):
                 return evaluate(node)
         except RecursionError:
             raise self._error("nested too deeply") from None
 
-    def _condition(self, node: ast.expr) -> Bool[np.ndarray, "..."]:
-        """A node that is true or false: for each row, or for all of them where no column is in it."""
+    def _condition(self, node: ast.expr) -> _Decided:
+        """Where a node is true and where it is false: for each row, or for all of them where no column is in it."""
         match node:
             case ast.BoolOp(op=op, values=[*values, last]):
-                first = self._condition(ast.BoolOp(op, values)) if len(values) > 1 else self._condition(values[0])
-                return np.asarray(first & self._condition(last) if isinstance(op, ast.And) else first | self._condition(last))
+                holds, fails = self._condition(ast.BoolOp(op, values)) if len(values) > 1 else self._condition(values[0])
+                also, also_not = self._condition(last)
+                both = isinstance(op, ast.And)
+                return (holds & also, fails | also_not) if both else (holds | also, fails & also_not)
             case ast.UnaryOp(op=ast.Not(), operand=operand):
-                return np.asarray(~self._condition(operand))
+                holds, fails = self._condition(operand)
+                return fails, holds
             case ast.Compare(left=left, ops=[op, *ops], comparators=[right, *others]) if type(op).__name__ in _COMPARE:
-                holds = self._comparison(ast.Compare(left, [op], [right]), left, op, right)
-                return np.asarray(holds & self._condition(ast.Compare(right, ops, others))) if others else holds
+                holds, fails = self._comparison(ast.Compare(left, [op], [right]), left, op, right)
+                if not others:
+                    return holds, fails
+                also, also_not = self._condition(ast.Compare(right, ops, others))
+                return holds & also, fails | also_not
             case _:
                 raise self._refused(node, "is not a condition")
 
-    def _comparison(self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr) -> Bool[np.ndarray, "..."]:
+    def _comparison(self, node: ast.expr, left: ast.expr, op: ast.cmpop, right: ast.expr) -> _Decided:
         """One link of a chain, noted if no row satisfies it."""
+        before = len(self._unknown)
         if isinstance(op, ast.In | ast.NotIn):
             if not isinstance(right, ast.List | ast.Tuple) or any(isinstance(part, ast.Name) for part in ast.walk(right)):
                 raise self._refused(right, "is not a list of numbers or text: write in [1, 2]")
@@ -119,11 +133,12 @@ class Expression:
             holds = np.asarray(holds ^ isinstance(op, ast.NotIn))
         else:
             holds = self._compared(node, _COMPARE[type(op).__name__], left, right)
-        if not holds.any():
+        known = ~np.logical_or.reduce([empty for _, empty in self._unknown[before:]], axis=0, initial=False)
+        if not (holds & known).any():
             names = dict.fromkeys(part.id for part in ast.walk(node) if isinstance(part, ast.Name))
             there = "; ".join(f"{self._shown(name)} is {listed(self._there(name), 12)}" for name in names)
             self.unmatched.append(f"no run has {self._written(node)}" + (f" ({there})" if there else ""))
-        return holds
+        return np.asarray(holds & known), np.asarray(~holds & known)
 
     def _compared(self, node: ast.expr, ufunc: np.ufunc, left: ast.expr, right: ast.expr) -> Bool[np.ndarray, "..."]:
         """Two sides compared: as text where one is text, else as numbers."""
@@ -143,7 +158,7 @@ class Expression:
         if not isinstance(node, ast.Name):
             return "number"
         cells = self.column(self._shown(node.id))
-        return "either" if cells.has_numbers and cells.has_texts else "text" if cells.has_texts else "number"
+        return "either" if cells.has_numbers == cells.has_texts else "text" if cells.has_texts else "number"
 
     def _texts(self, node: ast.expr) -> Shaped[np.ndarray, "..."]:
         match node:

@@ -8,11 +8,10 @@ import csv
 import gzip
 import hashlib
 import io
-import json
 import lzma
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -24,6 +23,7 @@ import zstandard
 from jaxtyping import Int
 
 from common.errors import InputError
+from fit.runs.records import json_table
 from fit.runs.schema import Source, listed, quoted
 
 _SUFFIXES = (".csv", ".tsv", ".txt", ".json", ".jsonl", ".ndjson", ".parquet")
@@ -32,6 +32,7 @@ _PICKLE = "a pickle, which can run code when read"
 _CONVERSIONS = (
     *((b"\x80" + bytes([protocol]), _PICKLE, "read_pickle") for protocol in range(2, 6)),
     (b"PK\x03\x04", "a zip archive, such as a spreadsheet", "read_excel"),
+    (b"\xd0\xcf\x11\xe0", "a spreadsheet of old Excel", "read_excel"),
     (b"\x89HDF", "HDF5", "read_hdf"),
     (b"ARROW1", "an Arrow file", "read_feather"),
     (b"FEA1", "a Feather file", "read_feather"),
@@ -51,10 +52,10 @@ def _unzstd(data: bytes) -> bytes:
     return b"".join(out)
 
 
-_PACKED: Mapping[bytes, tuple[str, str, Callable[[bytes], bytes]]] = {
-    b"\x1f\x8b": ("gzip", ".gz", gzip.decompress),
-    b"\xfd7zXZ\0": ("xz", ".xz", lzma.decompress),
-    b"\x28\xb5\x2f\xfd": ("zstd", ".zst", _unzstd),
+_PACKED: Mapping[bytes, tuple[str, Callable[[bytes], bytes]]] = {
+    b"\x1f\x8b": ("gzip", gzip.decompress),
+    b"\xfd7zXZ\0": ("xz", lzma.decompress),
+    b"\x28\xb5\x2f\xfd": ("zstd", _unzstd),
 }
 
 
@@ -73,20 +74,37 @@ class RawTable:
 
 def files_of(path: str) -> list[str]:
     """The files that a path names: itself, those of a folder by their suffix, or those that match a pattern, in order of name."""
-    if path == "-" or (there := Path(path)).is_file():
-        return [path]
-    if there.is_dir():
-        found = sorted(str(one) for one in there.iterdir() if one.is_file() and set(one.suffixes) & set(_SUFFIXES))
-        if not found:
-            raise InputError(f"{path}: a folder without tables of runs ({', '.join(_SUFFIXES)}, also packed)")
-        return found
-    if any(mark in path for mark in "*?["):
-        base = Path(there.anchor)
-        found = sorted(str(one) for one in base.glob(str(there.relative_to(base))) if one.is_file())
-        if not found:
-            raise InputError(f"{path}: no file matches this pattern")
-        return found
+    there = Path(path)
+    try:
+        if path == "-" or there.is_file():
+            return [path]
+        if there.is_dir():
+            found = sorted(str(one) for one in there.iterdir() if one.is_file() and _is_table(one))
+            if not found:
+                raise InputError(
+                    f"{path}: a folder without tables of runs ({', '.join(_SUFFIXES)}, also packed)\n"
+                    f"for those of its folders give a pattern: '{path.rstrip('/')}/**/*.jsonl'"
+                )
+            return found
+        if any(mark in path for mark in "*?["):
+            base = Path(there.anchor)
+            found = sorted(str(one) for one in base.glob(str(there.relative_to(base))) if one.is_file())
+            if not found:
+                raise InputError(f"{quoted(path)}: no file matches this pattern")
+            return found
+    except InputError:
+        raise
+    except (OSError, ValueError, NotImplementedError):
+        pass  # reading it says what is wrong
     return [path]
+
+
+def _is_table(path: Path) -> bool:
+    """Whether a file of a folder is one to read: by its suffix, that of packing left out; hidden ones are not."""
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    if suffixes and suffixes[-1] in (".gz", ".xz", ".zst"):
+        suffixes.pop()
+    return bool(suffixes) and suffixes[-1] in _SUFFIXES and not path.name.startswith(".")
 
 
 def raw_table(source: Any) -> RawTable:
@@ -107,14 +125,35 @@ def as_polars(frame: Any) -> pl.DataFrame:
     """A mapping, or a data frame of polars, pandas or Arrow, as one of polars; what is neither number nor text is text."""
     try:
         if hasattr(frame, "isna"):  # pandas: without pyarrow polars reads only some of its types
+            if len(set(map(str, frame.columns))) < len(frame.columns):
+                raise InputError("not a table: two of its columns have the same name")
             pairs = [(str(name), zip(column.tolist(), column.isna().tolist(), strict=True)) for name, column in frame.items()]
             frame = {name: [None if empty else value for value, empty in cells] for name, cells in pairs}
-        frame = pl.DataFrame(frame, strict=False)
-    except (pl.exceptions.PolarsError, TypeError, ValueError) as error:
+        frame = _unnested(pl.DataFrame(frame, strict=False))
+    except InputError:
+        raise
+    except (pl.exceptions.PolarsError, TypeError, ValueError, OverflowError) as error:
         raise InputError(f"not a table, with one entry per run in every column: {str(error).splitlines()[0]}") from None
-    others = [cells for cells in frame.get_columns() if not (cells.dtype.is_numeric() or cells.dtype == pl.Boolean)]
+    kept = (pl.String, pl.Boolean)
+    others = [cells for cells in frame.get_columns() if not (cells.dtype.is_numeric() or cells.dtype in kept)]
     texts = [pl.Series(cells.name, [None if cell is None else str(cell) for cell in cells], dtype=pl.String) for cells in others]
     return _stripped(frame.with_columns(texts).with_columns(pl.col(pl.Float32, pl.Float64).fill_nan(None)))
+
+
+def _unnested(frame: pl.DataFrame) -> pl.DataFrame:
+    """A table without nested columns: the fields of `config` as `config.size` and so on."""
+    while any(isinstance(kind, pl.Struct) for kind in frame.dtypes):
+        each = [
+            [pl.col(name).struct.field(field.name).alias(f"{name}.{field.name}") for field in kind.fields]
+            if isinstance(kind, pl.Struct)
+            else [pl.col(name)]
+            for name, kind in frame.schema.items()
+        ]
+        frame = frame.select([one for several in each for one in several])
+    return frame
+
+
+_BLANKS = " \t\x0b\x0c\x1c\x1d\x1e\x1f"
 
 
 def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
@@ -133,14 +172,12 @@ def _content(path: str) -> tuple[Source, bytes]:
         reason = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read: {getattr(error, 'strerror', None) or error}"
         raise InputError(f"{source.name}: {reason}") from None
     data = stored
-    for magic, (kind, suffix, unpack) in _PACKED.items():
+    for magic, (kind, unpack) in _PACKED.items():
         if stored.startswith(magic):
             try:
                 data = unpack(stored)
             except Exception as error:  # each library has its own
                 raise InputError(f"{source.name}: the {kind} data is cut off or corrupt ({error}); fetch or copy the file again") from None
-        elif stored and path.endswith(suffix):
-            raise InputError(f"{source.name}: named {suffix} but its content is not {kind}; rename it if it is plain text")
     return Source(path, hashlib.sha256(stored).hexdigest(), 0), data
 
 
@@ -161,86 +198,45 @@ def _cells(data: bytes, name: str) -> _Found:
         data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
     if (nul := data.find(b"\0")) >= 0:
         raise InputError(f"{name}, row {data[:nul].count(10) + 1}: a NUL byte; this is no text file, and none of {_READABLE}")
-    start = data.lstrip()
-    if start[:1] in (b"[", b"{"):
-        return _json(data, name)
+    if data.lstrip()[:1] in (b"[", b"{"):
+        frame, lines = json_table(data, name)
+        return as_polars(frame), lines, ()
     return _separated(data, name)
 
 
 def _refuse_other_kinds(data: bytes, name: str) -> None:
+    file = "FILE" if name == Source("-", "", 0).name else name
     for magic, kind, reader in _CONVERSIONS:
         if data.startswith(magic):
-            command = f"python -c \"import pandas; pandas.{reader}('{name}').to_csv('runs.csv', index=False)\""
+            command = f"python -c \"import pandas; pandas.{reader}('{file}').to_csv('runs.csv', index=False)\""
             raise InputError(f"{name}: {kind}; it takes {_READABLE}\nconvert it with {command}")
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         raise InputError(f"{name}: encoded as UTF-16; save it as UTF-8")
     if data.lstrip()[:1] == b"<":
-        command = f"python -c \"import pandas; pandas.read_html('{name}')[0].to_csv('runs.csv', index=False)\""
+        command = f"python -c \"import pandas; pandas.read_html('{file}')[0].to_csv('runs.csv', index=False)\""
         raise InputError(f"{name}: a web page or XML; it takes {_READABLE}\nif a table is in it: {command}")
 
 
-def _json(data: bytes, name: str) -> _Found:
-    """A list of records, a mapping of columns, a mapping that holds one list of records, or a record a line; nested names get dots."""
-    try:
-        whole: Any = json.loads(data)
-    except (ValueError, RecursionError):
-        return _json_lines(data, name)
-    if isinstance(whole, dict):
-        lists = [value for value in whole.values() if isinstance(value, list)]
-        if len(lists) == 1 and all(isinstance(record, dict) for record in lists[0]):
-            whole = lists[0]
-        elif lists and len(lists) == len(whole):
-            frame = as_polars(whole)
-            return frame, np.arange(1, len(frame) + 1), ()
-        else:
-            whole = [whole]
-    if not isinstance(whole, list):
-        whole = [whole]
-    return _records(list(enumerate(whole, 1)), name)
+def _from_header(data: bytes) -> tuple[bytes, int]:
+    """The text from its header on, and how many lines came before: empty ones, and remarks after `#`."""
+    start, skipped = 0, 0
+    while (found := re.compile(rb"[ \t]*(#[^\n]*)?\n").match(data, start)) is not None:
+        line, end = found[1] or b"", data.find(b"\n", found.end())
+        following = data[found.end() : end if end >= 0 else len(data)]
+        if line and not following.startswith(b"#") and _shape(line) == _shape(following) != (0, 0, 0, 0):
+            return data[found.start(1) + 1 :].lstrip(b"# "), skipped  # a header after `#`, as NumPy writes it
+        start, skipped = found.end(), skipped + 1
+    return data[start:], skipped
 
 
-def _json_lines(data: bytes, name: str) -> _Found:
-    records = list[tuple[int, Any]]()
-    for line, text in enumerate(data.split(b"\n"), 1):
-        if text.strip():
-            try:
-                records.append((line, json.loads(text)))
-            except (ValueError, RecursionError) as error:
-                raise InputError(f"{name}, row {line}: neither JSON nor JSON Lines: {str(error).splitlines()[0]}") from None
-    return _records(records, name)
-
-
-def _records(records: Sequence[tuple[int, Any]], name: str) -> _Found:
-    for place, record in records:
-        if not isinstance(record, dict):
-            raise InputError(f'{name}, row {place}: {quoted(json.dumps(record))} is no record, such as {{"N": 1e8}}')
-    flat = [dict(_flattened(record)) for _, record in records]
-    headers = list(dict.fromkeys(header for record in flat for header in record))
-    columns = {header: [record.get(header) for record in flat] for header in headers}
-    # A column with text in it is text throughout, numbers as JSON writes them.
-    for header, cells in columns.items():
-        if any(isinstance(cell, str) for cell in cells):
-            columns[header] = [cell if cell is None or isinstance(cell, str) else json.dumps(cell) for cell in cells]
-        elif any(isinstance(cell, float) and not np.isfinite(cell) for cell in cells):
-            columns[header] = [None if cell is None else str(cell) for cell in cells]
-    return as_polars(columns), np.array([place for place, _ in records], dtype=np.int64), ()
-
-
-def _flattened(record: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in record.items():
-        if isinstance(value, dict):
-            yield from _flattened(value, f"{before}{key}.")
-        else:
-            yield f"{before}{key}", value
+def _shape(line: bytes) -> tuple[int, ...]:
+    """How many of each separator stand in a line."""
+    return tuple(line.count(mark) for mark in (b",", b"\t", b";", b"|"))
 
 
 def _separated(data: bytes, name: str) -> _Found:
-    start, skipped = 0, 0
-    # Empty lines before the header, and remarks: a `#` in a line without separators.
-    while (found := re.match(rb"\n|#[^,\t;|\n]*\n", data[start:])) is not None:
-        start, skipped = start + found.end(), skipped + 1
-    data = data[start:]
-    head = data.partition(b"\n")[0]
+    data, skipped = _from_header(data)
+    head = data[: end if (end := data.find(b"\n")) >= 0 else len(data)]
     if not head:
         raise InputError(f"{name}: the file {'has only empty lines' if skipped else 'is empty'}; it should begin with a header line")
     separator = max(",\t;|", key=lambda mark: head.count(mark.encode()))
@@ -258,12 +254,13 @@ def _separated(data: bytes, name: str) -> _Found:
     begin = len(head) + 1
     if data.find(b'"') < 0:
         try:
-            frame = pl.read_csv(io.BytesIO(data), has_header=False, skip_rows=1, schema=schema, separator=separator, quote_char=None)
+            frame = pl.read_csv(data, has_header=False, skip_rows=1, schema=schema, separator=separator, quote_char=None)
             filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
             frame, lines = (frame if filled.all() else frame.filter(filled)), np.flatnonzero(filled.to_numpy()) + first + 1
             # polars fills short rows up without a word, which the number of separators shows.
             if data.count(separator.encode(), begin) == (len(header) - 1) * len(frame):
-                return _stripped(frame), lines, ()
+                blank = not data.isascii() or any(mark != separator and mark.encode() in data for mark in _BLANKS)
+                return _with_points(_stripped(frame) if blank else frame, separator), lines, ()
         except pl.exceptions.PolarsError:
             pass  # what is wrong, and where, is found below
     frames, numbers, ragged = [pl.DataFrame(schema=schema)], list[int](), list[tuple[int, str]]()
@@ -273,7 +270,17 @@ def _separated(data: bytes, name: str) -> _Found:
         block = [(line, cells) for line, cells in block if len(cells) == len(header)]
         numbers += [line for line, _ in block]
         frames.append(pl.DataFrame([cells for _, cells in block], schema=schema, orient="row"))
-    return _stripped(pl.concat(frames)), np.array(numbers, dtype=np.int64), tuple(ragged)
+    return _with_points(_stripped(pl.concat(frames)), separator), np.array(numbers, dtype=np.int64), tuple(ragged)
+
+
+def _with_points(frame: pl.DataFrame, separator: str) -> pl.DataFrame:
+    """A table whose numbers have decimal commas, as spreadsheets write them beside semicolons, with points instead."""
+    if separator != ";":
+        return frame
+    decimal = pl.all().str.contains(r"^[+-]?\d+,(\d{1,2}|\d{4,})([eE][+-]?\d+)?$").any()
+    if not any(frame.select(decimal).row(0) if frame.columns else ()):
+        return frame
+    return frame.with_columns(pl.all().str.replace(r"^([+-]?\d+),(\d+(?:[eE][+-]?\d+)?)$", "${1}.${2}"))
 
 
 def _rows(data: bytes, separator: str, name: str, skipped: int) -> Iterator[tuple[int, list[str]]]:

@@ -11,13 +11,13 @@ from itertools import islice
 import numpy as np
 from jaxtyping import Bool, Int, Shaped
 
-from fit.runs.schema import ROUTER, SEED, SIZE_LABEL, STEP, D, E, K, M, N, R, count, listed, number
+from fit.runs.schema import ROUTER, SEED, SIZE_LABEL, STEP, C, D, E, K, M, N, R, U, count, listed, number
 
 # One entry per run: numbers as float64, text as numpy strings.
 Columns = Mapping[str, Shaped[np.ndarray, "runs"]]
 
 DENSE, ALL_ROUTERS, UNNAMED = "Dense", "all", "unnamed"
-ASKED = ("rows-left-out", "small-sizes", "loss-unit", "flops-unit")
+ASKED = ("rows-left-out", "small-sizes", "loss-unit", "flops-unit", "no-tokens")
 """Codes of warnings that change what every figure means: what was left out, and what may be in another unit."""
 # Warnings name this many sizes, settings or cells and count the rest.
 _MOST = 8
@@ -78,7 +78,7 @@ def design_warnings(columns: Columns, target: str, place: Callable[[int], str]) 
 
 
 def _duplicate_settings(columns: Columns, target: str, place: Callable[[int], str]) -> Iterator[DataWarning]:
-    labels, names = router_labels(columns), [name for name in (E, K, R, M, D, SEED) if name in columns]
+    labels, names = router_labels(columns), [name for name in (E, K, R, M, D, C, U, SEED) if name in columns]
     group = codes([labels, columns[N], *(columns[name] for name in names)])
 
     def described(run: int) -> str:

@@ -6,6 +6,7 @@ public files of runs. Where two headers could be the same column nothing is gues
 
 import csv
 import re
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,7 +34,6 @@ from fit.runs.schema import (
     P,
     R,
     U,
-    full_name,
     listed,
     no_such_column,
     quoted,
@@ -48,7 +48,8 @@ _KNOWN: Mapping[str, str] = {
     "totalexperts",
     D: "d tokens ntokens numtokens traintokens trainingtokens tokensseen tokenstrained totaltokens datasettokens tokencount "
     "datatokens tokensconsumed consumedtokens numtraintokens ntraintokens trainedtokens datasetsize tokenbudget",
-    C: "flops flop compute trainflops trainingflops trainflop totalflops traincompute trainingcompute totalcompute computebudget "
+    C: "flops flop compute trainflops trainingflops trainflop trainingflop totalflops totalflop traincompute "
+    "trainingcompute totalcompute computebudget "
     "flopbudget flopsbudget totaltrainflops",
     F: "flopsperstep",
     U: "uniquetokens nuniquetokens numuniquetokens uniquedatatokens",
@@ -73,14 +74,43 @@ _LOSSES = (
 """Losses, the better kinds first: of held-out text, of no kind, of training, in bits per byte, as perplexity."""
 
 _PERPLEXITIES = frozenset(_LOSSES[-1])
-_TIMES = {"thousand": "1e3", "million": "1e6", "billion": "1e9", "trillion": "1e12", "K": "1e3", "M": "1e6", "B": "1e9", "T": "1e12"}
-_UNIT = re.compile(r"(?:[\W_]*(?:in[\W_]+)?(thousand|million|billion|trillion)s?|[\W_]*\(\s*([KMBT])\s*\)|\s*\[\s*([KMBT])\s*\])\s*$")
-_COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in names.split()}
+_TIMES = {"THOUSAND": "1e3", "MILLION": "1e6", "BILLION": "1e9", "TRILLION": "1e12", "K": "1e3", "M": "1e6", "B": "1e9", "T": "1e12"}
+_UNIT = re.compile(
+    r"(?:[\W_]*(?:(?:in|of)[\W_]+)?(thousand|million|billion|trillion)s?|\W+([KMBT])|(?<=[a-z]{2})([MB])|(?<=[a-z]{3})_([kmbtKMBT]))[\W_]*$"
+)
+"""The unit at the end of a header: `params_millions`, `Params (M)`, `tokens [in billions]`, `tokensB`, `n_params_b`."""
+_COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in (full.replace("_", ""), *names.split())}
+_WRAPPERS = frozenset((
+    "config", "cfg", "conf", "summary", "hparams", "hyperparameters", "hyperparams", "args", "arguments", "settings", "metric",
+    "metrics", "result", "results", "model", "meta", "metadata", "info", "stats", "run", "runs", "data", "final",
+))  # fmt: skip
+"""Parts before a dot or slash that say where a value was kept and not what it is, as in `config.n_params`."""
+_SYMBOL = re.compile(r"\s*[(\[]\s*(?:[NDCEPFL]|FLOPs?|tokens|params|parameters|nats(?:\s*(?:/|per)\s*token)?)\s*[)\]]\s*$", re.IGNORECASE)
+"""A symbol or a base unit after a header, as in `Model Size (N)` and `Loss [nats]`: it changes nothing."""
+_OF_OTHER_KINDS = re.compile(r"aux|balanc|router|z[\W_]*loss|spik|std|stderr|variance|scale|initial|delta|diff|pred|fit", re.IGNORECASE)
+"""What the names of losses contain that are no language-model loss of a run."""
 
 
 def plain(header: str) -> str:
     """A header without case and without anything but letters and digits."""
     return re.sub(r"[\W_]+", "", header).lower()
+
+
+def _plain_names(header: str) -> tuple[str, ...]:
+    """The header, and what is left of it without the parts that say where it was kept: `config.n_params`, `summary.val/loss`."""
+    bare = _SYMBOL.sub("", header)
+    parts = [part for part in re.split(r"[./:]", bare) if part]
+    if len(parts) > 2 and plain(parts[-1]) == "value":
+        parts = parts[:-1]
+    first = 0
+    while first < len(parts) - 1 and plain(parts[first]) in _WRAPPERS:
+        first += 1
+    return tuple(dict.fromkeys([plain(header), plain(bare), plain("/".join(parts[first:]))]))
+
+
+def _column_of(header: str) -> str:
+    """Our column for a header as people write it, empty where it is none."""
+    return next((_COLUMN_OF[name] for name in _plain_names(header) if name in _COLUMN_OF), "")
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -127,52 +157,70 @@ def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, pl
     `target` None: the loss is looked for. Raises `InputError` where two headers could be one column, or there is no loss.
     """
     headers = frame.columns
-    if target is not None and (target in NUMBERS or target in (ROUTER, SIZE_LABEL, RUN)):
+    if target is not None and known_as(target) in {*NUMBERS, ROUTER, SIZE_LABEL, RUN}:
         raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     loss = target or ("loss" if "loss" in asked and asked["loss"] not in headers else asked.get("loss"))
-    found = {full_name(name, loss or "loss"): origin for name, origin in asked.items()}
+    loss = LOSSES[0] if loss is None and LOSSES[0] in asked else loss
+    full = [loss or "loss" if name == "loss" else known_as(name) for name in asked]
+    found = dict(zip(full, asked.values(), strict=True))
     if len(found) < len(asked):
-        full = [full_name(name, loss or "loss") for name in asked]
         twice = next(name for name, own in zip(asked, full, strict=True) if full.count(own) > 1)
-        raise InputError(f"columns: {quoted(twice)}: a name and a header can be paired only once")
+        raise InputError(f"--columns: {quoted(twice)} is asked for twice, under two of its names")
     used = set(found.values())
-    for full in _KNOWN:
-        if full not in found and full not in headers and (header := _recognised(full, frame, used, place)):
-            found[full] = header
-            used.add(header)
+    for name in _KNOWN:
+        if name not in found and name not in headers and (origin := _recognised(name, frame, used, place)):
+            found[name] = origin
+            used.add(origin)
     if P in found and not {N, E} & {*found, *headers}:
         found[N] = found.pop(P)  # the total of a dense model is its size
     found.update({header: header for header in headers if (header in NUMBERS or header in _KNOWN) and header not in found})
+    if STEP in found and RUN not in found and (origin := _run_by_name(frame, found[STEP], used)):
+        found[RUN] = origin
     if loss is None:
-        loss, origin = _loss(headers, used, place)
+        loss, origin = _loss(frame, used, place)
         found[loss] = origin
     elif loss not in found:
         if loss not in headers:
-            there = [name for name in headers if "loss" in name.lower()]
-            named = f"loss columns there: {listed(there)}" if there else f"columns there: {listed(headers, most=30)}"
-            raise InputError(f"{place}, row 1: no column {quoted(loss)} to fit ({named})")
+            raise InputError(f"{place}, row 1: no column {quoted(loss)} to fit ({_losses_there(headers)})")
         found[loss] = loss
     order = [name for name in (*SHORT, K, STEP, SEED, SIZE_LABEL, loss) if name in found]
     return Naming({name: found[name] for name in (*order, *(n for n in found if n not in order))}, loss, _unit(loss, found[loss]))
+
+
+def columns_option(**columns: str) -> str:
+    """`--columns` as it is written in a shell, for messages."""
+    pairs = [f"{name}={origin}" for name, origin in columns.items()]
+    return f"--columns {shlex.quote(','.join([f'{chr(34)}{pair}{chr(34)}' if ',' in pair else pair for pair in pairs]))}"
 
 
 def _recognised(full: str, frame: pl.DataFrame, used: Collection[str], place: str) -> str:
     """The header of one of our columns, with the factor that its unit says; empty where there is none."""
     short, candidates = SHORT.get(full, full), dict[str, str]()
     for header in frame.columns:
-        unit = _UNIT.search(header) if full in (N, P, D, U) else None
-        known = header == short or _COLUMN_OF.get(plain(header[: unit.start()] if unit else header)) == full
+        unit = _UNIT.search(header) if full in (N, P, D, U) and _column_of(header) != full else None
+        known = header == short or _column_of(header[: unit.start()] if unit else header) == full
         if known and header not in used and _may_be(full, header, frame[header]):
-            candidates[header] = f"{header}*{_TIMES[unit[1] or unit[2] or unit[3]]}" if unit else header
+            candidates[header] = f"{header}*{_TIMES[next(filter(None, unit.groups())).upper()]}" if unit else header
     if short in candidates:
         return candidates[short]
+    if not candidates and full in (N, E, D) and short in frame.columns and frame[short].null_count() < len(frame):
+        return short  # though it holds no numbers: that is an error, and not another column
+    if full == RUN:
+        return "+".join(candidates)  # an identifier and a name: together they are no coarser than the runs
     if len(candidates) > 1:
-        names = list(candidates)
+        names, first = map(quoted, list(candidates)[:4]), next(iter(candidates.values()))
         raise InputError(
-            f"{place}, row 1: {' and '.join(map(quoted, names[:4]))} could each be {short} ({full})\n"
-            f"say which, such as --columns {short}={names[0]}"
+            f"{place}, row 1: {' and '.join(names)} could each be {short} ({full})\nsay which, such as {columns_option(**{short: first})}"
         )
     return next(iter(candidates.values()), "")
+
+
+def _run_by_name(frame: pl.DataFrame, step: str, used: Collection[str]) -> str:
+    """A header such as `name` if it is that of a run: no two rows share it at one step."""
+    for header in frame.columns:
+        if _plain_names(header)[-1] in ("name", "model", "modelname", "displayname") and header not in used and step in frame.columns:
+            return header if frame.select(header, step).is_unique().all() else ""
+    return ""
 
 
 def _may_be(full: str, header: str, cells: pl.Series) -> bool:
@@ -184,26 +232,40 @@ def _may_be(full: str, header: str, cells: pl.Series) -> bool:
     return True
 
 
-def _loss(headers: Sequence[str], used: Collection[str], place: str) -> tuple[str, str]:
+def _loss(frame: pl.DataFrame, used: Collection[str], place: str) -> tuple[str, str]:
     """The column to fit, and where it comes from."""
+    headers = frame.columns
     if LOSSES[0] in headers:
         return LOSSES[0], LOSSES[0]
+    numeric = [name for name in headers if name not in used and as_numbers(frame[name]).null_count() < len(frame)]
     for kind in _LOSSES:
-        found = [header for header in headers if header not in used and plain(header) in kind]
+        found = [header for header in numeric if any(name in kind for name in _plain_names(header))]
         if len(found) > 1 and "loss" in found:
             found = ["loss"]
         if len(found) > 1:
             raise InputError(
-                f"{place}, row 1: {' and '.join(map(quoted, found[:4]))} could each be the loss\nsay which, such as --target {found[0]!r}"
+                f"{place}, row 1: {' and '.join(map(quoted, found[:4]))} could each be the loss\n"
+                f"say which, such as --target {shlex.quote(found[0])}"
             )
-        if found and plain(found[0]) in _PERPLEXITIES:
-            return "loss", f"ln({found[0]})"
         if found:
-            return found[0], found[0]
+            return ("loss", f"ln({found[0]})") if kind is _LOSSES[-1] else (found[0], found[0])
+    likely = [header for header in numeric if _is_like_a_loss(header)]
+    if len(likely) == 1:
+        return likely[0], likely[0]
+    option = f"--target {shlex.quote(likely[0])}" if likely else "--target HEADER"
+    raise InputError(
+        f"{place}, row 1: no column is known for the loss ({_losses_there(headers)})\nsay which with {option}, or as --columns loss=HEADER"
+    )
+
+
+def _is_like_a_loss(header: str) -> bool:
+    """Whether a header of no known form speaks of a language model's loss."""
+    return any(word in header.lower() for word in ("loss", "nll", "entropy")) and _OF_OTHER_KINDS.search(header) is None
+
+
+def _losses_there(headers: Sequence[str]) -> str:
     near = [header for header in headers if any(word in header.lower() for word in ("loss", "ppl", "perplex", "nll", "entropy"))]
-    there = f"likely: {listed(near)}" if near else f"columns there: {listed(headers, most=30)}"
-    option = f"--target {near[0]!r}" if near else "--target HEADER"
-    raise InputError(f"{place}, row 1: no column is known for the loss ({there})\nsay which with {option}, or as --columns loss=HEADER")
+    return f"loss columns there: {listed(near)}" if near else f"columns there: {listed(headers, most=12)}"
 
 
 def _unit(loss: str, origin: str) -> str:
@@ -215,23 +277,23 @@ def _unit(loss: str, origin: str) -> str:
         return "bits per token"
     if loss != origin and origin.startswith("ln("):
         return NATS
-    if name in _PERPLEXITIES:
+    if _PERPLEXITIES & {*_plain_names(origin)}:
         return "perplexity"
-    known = any(word in name for word in ("loss", "nll", "entropy", "nats")) or name in {"ce", "valce", "evalce"}
+    known = any(word in name for word in ("loss", "nll", "entropy", "nats")) or name.endswith("ce")
     return NATS if known else f"unit of {origin}"
 
 
-def run_parts(origin: str, headers: Collection[str]) -> tuple[str, ...]:
-    """The headers that together name a run, of `run=a+b`; `@row` and `@file` stand for themselves. `InputError` where one is not there."""
-    if origin in headers or origin in ("@row", "@file"):
+def run_parts(origin: str, headers: Collection[str], ours: Collection[str]) -> tuple[str, ...]:
+    """What together names a run, of `run=a+b`: headers, columns of `ours`, `@file`; `@row` alone. `InputError` where one is not there."""
+    if origin in headers or origin == "@row":
         return (origin,)
     parts = tuple(part.strip() for part in origin.split("+"))
     for part in parts:
-        if part not in headers and part != "@file":
+        if part not in headers and part != "@file" and known_as(part) not in {*ours} - {RUN}:
             raise no_such_column(part, headers)
     return parts
 
 
 def known_as(name: str) -> str:
     """Our column for a name that people use, such as `params` or `top_k`; the name itself where it is none of these."""
-    return ALIASES.get(name) or _COLUMN_OF.get(plain(name), name)
+    return ALIASES.get(name) or _column_of(name) or name

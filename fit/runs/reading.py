@@ -1,7 +1,8 @@
 """From a source to a table under our names, whose rows are judged: a row without what it needs is left out, counted and listed."""
 
+import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -13,11 +14,14 @@ from fit.runs.cells import Cells, as_numbers
 from fit.runs.expression import Expression
 from fit.runs.formats import RawTable
 from fit.runs.grid import DENSE, DataWarning, SelectionStep
-from fit.runs.headers import Naming, known_as, naming, run_parts
+from fit.runs.headers import Naming, columns_option, known_as, naming, run_parts
 from fit.runs.schema import (
+    ALIASES,
+    NATS,
     NEEDED,
     ROUTER,
     RUN,
+    SHORT,
     STEP,
     TEXTS,
     C,
@@ -44,6 +48,8 @@ STEP_TOKENS = 2.0**19
 """Tokens of the release's step, 256 x 2048."""
 _LIKE_PERPLEXITY = 12.5
 """A loss of an untrained model with a vocabulary of 268,000: one above is likely a perplexity."""
+_LIKE_BITS = 1.2
+"""In nats per token text has not been predicted this well, our choice of the limit; in bits per byte it has."""
 
 
 @dataclass(frozen=True)
@@ -119,11 +125,12 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
     def cells(name: str, within: tuple[str, ...] = ()) -> Cells:
         """A column that an expression names: the file's own, or one of ours."""
         full = known_as(name)
-        if name in headers:
-            return Cells(frame[name])
-        if full not in named.columns or full in within:
+        # A short name is the column as asked for, but within its own definition: N=N*1e6,D=compute/(6*N).
+        if full in named.columns and full not in within and (name not in headers or name in ALIASES):
+            return column(full, within)
+        if name not in headers:
             raise no_such_column(name, headers)
-        return column(full, within)
+        return Cells(frame[name])
 
     def column(full: str, within: tuple[str, ...] = ()) -> Cells:
         origin = named.columns[full]
@@ -131,7 +138,7 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
             if origin in headers:
                 found = frame[origin]
             elif full == RUN:
-                found = _run_names(origin, raw, frame)
+                found = _run_names(run_parts(origin, headers, named.columns), raw, lambda name: cells(name, (*within, RUN)))
             elif full == ROUTER:
                 raise no_such_column(origin, headers)
             else:
@@ -142,10 +149,12 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
 
     ours = {full: column(full).series.alias(full) for full in named.columns}
     used = {origin for full, origin in named.columns.items() if origin in headers and origin != full}
-    set_aside = tuple(header for header in headers if header in ours and named.columns[header] != header)
-    rest = [frame[header] for header in headers if header not in used and header not in ours]
+    # Another column was asked for under one of their names; one that the definition is over is not lost.
+    others = [header for header in headers if named.columns.get(ALIASES.get(header, header), header) != header]
+    set_aside = tuple(header for header in others if not re.search(rf"\b{re.escape(header)}\b", named.columns[ALIASES.get(header, header)]))
+    rest = [frame[header] for header in headers if header not in used and header not in ours and header not in others]
     taken = {*headers, *ours}
-    for header in set_aside:
+    for header in others:
         if header not in used:
             free = header
             while free in taken:
@@ -154,13 +163,16 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
     return Table(raw.source, pl.DataFrame([*ours.values(), *rest]), raw.lines, named, set_aside)
 
 
-def _run_names(origin: str, raw: RawTable, frame: pl.DataFrame) -> pl.Series:
-    """What names a run: several columns together, the file, or the row."""
-    parts = run_parts(origin, frame.columns)
+def _run_names(parts: Sequence[str], raw: RawTable, cells: Callable[[str], Cells]) -> pl.Series:
+    """What names a run: several columns together, the file, or the row; null where all of them are empty."""
     if parts == ("@row",):
         return pl.Series(raw.lines).cast(pl.String)
-    each = [pl.lit(raw.source.name) if part == "@file" else pl.col(part).cast(pl.String).fill_null("") for part in parts]
-    return frame.select(pl.concat_str(each, separator=" ").alias(RUN)).to_series() if frame.columns else pl.Series(RUN, [""])
+    each = [
+        pl.repeat(raw.source.name, len(raw.lines), eager=True) if part == "@file" else cells(part).series.cast(pl.String) for part in parts
+    ]
+    empty = pl.select(pl.all_horizontal([one.is_null() for one in each])).to_series()
+    joined = pl.select(pl.concat_str([one.fill_null("") for one in each], separator=" | ")).to_series()
+    return joined.set(empty, None)
 
 
 def _with_experts(table: Table, dense: bool) -> Table:
@@ -170,32 +182,34 @@ def _with_experts(table: Table, dense: bool) -> Table:
         rule = "--dense: one expert in every run" if dense else "no column of experts or routers: all runs are dense"
         frame = frame.drop(ROUTER, strict=False).with_columns(pl.lit(1.0).alias(E))
         return replace(table, frame=frame, log=(*table.log, SelectionStep(rule, len(frame), 0)))
-    is_dense = np.zeros(len(frame), dtype=np.bool_)
-    if ROUTER in frame.columns:
-        is_dense = np.array((frame[ROUTER].cast(pl.String).str.to_lowercase() == DENSE.lower()).fill_null(False).to_numpy())
     if E not in frame.columns:
         return table
-    experts = frame[E] if frame[E].dtype == pl.String else frame[E].cast(pl.Float64)
-    numbers = Cells(experts).numbers
-    ones = (is_dense & (experts.is_null().to_numpy() | (numbers == 0))) | (numbers == 0)
+    label = pl.Series([None] * len(frame), dtype=pl.String)
+    if ROUTER in frame.columns:
+        label = frame[ROUTER].cast(pl.String).str.to_lowercase()
+    is_dense = np.array((label == DENSE.lower()).fill_null(False).to_numpy())
+    experts, none = frame[E], Cells(frame[E]).numbers == 0
+    ones = (is_dense & (experts.is_null().to_numpy() | none)) | (label.is_null().to_numpy() & none)
     if not ones.any():
         return table
-    filled = experts.to_frame().with_row_index().select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(pl.col(E).cast(pl.String)))
-    where = "router_type says dense" if (ones <= is_dense).all() else "experts are 0"
+    filled = pl.select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(experts.cast(pl.String)).alias(E))
+    where = f"{table.named.columns[ROUTER]} says dense" if (ones <= is_dense).all() else f"{table.named.columns[E]} is 0"
     step = SelectionStep(f"{E} = 1 in {count(int(ones.sum()), 'row')} where {where}", len(frame), 0)
-    return replace(table, frame=frame.with_columns(filled.to_series().alias(E)), log=(*table.log, step))
+    return replace(table, frame=frame.with_columns(filled.to_series()), log=(*table.log, step))
 
 
 def _filtered(table: Table, frame: pl.DataFrame, where: str) -> Table:
     """The rows for which `where` is true, by the file's own headers or ours, before any row is judged."""
 
+    ours_of = {origin: ours for ours, origin in table.named.columns.items()}
+
     def cells(name: str) -> Cells:
-        own = name in frame.columns and name not in table.frame.columns
-        full = table.named.target if name == "loss" else known_as(name)
-        series = frame[name] if own else table.frame.get_column(full if full in table.frame.columns else name, default=None)
-        if series is None:
+        ours = ours_of.get(name, "") if name in frame.columns else table.named.target if name == "loss" else known_as(name)
+        if ours in table.frame.columns:
+            return Cells(table.frame[ours])
+        if name not in frame.columns and name not in table.frame.columns:
             raise no_such_column(name, dict.fromkeys([*frame.columns, *table.frame.columns]))
-        return Cells(series)
+        return Cells(frame[name] if name in frame.columns else table.frame[name])
 
     found = Expression(where, cells, (*frame.columns, *table.frame.columns))
     mask, reasons = found.mask(len(frame))
@@ -222,8 +236,9 @@ def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
         values, filled = np.array(numbers.fill_null(np.nan).to_numpy(), dtype=np.float64), cells.is_not_null().to_numpy()
         holds = np.isfinite(values) & rule.holds(np.where(np.isfinite(values), values, 1.0))
         needed = cells.name in NEEDED or cells.name == target
-        # An evaluation without a loss is none; of other numbers only those that are filled can be wrong, but for sizes, experts, steps.
-        must = filled if (cells.name == target and curves) or cells.name not in (target, N, E, STEP) else np.ones_like(filled)
+        # An evaluation without a loss is none; a row without size, tokens, experts or step is no run, if others have them.
+        whole = (cells.name in (N, D, E, STEP) and filled.any()) or (cells.name == target and not curves)
+        must = np.ones_like(filled) if whole else filled
         bad = ~holds & (must if needed else filled)
         origin = table.named.columns.get(cells.name, cells.name)
         for row in np.flatnonzero(bad & keep).tolist() if needed or strict else ():
@@ -267,16 +282,21 @@ def _reasons(faults: Sequence[tuple[int, str, str, str]]) -> tuple[str, ...]:
 
 def _questioned(table: Table) -> Table:
     """With a question where the numbers look as if they were in another unit, and the option that answers it."""
-    asked = list[DataWarning]()
+    asked, columns = list[DataWarning](), table.named.columns
     for column, short in _SIZES.items():
         values = table.frame[column].drop_nulls().to_numpy() if column in table.frame.columns else np.empty(0)
         if len(values) and values.max() < _LEAST_SIZE:
-            origin, span = table.named.columns.get(column, column), f"{number(float(values.min()))} to {number(float(values.max()))}"
-            asked.append(DataWarning("small-sizes", f"{origin} is {span}: in millions? then --columns '{short}={origin}*1e6'"))
-    losses = table.frame[table.named.target].drop_nulls().to_numpy()
-    origin = table.named.columns[table.named.target]
+            origin, span = columns.get(column, column), f"{number(float(values.min()))} to {number(float(values.max()))}"
+            asked.append(DataWarning("small-sizes", f"{origin} is {span}: in millions? then {columns_option(**{short: f'{origin}*1e6'})}"))
+    if N in columns and C in columns and D not in table.frame.columns:
+        option = columns_option(D=f"{columns[C]}/(6*N)")
+        asked.append(DataWarning("no-tokens", f"no column of tokens: if {columns[C]} is 6 N D, then {option}"))
+    losses, origin = table.frame[table.named.target].drop_nulls().to_numpy(), columns[table.named.target]
     if len(losses) and float(losses.max()) > _LIKE_PERPLEXITY and not origin.startswith("ln("):
-        message = f"{origin} reaches {number(float(losses.max()))}: a perplexity? then --columns 'loss=ln({origin})'"
+        message = f"{origin} reaches {number(float(losses.max()))}: a perplexity? then {columns_option(loss=f'ln({origin})')}"
+        asked.append(DataWarning("loss-unit", message))
+    elif len(losses) and float(losses.max()) < _LIKE_BITS and table.named.unit == NATS:
+        message = f"{origin} is at most {number(float(losses.max()))}: in bits per byte? then --unit 'bits per byte'"
         asked.append(DataWarning("loss-unit", message))
     return _with_flops_per_step(replace(table, warnings=(*table.warnings, *asked)))
 
@@ -308,11 +328,11 @@ def chosen_rows(table: Table, target: str, step: int | None) -> tuple[Int[np.nda
         raise InputError(f"{table.source.name}, row 1: no column {quoted(STEP)}, so the evaluation at step {step} cannot be chosen")
     runs = np.arange(len(frame))
     steps = frame[STEP].to_numpy() if STEP in frame.columns else np.zeros(len(runs))
+    finite = frame[target].is_not_null().to_numpy()
     if RUN in frame.columns:  # a run's number is that of its first row; without `hyper_id` every row is a run
         firsts = frame.select(RUN).with_row_index("row").select(pl.col("row").min().over(RUN))
         runs = firsts.to_series().to_numpy().astype(np.int64)
-        _no_row_twice(table, runs, steps)
-    finite = frame[target].is_not_null().to_numpy()
+        _no_row_twice(table, np.flatnonzero(finite), runs, steps)
     asked = np.ones_like(finite) if step is None else steps == step
     # The last of each run's rows when they are ordered by run, then step.
     ordered = np.lexsort((steps, runs))
@@ -330,19 +350,22 @@ def chosen_rows(table: Table, target: str, step: int | None) -> tuple[Int[np.nda
     return rows, total, tuple(reasons)
 
 
-def _no_row_twice(table: Table, runs: Int[np.ndarray, "rows"], steps: Float[np.ndarray, "rows"]) -> None:
-    """Raises `InputError` where a run has two rows at one step, or several and no steps."""
+def _no_row_twice(
+    table: Table, rows: Int[np.ndarray, "evaluations"], runs: Int[np.ndarray, "rows"], steps: Float[np.ndarray, "rows"]
+) -> None:
+    """Raises `InputError` where a run has two evaluations (`rows`) at one step, or several and no steps."""
     frame = table.frame
-    again = ~pl.DataFrame({"run": runs, "step": steps}).select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
+    again = ~pl.DataFrame({"run": runs[rows], "step": steps[rows]}).select(pl.struct(pl.all()).is_first_distinct()).to_series().to_numpy()
     if not again.any():
         return
-    row = int(np.argmax(again))
-    first = table.lines[np.argmax((runs == runs[row]) & (steps == steps[row]))]
+    row = int(rows[np.argmax(again)])
+    first = table.lines[rows[np.argmax((runs[rows] == runs[row]) & (steps[rows] == steps[row]))]]
     what = f"step {number(steps[row])}" if STEP in frame.columns else f"a second row, and there is no {STEP!r} column,"
     origin = table.named.columns[RUN]
+    several = f"{columns_option(run=f'{origin}+...')}" if not origin.startswith("@") else "--columns run=..."
     raise InputError(
         f"{table.place(row)}: {origin} {quoted(str(frame[RUN][row]))} has {what} already in row {first}\n"
-        f"if a run is known by several columns: --columns run={origin}+...; if every row is a run: --columns run=@row"
+        f"if a run is known by several columns: {several}; if every row is a run: --columns run=@row"
     )
 
 
@@ -358,11 +381,11 @@ def checkpoints_without_runs(table: Table) -> InputError | None:
     several = frame.group_by(setting).agg(pl.col(STEP).n_unique().alias("steps")).filter(pl.col("steps") > 1)
     if not len(several):
         return None
-    origins = [table.named.columns[name] for name in setting if table.named.columns[name] in frame.columns or name in frame.columns]
-    known = "+".join(origin for origin in origins if origin.isprintable())
+    known = columns_option(run="+".join(SHORT.get(name, name) for name in setting))
     return InputError(
         f"{table.source.name}: {count(len(several), 'setting')} at several steps, and no column says which rows are one run\n"
-        f"if they are checkpoints of one run each: --columns run={known}; if every row is a run: --columns run=@row"
+        f"if they are checkpoints of one run each: {known}; one run a file: --columns run=@file\n"
+        "if every row is a run: --columns run=@row"
     )
 
 

@@ -166,7 +166,8 @@ class Runs:
         """Of the runs that agree in router and `columns` the one with the lowest loss, the first of equals: over learning rates, say."""
         from fit.runs.headers import known_as
 
-        names = [full_name(known_as(name), self.target, self.columns) for name in columns]
+        origins = {origin: ours for ours, origin in (self.request.columns if self.request else {}).items()}
+        names = [full_name(known_as(origins.get(name, name)), self.target, self.columns) for name in columns]
         cell = codes([router_labels(self.columns), *(self[name] for name in names)])
         order = np.lexsort((np.arange(len(self)), self.loss, cell))
         best = np.zeros(len(self), dtype=np.bool_)
@@ -215,7 +216,7 @@ def load_runs(
     if sum(isinstance(path, str | Path) and str(path) == "-" for path in asked) > 1:
         raise InputError("standard input (-) is given twice, but can be read only once")
     sources = [one for path in asked for one in (files_of(str(path)) if isinstance(path, str | Path) else [path])]
-    constants = {str(path): _from_name(str(path), filename) for path in sources} if filename else {}
+    constants = {str(path): _from_name(path, filename) for path in sources} if filename else {}
     how = Reading(columns or {}, target, where, dense, strict, constants)
     tables = tuple(read_table(raw_table(one), how) for one in sources)
     for table in tables:
@@ -230,14 +231,19 @@ def load_runs(
     return runs.best_of(best_of) if best_of else runs
 
 
-def _from_name(path: str, pattern: str) -> dict[str, str]:
+def _from_name(path: Any, pattern: str) -> dict[str, str]:
     """What a file's name says by a pattern: `{"E": "8"}` for `hash_E8.csv` by `{router}_E{E}.csv`."""
-    parts = re.split(r"\{(\w+)\}", pattern)
-    expression = "".join(f"(?P<{part}>[^/]+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
+    if not isinstance(path, str | Path) or str(path) == "-":
+        raise InputError(f"--filename {quoted(pattern)}: takes files, and this is a table without a name")
+    parts = re.split(r"\{([A-Za-z_]\w*)\}", pattern)
+    names = parts[1::2]
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"--filename {quoted(pattern)}: takes columns in braces, each once, such as 'E{{E}}_N{{N}}.csv'")
+    expression = "".join("([^/]+?)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
     tail = "/".join(Path(path).parts[-(pattern.count("/") + 1) :])
-    if len(parts) == 1 or (found := re.fullmatch(expression, tail)) is None:
+    if (found := re.fullmatch(expression, tail)) is None:
         raise InputError(f"{path}: its name is not of the form --filename {quoted(pattern)}, such as 'E{{E}}_N{{N}}.csv'")
-    return found.groupdict()
+    return dict(zip(names, found.groups(), strict=True))
 
 
 def _selected(request: Request, target: str, step: int | None) -> Runs:

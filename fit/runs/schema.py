@@ -101,4 +101,4 @@ def no_such_column(name: str, present: Collection[str]) -> InputError:
     """The error for a column that is not there, with those most like it and all that are there."""
     near = get_close_matches(name, list(present), n=3)
     hint = f"; did you mean {listed(near)}?" if near else ""
-    return InputError(f"no column {quoted(name)}{hint} (columns there: {listed(present, most=30)})")
+    return InputError(f"no column {quoted(name)}{hint} (columns there: {listed(present, most=12)})")

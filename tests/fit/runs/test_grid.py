@@ -18,9 +18,9 @@ def test_the_canonical_runs_of_the_release_are_as_many_as_stated(release: Path, 
     assert set(runs["routing_frequency"].tolist()) == {0.5}
     assert set(runs["router_type"].tolist()) == {"Dense", router}
     # Every run dropped on the way has a reason.
-    for step in runs.log[2:]:
+    for step in runs.log[3:]:
         assert sum(int(reason.split()[0]) for reason in step.reasons) == step.dropped
-    assert [step.rule.split(",")[0] for step in runs.log[2:]] == [
+    assert [step.rule.split(",")[0] for step in runs.log[3:]] == [
         f"{router} and dense runs",
         "k == 1",
         "flop_increase == 1",
@@ -52,8 +52,7 @@ def test_without_a_router_column_all_runs_are_one_router() -> None:
     assert canonical(runs, "all").loss.tolist() == [3, 2.5]
     assert dense(runs).loss.tolist() == [3]
     alone = Runs.from_columns({"loss": [3.0]})
-    assert len(canonical(alone, "all")) == 1
-    assert len(dense(alone)) == 0
+    assert len(canonical(alone, "Dense")) == len(dense(alone)) == 1
 
 
 def test_a_run_with_one_expert_is_dense_for_every_router() -> None:
@@ -71,11 +70,21 @@ def test_dense_runs_may_leave_open_what_only_routed_ones_have() -> None:
         "router": ["dense", "Dense", "Hash", "Hash", "Hash"],
     }
     assert canonical(Runs.from_columns(columns), "Hash").loss.tolist() == [3, 2.5, 2.4]
-    with pytest.raises(InputError, match="run 3, column k: empty"):
-        canonical(Runs.from_columns({**columns, "k": [1, 1, np.nan, 1, 1]}), "Hash")
+    routed = canonical(Runs.from_columns({**columns, "k": [1, 1, np.nan, 1, 1]}), "Hash")
+    assert routed.loss.tolist() == [3, 2.9, 2.4]
+    assert ("1 run: k is empty",) in [step.reasons for step in routed.log]
+    unknown = canonical(Runs.from_columns({**columns, "k": [1, 1, np.nan, np.nan, np.nan]}), "Hash")
+    assert unknown.loss.tolist() == [3, 2.9, 2.5, 2.4]
 
 
-def test_an_architecture_that_no_run_has_is_said_to_be_missing() -> None:
-    runs = Runs.from_columns({"loss": [3.0, 2.5], "E": [1, 8], "k": [1, 2], "router": ["Dense", "Hash"]})
-    with pytest.raises(InputError, match=r"no Hash run has k == 1 \(k is 2\)"):
-        canonical(runs, "Hash")
+def test_k_is_held_at_the_value_most_runs_have_and_dense_runs_may_have_another() -> None:
+    # Fault F4: k was held at 1 even where all runs share another k.
+    runs = Runs.from_columns({"loss": [3.0, 2.5, 2.4, 2.2], "E": [1, 8, 8, 16], "k": [1, 2, 4, 2]})
+    held = canonical(runs, "all")
+    assert held.loss.tolist() == [3, 2.5, 2.2]
+    assert held.log[-1].rule == "k == 2, as in most routed runs"
+    assert held.log[-1].reasons == ("1 run: k == 4",)
+    # Of equally common values the smaller k, and the larger routing frequency.
+    even = {"loss": [3.0, 2.5], "E": [8, 8]}
+    assert canonical(Runs.from_columns({**even, "k": [2, 1]}), "all").loss.tolist() == [2.5]
+    assert canonical(Runs.from_columns({**even, "R": [0.5, 0.25]}), "all").loss.tolist() == [3]

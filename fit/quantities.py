@@ -160,7 +160,7 @@ def cutoff_quantity(law: Law) -> Quantity:
 
 def has_allocation(law: Law) -> bool:
     """Whether the law is a sum of a power of N and one of D, so that a budget has a best N and D."""
-    return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns == (N, D)
+    return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns[:2] == (N, D)
 
 
 def allocation_quantity(law: Law, flops: float) -> Quantity:

@@ -40,7 +40,7 @@ def made_runs(shared: float = 0.0, routers: tuple[str, ...] = ("a", "b"), seed: 
 
 @unchecked()
 def test_eq_2_is_fitted_where_k_varies_or_it_is_asked_for(small_runs: Runs, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("fit.analysis.DEFAULT_LAWS", ("separable", "utilisation"))
+    monkeypatch.setattr("fit.jobs.DEFAULT_LAWS", ("separable", "utilisation"))
     assert any("nothing of its own" in one.reason for one in analyse(small_runs, Options(routers=("Hash",), draws=0)).skipped)
     k = np.where(np.arange(len(small_runs)) % 3 == 0, 2.0, 1.0)
     varied = replace(small_runs, columns={**small_runs.columns, "k": np.where(small_runs.columns[E] > 1, k, 1.0)})

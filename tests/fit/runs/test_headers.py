@@ -219,6 +219,8 @@ def test_a_filter_sees_the_headers_of_the_file_whatever_they_were_taken_for(writ
         ("params == 2e6 and E > 1", [2]),
     ):  # fmt: skip
         assert load_runs(path, columns=columns, where=where).loss.tolist() == losses, where
+    sizes = load_runs(write("model_size_label,loss\n370M,3\n1.3B,2\n", "sizes.csv"))
+    assert sizes.where("model_size_label == '370M'").loss.tolist() == sizes.where("model_size_label == 370e6").loss.tolist() == [3]
     with pytest.raises(InputError, match=r"no column 'data'; did you mean data/mix"):
         load_runs(path, columns=columns, where="data == 'web'")
 

@@ -73,7 +73,8 @@ def test_no_headers_with_any_columns_and_filters_give_a_traceback(names: list[st
     table = {**{name: [1.0, 2.0] for name in names}, "loss": [3.0, 2.0], "label": [value, "b"]}
     text = " ".join(parts)
     asked: list[dict[str, Any]] = [{"columns": {"D": text}}, {"where": text}, {"where": f"label == {value!r}"}, {"target": text}]
-    for options in (*asked, {"columns": {"run": text}}):
+    asked.append({"columns": {"run": text}})
+    for options in asked:
         message = "runs"
         try:
             assert 0 < len(load_runs(table, **options)) <= 2

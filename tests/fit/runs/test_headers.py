@@ -230,6 +230,7 @@ def test_an_empty_cell_decides_nothing_that_another_condition_decides(write: Cal
     for where, losses in (
         ("arch == 'dense' or k == 1", [3, 2]), ("k == 1", [2]), ("not k == 1", [1]), ("k != 1", [1]),
         ("not (arch == 'moe' and k == 1)", [3, 1]), ("arch == 'moe' and k in [1, 2]", [2, 1]), ("k not in [1]", [1]), ("1 <= k < 2", [2]),
+        ("not (arch == 'dense' or k == 1)", [1]),
     ):  # fmt: skip
         assert load_runs(path, where=where).loss.tolist() == losses, where
     step = next(step for step in load_runs(path, where="k == 1").log if "--where" in step.rule)

@@ -3,14 +3,14 @@
 A whole analysis takes five times as long with its types checked as in use, and calls the functions that smaller tests call with checks on.
 """
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 
 from jaxtyping import config
 
 
 @contextmanager
-def unchecked() -> Iterator[None]:
+def unchecked() -> Generator[None]:
     """As a context or a decorator: what runs inside runs as it does in use, without checks of its types."""
     before = config.jaxtyping_disable
     config.update("jaxtyping_disable", True)

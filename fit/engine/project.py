@@ -165,8 +165,11 @@ def project_batch(batch: Batch, start: Betas | None, steps: int, exact: bool) ->
     if start is not None:
         pinned = np.where(start <= low, low, np.where(start >= high, high, pinned))
     found, rows = _solve(batch, pinned, start, steps, exact), np.arange(len(pinned))
-    for turn in range(_most_turns(len(low))):
-        exchanged = _exchanged(batch.take(rows), found.take(rows), pinned[rows], turn)
+    # Coefficients let go again and again are few, and where the steps end far from an optimum not worth the time.
+    count = len(low)
+    letting_go = count + 2**count if exact or problem.quadratic else count
+    for turn in range(letting_go + count):
+        exchanged = _exchanged(batch.take(rows), found.take(rows), pinned[rows], one=turn >= count, let_go=turn < letting_go)
         changed = (exchanged != pinned[rows]) & ~(np.isnan(exchanged) & np.isnan(pinned[rows]))
         rows, exchanged = rows[changed.any(axis=-1)], exchanged[changed.any(axis=-1)]
         if not len(rows):
@@ -176,16 +179,11 @@ def project_batch(batch: Batch, start: Betas | None, steps: int, exact: bool) ->
     return found
 
 
-def _most_turns(count: int) -> int:
-    """Turns after which every fit has ended: some that exchange all at once, one for every active set, and as many as can only pin."""
-    return 2 * count + 2**count
-
-
-def _exchanged(batch: Batch, at: Projected, pinned: Betas, turn: int) -> Betas:
+def _exchanged(batch: Batch, at: Projected, pinned: Betas, *, one: bool, let_go: bool) -> Betas:
     """The bounds that hold in the next turn: those that coefficients are beyond, less those that the objective falls away from.
 
-    All are exchanged at once; in a fit that this has not ended after as many turns as coefficients the last one alone, which ends for a
-    least-squares problem (Murty 1974; Portugal et al. 1994). At the very end none is let go, so that what is returned is within bounds.
+    All are exchanged at once; in fits that this has not ended after as many turns as coefficients the last `one` alone, which ends for a
+    least-squares problem (Murty 1974; Portugal et al. 1994). At the very end none is `let_go`, so that what is returned is within bounds.
     """
     problem, (low, high) = batch.problem, batch.problem.box.T
     count = len(low)
@@ -197,9 +195,8 @@ def _exchanged(batch: Batch, at: Projected, pinned: Betas, turn: int) -> Betas:
         cosine = np.einsum("bfr,br,br->bf", batch.features, columns, pull)
         cosine = cosine / np.sqrt(np.einsum("bfr,br->bf", batch.features**2, columns**2) * np.sum(pull**2, axis=-1)[:, None] + 1e-300)
     falls = np.where(pinned == low, cosine < -_ALIGNED, (pinned == high) & (cosine > _ALIGNED)) & problem.free_coefficients
-    let_go = at.held & falls & (turn < count + 2**count)
-    wrong = let_go | (~at.held & ~np.isnan(nearest))
-    if turn >= count:
+    wrong = (at.held & falls & let_go) | (~at.held & ~np.isnan(nearest))
+    if one:
         last = count - 1 - np.argmax(wrong[:, ::-1], axis=-1)
         wrong = wrong & (np.arange(count) == last[:, None])
     return np.where(wrong, np.where(at.held, np.nan, nearest), pinned)

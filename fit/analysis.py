@@ -447,7 +447,7 @@ def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
         line_of=np.concatenate([part.line_of for part in parts.values()]),
     )  # fmt: skip
     groups = {name: ({column: part.numeric(column) for column in law.columns}, part.loss) for name, part in parts.items()}
-    fit = fit_shared(law, groups, options.shared, options.loss)
+    fit = fit_shared(law, groups, options.shared, options.loss, unbounded=options.unbounded)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = together.numeric(N) if together.has(N) else None

@@ -364,7 +364,7 @@ def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
         line_of=np.concatenate([part.line_of for part in parts.values()]),
     )  # fmt: skip
     groups = {name: ({column: part.numeric(column) for column in law.columns}, part.loss) for name, part in parts.items()}
-    fit = fit_shared(law, groups, options.shared, options.loss)
+    fit = fit_shared(law, groups, options.shared, options.loss, unbounded=options.unbounded)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = together.numeric(N) if together.has(N) else None
@@ -384,7 +384,9 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
         raise NotIdentifiedError(f"law {law.name} is not identified: {why}")
     fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights, unbounded=options.unbounded)
     if not fit.certificate.identified:
-        raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
+        raise NotIdentifiedError(
+            f"{why_not_identified(fit.problem, fit.certificate.at_bounds)} (condition number {fit.certificate.condition:.1e})"
+        )
     sizes = runs.numeric(N) if runs.has(N) else None
     steps = roll_out(fit, sizes, level=options.level) if sizes is not None and not law.sizes else ()
     found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))

@@ -75,6 +75,6 @@ DATA_CONSTRAINED = Law(
     parameters=("L_0", "A", "a", "B", "b", "R_D_star", "R_N_star"),
     report=_report,
     units=dict.fromkeys(("L_0", "A", "B"), "nats per token"),
-    signs={"L_0": 1, "A": 1, "B": 1},
+    nonnegative=("L_0", "B_per_unit"),
     dense=True,
 )

@@ -53,6 +53,9 @@ def design(law: Law) -> Columns:
     if law.name == "tokens":
         n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e11, 5)))
         return {N: n, D: d}
+    if law.name == "tokens-experts":
+        n, e, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 4), [1.0, 8.0, 64.0], np.geomspace(1e9, 1e11, 4)))
+        return {N: n, E: e, D: d}
     if law.name == "data-constrained":
         n, u, epochs = (axis.ravel() for axis in np.meshgrid(np.geomspace(3e7, 1e10, 6), [1e8, 1e9, 1e10], [0.5, 3.0, 10.0, 40.0]))
         return {N: n, D: u * epochs, "unique_tokens": u}

@@ -49,7 +49,7 @@ def test_every_parameter_of_noise_free_runs_is_recovered(truth: tuple[np.ndarray
 def _at_tokens(law: Law, theta: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The law `tokens` with the same A, a, B, b and L_0."""
     p = dict(zip(law.parameter_names, law.parameter_values(theta, beta).tolist(), strict=True))
-    return np.array([p["a"], p["b"]]), np.array([p["L_0"], p["A"] * 1e6 ** -p["a"], p["B"] * 1e9 ** -p["b"]])
+    return np.array([p["a"], p["b"]]), np.array([p["L_0"], p["A"], p["B"]])
 
 
 def test_where_no_token_repeats_and_no_model_is_too_large_it_is_the_law_of_size_and_tokens() -> None:

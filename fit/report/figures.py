@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common import plots
+from common.document.numbers import count
 from common.errors import InputError
-from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, magnitude, panels
+from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, panels
 from fit.analysis import PAPER_LAW, Analysis, Result
 from fit.estimate import Estimate
 from fit.laws import Law
@@ -154,7 +155,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
         # Along N the lines run together: bands of the outer two.
         bands = [along == E or value in (held[0], held[-1]) for value in held]
         curves = [_draw(ax, k, result, along, _losses_along(result, along, by, v), far, banded=b) for v, b in zip(held, bands, strict=True)]
-        ends.append([(float(y[-1 if along == E else 0]), f"{letter} = {magnitude(v)}") for y, v in zip(curves, held, strict=True)])
+        ends.append([(float(y[-1 if along == E else 0]), f"{letter} = {count(v)}") for y, v in zip(curves, held, strict=True)])
         ax.set_title(names[k] if several else f"{names[k]}, {result.law.name}")
     for k, ax in enumerate(axes, start=-several):
         _axis(ax, along, values, far, 0.03 if k < 0 or along == E else 0.3 if number == 3 else 0.17)
@@ -163,7 +164,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
             plots.label_lines(ax, [ends[k][0], *ends[k][:0:-1]], ROUTERS[k % len(ROUTERS)], right=along == E)
     if several:
         plots.legend_below(figure, keys)
-        axes[0].set_title(f"at {letter} = {magnitude(chosen)}" if by else "")
+        axes[0].set_title(f"at {letter} = {count(chosen)}" if by else "")
     return figure
 
 
@@ -261,9 +262,7 @@ def roll_out(results: Sequence[Result], level: float) -> Figure:
             reach += [float(np.nanmax(np.abs([low, high, 1.1 * middle])))]
             text = f"{step.score.covered}/{step.score.runs}" if step.score is not None and step.score.covered is not None else ""
             ax.annotate(text, (place, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7, color=SOFT)
-        ax.set_xticks(
-            range(len(steps)), [f"{magnitude(step.size)}\n\u2264 {magnitude(step.trained_up_to)}" for step in steps], fontsize=7.5
-        )
+        ax.set_xticks(range(len(steps)), [f"{count(step.size)}\n\u2264 {count(step.trained_up_to)}" for step in steps], fontsize=7.5)
         ax.set(xlim=(-0.55, len(steps) - 0.45), xlabel="size predicted / sizes fitted, N (parameters)")
         ax.set_title(name, pad=14)
         ax.grid(visible=False, axis="x")

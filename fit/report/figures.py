@@ -33,8 +33,8 @@ LABELS = {N: "dense size N (parameters)", E: "number of experts E", D: "training
 _BEYOND, _FAR, _LAWS, _LINES = {N: 10.0, E: 4.0}, 100.0, 4, {N: 5, E: 6}
 """How many times beyond the runs a law is drawn, and laws are compared; laws compared at most, and lines of a panel along N and E."""
 
-_CURVE, _MEAN, _NEW_RUN = 120, 18, 10
-"""Points along a curve, along a band of its mean, and along one of new runs, which is read off all pairs of a draw and a residual."""
+_CURVE, _BAND = 120, 12
+"""Points along a curve, and along a band, each of whose ends is read off all draws."""
 
 
 def _of(result: Result, column: str) -> Points:
@@ -80,7 +80,7 @@ def _draw(ax: Axes, k: int, result: Result, column: str, make: Callable[[Points]
     `level`; `banded`; `marks` along the curve, for those without runs; it is drawn inside `keep`, and solid inside `solid` and the runs.
     """
     values = _values([result], column)
-    x, at = (np.unique(np.append(np.geomspace(values.min(), values.max() * far, points), values.max())) for points in (_CURVE, _MEAN))
+    x, at = (np.unique(np.append(np.geomspace(values.min(), values.max() * far, points), values.max())) for points in (_CURVE, _BAND))
     y, (least, most), (low, high) = evaluate(result.fit, make(x)), how.get("keep", (0, np.inf)), how.get("solid", (0, np.inf))
     style = _style(k) if how.get("marks") else {"color": _style(k)["color"]}
     inside = (x <= values.max()) & (y >= low) & (y <= high)
@@ -144,7 +144,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
     for k, result in enumerate(results if several else ()):
         _draw(axes[0], k, result, along, _losses_along(result, along, by, chosen), far)
         _runs(axes[0], result, along, by, chosen, **_style(k))
-        at = np.geomspace(values.min(), values.max() * far, _NEW_RUN)
+        at = np.geomspace(values.min(), values.max() * far, _BAND)
         places = _places(result, at, **{by: chosen, along: at})
         _band(axes[0], at, new_run_estimates(result.fit, result.draws, places, result.options.level), k, 0.14)
     ends: list[list[tuple[float, str]]] = []

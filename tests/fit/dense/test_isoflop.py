@@ -12,7 +12,7 @@ from fit.laws import TOKENS
 from fit.runs import Runs
 from fit.runs.schema import D, N
 
-BESIROGLU = np.array([0.3478, 0.3658]), np.array([1.8172, 482.01 * 1e6**-0.3478, 2085.43 * 1e9**-0.3658])
+BESIROGLU = np.array([0.3478, 0.3658]), np.array([1.8172, 482.01, 2085.43])
 """The law `tokens` as Besiroglu et al. 2024 refit it."""
 
 BUDGETS = np.geomspace(6e18, 3e21, 6)

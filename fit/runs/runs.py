@@ -256,6 +256,7 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     if target in NUMBERS | TEXTS | {RUN}:
         raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     tables = tuple(table.with_target(target) for table in request.tables)
+    unit = next(table.named.unit for table in tables)
     sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
     if not any(len(rows) for rows, _, _ in chosen):
         names = ", ".join(source.name for source in sources)
@@ -272,7 +273,7 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
     warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
-    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, tables[0].named.unit))
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, unit))
 
 
 def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple[list[SelectionStep], list[DataWarning]]:

@@ -12,8 +12,8 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from common.errors import InputError
+from fit.budget.isoflop import Comparison, compare_approaches, isoflop
 from fit.causes import cause, ignores_tokens, vary
-from fit.dense.isoflop import Comparison, compare_approaches, isoflop
 from fit.derived import Point, default_points, derived_figures
 from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
 from fit.engine.losses import Loss

@@ -7,8 +7,8 @@ import numpy as np
 from jaxtyping import Float
 
 from common.document.numbers import count
+from fit.budget.allocate import allocate
 from fit.causes import vary
-from fit.dense.allocate import allocate
 from fit.engine.solve import Fit
 from fit.estimate import Estimate
 from fit.laws import Law

@@ -222,7 +222,7 @@ def test_laws_without_these_quantities_say_so() -> None:
     np.testing.assert_allclose(loss, [0.4, np.nan, 0.3])
     with_cutoff = ["bilinear", "bounded", "utilisation", "floor-interaction", "bounded-floor-interaction"]
     assert [law.name for law in CATALOGUE.values() if has_cutoff(law)] == with_cutoff
-    assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens"]
+    assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens", "data-constrained"]
     with pytest.raises(InputError, match="no effective parameter count"):
         effective_parameter_count(UTILISATION, np.array([1.0, 0.1]), np.zeros(4), SIZES, COUNTS)
     with pytest.raises(InputError, match="no N_cutoff"):

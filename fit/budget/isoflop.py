@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from fit.dense.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
+from fit.budget.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
 from fit.diagnose import misfit
 from fit.engine.losses import Loss, squared
 from fit.engine.solve import Fit, fit_law

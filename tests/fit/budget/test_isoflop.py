@@ -5,7 +5,7 @@ import pytest
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.dense.isoflop import IsoFLOP, compare_approaches, isoflop
+from fit.budget.isoflop import IsoFLOP, compare_approaches, isoflop
 from fit.errors import NotIdentifiedError
 from fit.estimate import Status
 from fit.laws import TOKENS

@@ -8,7 +8,7 @@ from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
 from fit.analysis import Options, fit_runs
-from fit.dense.allocate import allocate, optimum_quantity
+from fit.budget.allocate import allocate, optimum_quantity
 from fit.engine.solve import Fit, fit_law
 from fit.estimate import Status
 from fit.laws import DATA_CONSTRAINED, DENSE_FLOOR, TOKENS, Law

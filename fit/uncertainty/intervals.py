@@ -72,8 +72,7 @@ def _status(value: float, low: float, high: float, enough: bool) -> Status:
         return Status.TOO_FEW_DRAWS
     if np.isnan(low) or np.isnan(high) or not low <= value <= high or (np.isinf(low) and np.isinf(high)):
         return Status.NOT_IDENTIFIED
-    far = value if np.isinf(high) else high
-    if (low > 0 and far > _WIDEST * low) or (low == 0 and np.isinf(high)):
+    if (low > 0 and _WIDEST * low < high < np.inf) or (low == 0 and np.isinf(high)):
         return Status.NOT_IDENTIFIED
     return Status.OPEN if np.isinf(low) or np.isinf(high) else Status.OK
 

@@ -93,3 +93,12 @@ def test_a_parameter_whose_variance_is_beyond_any_float_has_no_correlation_and_n
     assert 1e150 < fit.parameters["N_c"] < np.inf
     assert standard_errors(fit, fit.law.parameter_values)[1] == np.inf
     assert correlations(fit) == {}
+
+
+def test_with_one_degree_of_freedom_the_noise_is_the_sum_of_squares() -> None:
+    data, loss = made_up(DENSE)
+    fit = fit_law(DENSE, {N: data[N][::6]}, loss[::6])
+    assert fit.degrees == 1
+    at = log10_loss_quantity(DENSE, {N: np.array([1e8])})
+    expected = np.sqrt(standard_errors(fit, at) ** 2 + np.sum(fit.residuals**2))
+    np.testing.assert_allclose(prediction_sd(fit, at), expected, rtol=1e-12)

@@ -313,7 +313,7 @@ def _about_ranges(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _F
             longer = f"is longer than the range of the losses ({loss.min():.4g} to {loss.max():.4g})"
             yield "wide-interval", f"the {level:.0%} interval of L_0 {longer}"
     if far := {name: figure.distance for name, figure in figures.items() if figure.extrapolated}:
-        times = (f"{name} ({f'{x:.2g}' if x < 1000 else 'over 1,000'} times)" for name, x in far.items())
+        times = (f"{name} ({f'{x:.2g}' if x < 10 else f'{x:.0f}' if x < 1000 else 'over 1,000'} times)" for name, x in far.items())
         yield "extrapolated", f"outside the runs: {', '.join(times)}"
 
 

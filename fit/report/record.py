@@ -90,7 +90,11 @@ def cleaned(value: Any) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, tuples as lists, None for numbers that are not finite."""
     if isinstance(value, Estimate) and value.status is Status.NOT_IDENTIFIED:
         # What the runs do not determine is no result: who wants the number takes it by another name.
-        return {**{name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}, "value": None, "raw_value": value.value}
+        return {
+            **{name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__},
+            "value": None,
+            "raw_value": cleaned(value.value),
+        }
     if hasattr(value, "__dataclass_fields__"):
         return {name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

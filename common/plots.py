@@ -111,7 +111,7 @@ def sizes_along(ax: Axes, which: str, label: str) -> None:
     axis, low, high = _log_axis(ax, which, label)
     decades = math.log10(high / low)
     axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.4 else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(".0e", "e")))
 
 
 def experts_along(ax: Axes, which: str, values: Sequence[float], label: str = "number of experts E") -> None:

@@ -133,7 +133,7 @@ class Result:
         if kind == "mean":
             found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, unit=self.runs.unit)
         else:
-            found = new_run_estimates(self.fit, self.draws, data, level)
+            found = [replace(one, unit=self.runs.unit) for one in new_run_estimates(self.fit, self.draws, data, level)]
         outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
         rows = [
             {**{name: float(values[i]) for name, values in data.items()}, **_cells(replace(one, distance=float(outside[i])))}

@@ -40,7 +40,7 @@ BUDGETS, GROWN = (1.0, 100.0), 10.0
 """Budgets of which tokens per parameter are asked, and how much larger than the largest run the model is whose loss is: in its compute."""
 
 ALL, BEST, SHRINKS, FLOOR = "all", "Best router", "Gain falls with N", "Floor L_0"
-"""The router of a question about all of them, and that question; questions that a law without an interaction, or without a floor, has no answer to."""
+"""The router of a question about all of them, and that question; those that a law without an interaction, or a floor, has no answer to."""
 
 _EXPONENTS: Mapping[tuple[str, str], str] = {
     (N, "a"): "Exponent of N", (N, "alpha_N"): "Exponent of N", (D, "b"): "Exponent of D", (C, "a"): "Exponent of C",
@@ -133,7 +133,7 @@ def asked(runs: Runs, options: Options | None = None) -> Options:
 
 
 def _largest(runs: Runs) -> tuple[Point, ...]:
-    """The run of most compute, and a model of `GROWN` times as much: of as many tokens a parameter, or where tokens are the same, larger."""
+    """The run of most compute, and a model of `GROWN` times as much: of as many tokens a parameter, or of the only number of tokens."""
     if not runs.has(N):
         return ()
     n, d = runs.numeric(N), runs.numeric(D) if runs.has(D) else None
@@ -241,7 +241,7 @@ def verdict(best: Sequence[Answer], others: Sequence[Answer] = ()) -> Verdict:
 
 
 def _agreed(found: Sequence[Answer]) -> tuple[bool, bool]:
-    """Whether answers are the same: one word, or figures within their `same` or with intervals that meet; and known: together within their `wide`."""
+    """Whether answers are the same: one word, or figures within `same` or with intervals that meet; and known: together within `wide`."""
     words = {answer.says for answer in found}
     if words != {""}:
         return len(words) == 1, "unknown" not in words

@@ -1,10 +1,10 @@
 """Which law to believe: how each predicts runs that its fit did not see, one at a time or every larger size at once.
 
 A fit's own residuals say nothing of extrapolation, which is what scaling laws are for. `roll_out` fits all runs up to a size (or a number
-of tokens) and predicts the larger ones, as a user would; `leave_one_out` asks the same within the range. Laws are ranked by the continuous ranked probability
-score (CRPS; Gneiting & Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution, and is the
-absolute error where a prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a lower
-loss than training then reached.
+of tokens) and predicts the larger ones, as a user would; `leave_one_out` asks the same within the range. Laws are ranked by the continuous
+ranked probability score (CRPS; Gneiting & Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution,
+and is the absolute error where a prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a
+lower loss than training then reached.
 """
 
 from collections.abc import Mapping, Sequence
@@ -149,7 +149,7 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
 class RollOutStep:
     """The runs of one size, predicted by the fit to all runs up to a smaller one.
 
-    `trained_up_to` and `size` in the unit of the column that is rolled out, `by`: parameters, tokens or FLOPs; `fitted` runs went into the fit; `runs` are the
+    `trained_up_to` and `size` are values of the column that is rolled out, `by`; `fitted` runs went into the fit; `runs` are the
     predicted ones, as indices into the data. `sd` is that of a new run's log10 loss; `low` and `high` bound its loss (nats per token).
     `reason`: why there is no prediction, in one line; None where there is one. `following`: the size is the next one, not one further.
     """

@@ -206,7 +206,7 @@ def isoflop(
     data = {N: runs.numeric(N)[place], C: np.repeat([one.flops for one in budgets], [len(one.place) for one in budgets])}
     fit = fit_law(_law(budgets), data, runs.loss[place], squared())
     drawn = resample(fit, "residuals", draws, seed, keys=place) if draws else None
-    units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", "nats per token") for _ in budgets)]
+    units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", runs.unit) for _ in budgets)]
     found = estimates(fit, drawn, _quantity(budgets, budgets[0].flops), level, unit=units)
     profiles = tuple(Profile(one.flops, len(one.place), *found[4 + k :: len(budgets)]) for k, one in enumerate(budgets))
     return IsoFLOP(runs, profiles, left, found[0], found[1], budgets, fit, drawn, level, flops_per_parameter_token)

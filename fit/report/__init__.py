@@ -90,6 +90,7 @@ def _figures(view: View, name: str) -> Iterator[Figure]:
     }  # fmt: skip
     if name == "compute_optimal" and optima:
         law = optima[0].law.name
+    caption = "dense_side_by_side" if name == "laws_side_by_side" and not routed else name
 
     def draw() -> Any:
         """The figure, drawn only when it is asked for: matplotlib takes longer to import than most fits."""
@@ -98,7 +99,7 @@ def _figures(view: View, name: str) -> Iterator[Figure]:
         return getattr(figures, name)(*given[name][1])
 
     if given[name][0]:
-        yield Figure(name, words()["captions"][name].format(law=law, level=percent(level, 0)), draw)
+        yield Figure(name, words()["captions"][caption].format(law=law, level=percent(level, 0)), draw)
 
 
 def _findings(view: View, tables: Mapping[str, Table]) -> tuple[str, ...]:

@@ -60,9 +60,9 @@ def _column(result: Result, column: str) -> Points:
     return values if np.isfinite(values).all() else np.empty(0)
 
 
-def _unit(results: Sequence[Result], at: str = "") -> str:
+def _unit(results: Sequence[Result]) -> str:
     """The label of an axis of losses, in the runs' own unit."""
-    return f"loss{at} ({results[0].runs.unit})"
+    return f"loss ({results[0].runs.unit})"
 
 
 def _values(results: Sequence[Result], column: str) -> Points:
@@ -120,11 +120,11 @@ def _losses_along(result: Result, along: str, by: str, value: float) -> Callable
     return lambda x: loss_quantity(result.law, _places(result, x, **{by: value, along: x}))
 
 
-def _runs(ax: Axes, result: Result, along: str, by: str, value: float | None, **style: Any) -> None:
+def _runs(ax: Axes, result: Result, along: str, by: str, value: float | None, *, held: bool = False, **style: Any) -> None:
     """The losses of the runs with this value of a column; None: of all. Those of the most tokens alone where these are held at that."""
     here = _of(result, by) == value if value is not None and by in result.law.columns else np.full(len(result.runs), fill_value=True)
-    if D in result.law.columns and D not in (along, by):
-        here &= _of(result, D) == _of(result, D).max()
+    if (held or D in result.law.columns) and D not in (along, by):
+        here &= _column(result, D) == _column(result, D).max()
     ax.plot(_of(result, along)[here], 10 ** result.fit.problem.observed[here], markersize=3.5, linestyle="", zorder=3, **style)
 
 
@@ -282,10 +282,11 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     figure, axes = panels(
         len(routers) * (1 + routed), 3.0, max(9.6, 3.2 * columns), across=columns, share_y="row" if many else False, keys=len(laws)
     )
+    at = f", E = {experts:g}" * routed + _at_tokens(shown)
     for result in (result for result in shown if result.law.name in laws):
         k, router = laws.index(result.law.name), routers.index(result.router)
         _draw(axes[router - len(routers)], k, result, N, _losses_along(result, N, E, experts), _FAR, marks=True)
-        _runs(axes[router - len(routers)], result, N, E, experts, marker="x", color=INK)
+        _runs(axes[router - len(routers)], result, N, E, experts, held=bool(at), marker="x", color=INK)
         if routed:
 
             def worth(n: Points, result: Result = result) -> Quantity:
@@ -297,13 +298,11 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     for k, ax in enumerate(axes):
         if routed and k < len(routers):
             ax.axhline(1, color=INK, linewidth=0.8)
-            plots.sizes_along(ax, "y", f"EPC / N at E = {experts:g}")
+            plots.sizes_along(ax, "y", "EPC / N")
         else:
-            plots.losses_along(
-                ax, _unit(shown, f" at E = {experts:g}{_at_tokens(shown)}" if routed else _at_tokens(shown).replace(",", " at"))
-            )
+            plots.losses_along(ax, _unit(shown))
         _axis(ax, N, values, _FAR)
-        ax.set_title(routers[k] if k < len(routers) else "")
+        ax.set_title(f"{routers[k]}{at}" if k < len(routers) else "")
     if many:
         plots.outer_labels(axes, columns)
     roles = {analysis.quoted: " (quoted)", PAPER_LAW: " (the paper's)"} if routed else {}

@@ -15,8 +15,8 @@ import numpy as np
 from common.document import Document, Note, Section, Table
 from common.document.numbers import count, listing, many
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
+from fit.budget.allocate import allocate
 from fit.causes import vary
-from fit.dense.allocate import allocate
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
 from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc

@@ -21,17 +21,16 @@ from common.document.numbers import count
 from common.errors import InputError
 from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, panels
 from fit.analysis import PAPER_LAW, Analysis, Result
+from fit.budget.allocate import optimum_quantity
 from fit.estimate import Estimate
-from fit.laws import Law
-from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, effective_parameter_count, has_allocation, has_epc, loss_quantity
+from fit.quantities import FLOPS_PER_TOKEN, effective_parameter_count, has_allocation, has_epc, loss_quantity
 from fit.report.view import HELD_OUT
-from fit.runs.schema import C, D, E, N
+from fit.runs.schema import C, D, E, N, U
 from fit.select import RollOutStep
 from fit.uncertainty.delta import Quantity, evaluate
 from fit.uncertainty.intervals import estimates, new_run_estimates
 
 Points = Float[np.ndarray, "points"]
-Points2 = Float[np.ndarray, "draws points"]
 
 LABELS = {
     N: "dense size N (parameters)", E: "number of experts E", D: "training tokens D (tokens)", C: "training compute C (FLOPs)", "": "",
@@ -197,21 +196,16 @@ def compute_optimal(results: Sequence[Result]) -> Figure:
         raise InputError("no law here has a compute-optimal N and D")
     figure, axes = panels(3, 3.5, share_x=True, share_y=False, keys=len(found))
     for k, result in enumerate(found):
-        n, d, law = _of(result, N), _of(result, D), result.law
+        n, d = _of(result, N), _of(result, D)
         spent = FLOPS_PER_TOKEN * n * d
         x, at = (np.geomspace(spent.min(), spent.max() * _FAR, points) for points in (_CURVE, _BAND))
         for ax, which, seen in zip(axes, range(3), (n, d, 10**result.fit.problem.observed), strict=True):
 
-            def along(budgets: Points, which: int = which, law: Law = law) -> Quantity:
-                """N, D or the loss at the optimum of these budgets."""
-                optima = [allocation_quantity(law, float(budget)) for budget in budgets]
-
-                def quantity(theta: Points2, beta: Points2) -> Points2:
-                    """A column a budget."""
-                    sizes, tokens = np.moveaxis(np.stack([optimum(theta, beta) for optimum in optima], axis=-1), -2, 0)
-                    return (sizes, tokens, 10 ** law.log10_loss(theta, beta, {N: sizes, D: tokens}))[which]
-
-                return quantity
+            def along(budgets: Points, which: int = which, result: Result = result) -> Quantity:
+                """N, D or the loss at the optimum of these budgets, which stand after the exponents."""
+                unique = float(_of(result, U).max()) if U in result.law.columns else None
+                optima, many = optimum_quantity(result.law, budgets.tolist(), unique_tokens=unique), len(budgets)
+                return lambda theta, beta: optima(theta, beta)[..., 2 + which * many : 2 + (which + 1) * many]
 
             ax.plot(spent, seen, marker="x", color=SOFT, markersize=3.5, linestyle="", zorder=1)
             plots.curve(ax, x, evaluate(result.fit, along(x)), x <= spent.max(), color=ROUTERS[k % len(ROUTERS)])

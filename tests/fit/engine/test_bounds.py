@@ -12,8 +12,8 @@ from fit.engine.losses import Loss, loss_named, squared
 from fit.engine.problem import make_problem
 from fit.engine.project import project
 from fit.engine.refit import refit
-from fit.engine.shared import shared_law
-from fit.engine.solve import Fit, fit_law
+from fit.engine.shared import fit_shared, shared_law
+from fit.engine.solve import Fit, fit_law, why_not_identified
 from fit.estimate import Status
 from fit.laws import TOKENS
 from fit.runs.schema import D, N
@@ -156,5 +156,16 @@ def test_standard_errors_at_a_bound_are_those_of_the_law_without_that_coefficien
     np.testing.assert_allclose(scaled(held), scaled(without), rtol=1e-5)
 
 
+def test_a_law_whose_tokens_do_not_matter_is_not_identified_and_says_which_coefficient_is_zero() -> None:
+    data = _design()
+    fit = fit_law(TOKENS, data, 2 + 60 * data[N] ** -0.3 + 1e-3 * np.log(data[D]))
+    assert fit.parameters["B"] == 0
+    assert not fit.certificate.identified
+    assert "B ended at 0" in why_not_identified(fit.problem, fit.certificate.at_bounds)
+
+
 def test_groups_that_share_a_bounded_coefficient_and_groups_that_do_not_are_all_bounded() -> None:
+    groups = {"x": _floorless(1), "y": _floorless(1)}
+    floors = [fit_shared(TOKENS, groups, ("L_0", "a", "b"), unbounded=flag).parameters["L_0[y]"] for flag in (False, True)]
+    assert floors[0] == 0 > floors[1]
     assert shared_law(TOKENS, ("x", "y"), ("L_0",)).nonnegative == ("L_0", "A[x]", "A[y]", "B[x]", "B[y]")

@@ -252,8 +252,8 @@ def _agreed(found: Sequence[Answer]) -> tuple[bool, bool]:
 
 def spread(found: Sequence[Answer]) -> str:
     """The range of figures, such as `4.8 to 5.1`; `beyond 1.3T` where they are further from the data than makes sense."""
-    values, limit, digits = sorted(answer.ends[0] for answer in found), found[0].limit, 2 if found[0].same >= SAME else 3
-    low, high = (f"{'beyond ' * (x >= limit)}{count(float(f'{x:.{digits}g}'))}" for x in (values[0], values[-1]))
+    values, limit, coarse = sorted(answer.ends[0] for answer in found), found[0].limit, found[0].same >= SAME
+    low, high = (f"{'beyond ' * (x >= limit)}{count(float(f'{x:.2g}')) if coarse else count(x, 3)}" for x in (values[0], values[-1]))
     mark = OUTSIDE * (values[-1] < limit and any(answer.figure.extrapolated for answer in found))
     return (low if low == high else f"{low} to {high}") + mark
 

@@ -32,6 +32,9 @@ LN10 = float(np.log(10))
 LEAST_SIZES = 3
 """Sizes that a fit sees before it predicts the next: the fewest that show a bend (our choice)."""
 
+ROUNDING = 1e-6
+"""Errors of log10 loss up to here are those of losses without noise, written with six digits or more (our choice)."""
+
 LEAST_HELD_OUT = 2
 """Laws are ranked by the sizes held out where there are at least this many; one alone is one accident of its runs."""
 
@@ -200,8 +203,8 @@ def furthest(steps: Sequence[RollOutStep], by: str) -> tuple[RollOutStep, ...]:
 
 
 def missed(found: Score | None) -> bool:
-    """Whether prediction intervals hold fewer than half of the runs held out."""
-    return found is not None and found.covered is not None and found.covered < found.runs / 2
+    """Whether prediction intervals hold fewer than half of the runs held out, and errors are more than the rounding of exact losses."""
+    return found is not None and found.covered is not None and found.covered < found.runs / 2 and found.rmse_log10 > ROUNDING
 
 
 def roll_outs(fit: Fit, columns: Mapping[str, Shaped[np.ndarray, "runs"]], *, level: float = 0.95) -> tuple[RollOutStep, ...]:

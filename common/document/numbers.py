@@ -20,6 +20,8 @@ def count(n: float, digits: int = 0) -> str:
     """
     if not math.isfinite(n):
         return _not_finite(n)
+    if 0 < abs(n) < 10.0**-_MOST_DECIMALS:
+        return f"{n:.{digits or 3}g}"
     if abs(n) >= _SHORT_BELOW:
         mantissa, _, exponent = f"{n:.{max(digits, 2) - 1}e}".partition("e")
         return f"{mantissa}e{int(exponent)}"
@@ -57,12 +59,15 @@ def decimals(half: float, value: float = 0.0) -> int | None:
 def interval(value: float, low: float, high: float, *, counted: bool = False, limit: float = math.inf) -> str:
     """`-0.0838 [-0.0892, -0.0800]`, `3.86B [3.40B, 4.45B]` where `counted`, `12 [4, open above]` where an end is infinite.
 
-    An upper end above `limit` is written as `>` and the limit: digits there would mean nothing.
+    An upper end above `limit` is written as `>` and the limit: digits there would mean nothing. An interval too narrow to be told from
+    its value is left out.
     """
     half = (high - low) / 2 if math.isfinite(high - low) else high - value if math.isfinite(high) else value - low
     places = decimals(half, max(value, high if math.isfinite(high) else value, low if math.isfinite(low) else value, key=abs))
     digits = 3 if places is None or not value > 0 else min(_MOST_DIGITS, max(3, 1 - math.floor(math.log10(half / value))))
     text = partial(count, digits=digits) if counted else partial(plain, places=places)
+    if text(low) == text(value) == text(high):
+        return text(value)
     above = "open above" if math.isinf(high) else f">{count(limit)}" if high > limit else text(high)
     return f"{text(value)} [{'open below' if math.isinf(low) else text(low)}, {above}]"
 

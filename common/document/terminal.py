@@ -8,7 +8,7 @@ from rich.cells import cell_len
 from common.document import Document, Note, Section, Table
 from common.document.numbers import listing, many
 
-FIRST_NOTES, LEAST_NOTES, FIRST_LINES = 5, 2, 30
+FIRST_NOTES, LEAST_NOTES, FIRST_LINES = 5, 1, 30
 """Warnings on the first screen, fewer where it would be longer than so many lines, and the fewest; the others are counted."""
 
 _GAP, _WIDEST_TEXT = 2, 100

@@ -22,6 +22,7 @@ from fit.select import AXES, furthest, missed, pooled
 
 __all__ = ["cell", "cleaned", "fit_document", "fit_json", "notes_of", "provenance", "router_name", "write_report"]
 
+_WORTH = "What experts are worth"
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What predicts": (
         "loss_by_tokens",
@@ -36,7 +37,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "ranking",
         "held_out",
     ),
-    "What experts are worth": ("worth", "gains", "loss_by_experts", "loss_by_size"),
+    _WORTH: ("worth", "gains", "loss_by_experts", "loss_by_size"),
     "Parameters": ("coefficients", "errors", "derived"),
     "How well they are known": ("certificates", "scores", "warnings"),
     "Runs and options": ("runs", "provenance"),
@@ -59,7 +60,8 @@ def fit_document(analysis: Analysis, full: bool = False) -> Document:
                 found[name] = one
                 blocks.append(one)
         if blocks:
-            sections.append(Section(title, tuple(blocks)))
+            worth = title == _WORTH and not any(has_epc(result.law) for result in analysis.results)
+            sections.append(Section("How loss falls with size" if worth else title, tuple(blocks)))
     runs, simulated = analysis.runs, simulated_runs(analysis)
     source = ", ".join(Path(one.path).name or one.name for one in runs.sources) or "runs made in memory"
     unit = "" if view.unit == runs.target else f" ({view.unit})"
@@ -129,7 +131,7 @@ def _parameters(view: View) -> Iterator[dict[str, Any]]:
     fits = [result for law in laws for result in view.analysis.of_law(law)]
     fits = [r for r in fits if r.law.dense or (view.point and len(view.routers) == 1 and D in r.law.columns)]
     ignoring = [r for r in fits if any(warning.code == "tokens-ignored" for warning in r.warnings)]
-    for result in [r for r in fits if r not in ignoring or len(ignoring) == len(fits)][:2]:
+    for result in [r for r in fits if r.law.name == view.analysis.quoted or r not in ignoring or len(ignoring) == len(fits)][:2]:
         figures = result.coefficients.values()
         few = all(figure.status is Status.TOO_FEW_DRAWS for figure in figures)
         items = {name: view.figure(result, name).removesuffix(f" ({Status.TOO_FEW_DRAWS})" if few else "") for name in result.coefficients}

@@ -280,7 +280,7 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     for result in (result for result in shown if result.law.name in laws):
         k, router = laws.index(result.law.name), routers.index(result.router)
         _draw(axes[router - len(routers)], k, result, N, _losses_along(result, N, E, experts), _FAR, marks=True)
-        _runs(axes[router - len(routers)], result, N, E, experts, held=bool(at), marker="x", color=INK)
+        _runs(axes[router - len(routers)], result, N, E, experts, held=bool(_at_tokens(shown)), marker="x", color=INK)
         if routed:
 
             def worth(n: Points, result: Result = result) -> Quantity:
@@ -324,8 +324,8 @@ def residuals(results: Sequence[Result]) -> Figure:
             k, x, r = routers.index(result.router), _column(result, column), 100 * (10**result.fit.residuals - 1)
             aside = float(values.max() / values.min()) ** (0.016 * (k - (len(routers) - 1) / 2))
             ax.plot(x * aside, r, **_style(k), linestyle="", markersize=3.5, alpha=0.55, markeredgewidth=0)
-            # Of many values neighbours have one mean.
-            groups = np.array_split(np.unique(x), min(_MEANS, len(np.unique(x))))
+            # Neighbours have one mean where values are many, or runs of one value few.
+            groups = np.array_split(np.unique(x), min(_MEANS, len(np.unique(x)), max(3, len(x) // 3)))
             middles = [float(np.exp(np.log(group).mean())) * aside for group in groups]
             ax.plot(middles, [float(r[np.isin(x, group)].mean()) for group in groups], color=_style(k)["color"])
             if result.misfit.seed_ratio:

@@ -80,14 +80,14 @@ def test_numbers_of_findings_are_those_of_the_analysis(default: Analysis) -> Non
     assert cell(gap) in text
 
 
-def test_extrapolated_figures_are_marked_on_the_first_screen_and_in_every_table(small: Analysis) -> None:
-    tables = {one.columns: one for one in fit_document(small, full=True).tables()}
+def test_extrapolated_figures_are_marked_on_the_first_screen_and_in_every_table(default: Analysis) -> None:
+    tables = {one.columns: one for one in fit_document(default, full=True).tables()}
     first = next(one for one in tables.values() if one.first)
     shown = [
-        (small.find(router, row[0]), row[first.columns.index(f"EPC/N {router}")]) for row in first.rows for router in small.routers[1:]
+        (default.find(router, row[0]), row[first.columns.index(f"EPC/N {router}")]) for row in first.rows for router in default.routers[1:]
     ]
     worth = next(one for columns, one in tables.items() if "EPC" in columns)
-    shown += [(small.find(row[1], row[0]), row[worth.columns.index("EPC")]) for row in worth.rows]
+    shown += [(default.find(row[1], row[0]), row[worth.columns.index("EPC")]) for row in worth.rows]
     marked = [(result.derived["epc(240k/E=64)"].extrapolated, "†" in text) for result, text in shown if result]
     assert {expected for expected, _ in marked} == {True, False}
     assert all(expected == found for expected, found in marked)
@@ -136,10 +136,10 @@ def test_simulated_runs_are_called_so_in_title_and_verdict(simulated: Analysis, 
     assert "simulated" not in terminal(fit_document(default), 80).lower()
 
 
-def test_a_loss_is_called_by_its_name_and_in_nats_only_where_it_is_the_releases(tokens: Analysis, default: Analysis) -> None:
+def test_a_loss_is_called_by_its_name_and_unit(tokens: Analysis, default: Analysis) -> None:
     texts = [terminal(fit_document(tokens, full=True), 200, full=True), json.dumps(fit_json(tokens))]
-    assert all("nats" not in text and "loss_validation" not in text for text in texts)
-    assert "val_loss" in texts[0].splitlines()[0]
+    assert all("loss_validation" not in text for text in texts)
+    assert "val_loss (nats per token)" in texts[0].splitlines()[0]
     assert "loss_validation (nats per token)" in fit_document(default).title
 
 
@@ -167,7 +167,7 @@ def test_a_law_in_tokens_says_the_best_size_and_tokens(tokens: Analysis) -> None
         (Estimate(6.84e11, 1.58e11, 6.6e12, Status.OK, "parameters", distance=523.0), "684B [158B, >1T]†"),
         (Estimate(2.7e64, 1e20, math.inf, Status.OPEN, "parameters", distance=1e55), "no sign of an end below 1T"),
         (Estimate(math.inf, 1e12, math.inf, Status.OPEN, "parameters"), "no sign of an end below 1T"),
-        (Estimate(3.2e9, status=Status.NOT_IDENTIFIED, unit="parameters"), "3.20B (not identified)"),
+        (Estimate(3.2e9, status=Status.NOT_IDENTIFIED, unit="parameters"), "not identified"),
         (Estimate(0.5, status=Status.TOO_FEW_DRAWS, se=0.01), "0.500 (too few draws)"),
         (Estimate(0.5, status=Status.NOT_ASKED), "0.5"),
         (Estimate(12.0, 4.0, math.inf, Status.OPEN), "12.0 [4.0, open above]"),
@@ -205,7 +205,9 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
     """Every key, its places in lists and the names of parameters and figures made alike."""
     if isinstance(value, dict):
         for key, item in value.items():
-            name = "NAME" if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "fixed", "bounds") else key
+            name = (
+                "NAME" if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "spread", "fixed", "bounds", "columns") else key
+            )
             yield from paths(item, f"{place}.{name}" if place else name)
     elif isinstance(value, list):
         for item in value:

@@ -25,6 +25,9 @@ def table(view: View, name: str) -> Table | None:
     cells, optimum = ranking.cells if ranking else 0, with_optimum(view)
     law = optimum[0].law.name if optimum else ""
     one = made(name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=cells, held_out=view.held_out, law=law)
+    if one and name == "held_out" and len(by := {row[2] for row in one.rows}) == 1:
+        rows = tuple((*row[:2], *row[3:]) for row in one.rows)
+        return replace(one, title=f"{one.title} by {by.pop()}", columns=(*one.columns[:2], *one.columns[3:]), rows=rows)
     # Where experts are priced, what the dense runs alone say of tokens is a finding.
     return replace(one, first=False) if one and name == "optimum" and view.point else one
 
@@ -136,6 +139,8 @@ def _runs(view: View) -> Iterator[tuple[str, ...]]:
 
 def _provenance(view: View) -> Iterator[tuple[str, ...]]:
     for key, value in provenance(view.analysis).items():
+        if key == "columns":  # the first line of the log has them
+            continue
         parts = value if isinstance(value, list) else [value]
         texts = [", ".join(map(str, one.values())) if isinstance(one, dict) else _text(one) for one in parts]
         yield from ((key.replace("_", " "), text) for text in texts if text)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -186,7 +187,7 @@ def test_compute_optimal_curves_are_where_the_loss_of_a_budget_is_least(tokens: 
             n = np.exp([log_n])
             return float(result.fit.log10_loss({N: n, D: budget / 6 / n})[0])
 
-        best = minimize_scalar(loss, bracket=(np.log(1e7), np.log(1e9)), tol=1e-10)
+        best: Any = minimize_scalar(loss, bracket=(np.log(1e7), np.log(1e9)), tol=1e-10)
         # The minimum of a smooth curve is found to the square root of rounding.
         assert sizes[1][place] == pytest.approx(np.exp(best.x), rel=1e-4)
         assert number[1][place] == pytest.approx(budget / 6 / np.exp(best.x), rel=1e-4)

@@ -136,10 +136,12 @@ def test_simulated_runs_are_called_so_in_title_and_verdict(simulated: Analysis, 
     assert "simulated" not in terminal(fit_document(default), 80).lower()
 
 
-def test_a_loss_is_called_by_its_name_and_unit(tokens: Analysis, default: Analysis) -> None:
-    texts = [terminal(fit_document(tokens, full=True), 200, full=True), json.dumps(fit_json(tokens))]
-    assert all("loss_validation" not in text for text in texts)
-    assert "val_loss (nats per token)" in texts[0].splitlines()[0]
+def test_a_loss_is_called_by_its_name_and_its_own_unit(tokens: Analysis, default: Analysis) -> None:
+    columns = {"N": tokens.runs["N"], "D": tokens.runs["D"], "val_bpb": tokens.runs.loss}
+    bits = analyse(Runs.from_columns(columns), Options(laws=("tokens",), draws=0))
+    texts = [terminal(fit_document(bits, full=True), 200, full=True), json.dumps(fit_json(bits))]
+    assert all("nats" not in text and "loss_validation" not in text for text in texts)
+    assert "val_bpb (bits per byte)" in texts[0].splitlines()[0]
     assert "loss_validation (nats per token)" in fit_document(default).title
 
 
@@ -206,7 +208,9 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
     if isinstance(value, dict):
         for key, item in value.items():
             name = (
-                "NAME" if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "spread", "fixed", "bounds", "columns") else key
+                "NAME"
+                if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "spread", "fixed", "bounds", "columns", "differences")
+                else key
             )
             yield from paths(item, f"{place}.{name}" if place else name)
     elif isinstance(value, list):
@@ -219,7 +223,7 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
 def test_every_key_of_the_json_is_documented(default: Analysis, tokens: Analysis) -> None:
     section = DOCUMENTED.read_text(encoding="utf-8").partition("## fit.json")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE))
-    options = replace(tokens.options, fixed={"b": 0.28}, bounds={"a": (0.1, 1.0)})
+    options = replace(tokens.options, fixed={"b": 0.28}, bounds={"a": (0.1, 1.0)}, budgets=(1e21,), shared=("a",))
     for analysis in (default, tokens, replace(default, ranking=None), replace(tokens, options=options)):
         assert set(paths(fit_json(analysis))) <= documented
 
@@ -228,7 +232,7 @@ def test_the_json_has_statuses_full_precision_and_no_number_that_json_lacks(defa
     endless = replace(default.results[0], derived={"x": Estimate(math.inf, 1.0, math.inf, Status.OPEN)})
     record = fit_json(replace(default, results=(endless, *default.results[1:])))
     read = json.loads(json.dumps(record, allow_nan=False))
-    assert read["schema"] == "routelaw.fit/2"
+    assert read["schema"] == "routelaw.fit/3"
     assert read["fits"][0]["derived"]["x"] | {"unit": ""} == {
         "value": None, "low": 1.0, "high": None, "status": "open", "unit": "", "se": None, "distance": 1.0,
     }  # fmt: skip

@@ -291,6 +291,8 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     reason. Raises `InputError` for an unknown router, and `NotIdentifiedError` where no law at all can be fitted.
     """
     options = options or Options()
+    if options.shared and (options.fixed or options.bounds or options.weights):
+        raise InputError("parameters that routers share go with no fixed ones, bounds or weights: leave out --share or these")
     if options.group != ROUTER:
         runs = replace(runs, columns={**runs.columns, ROUTER: np.array([str(value) for value in runs[options.group].tolist()])})
     work, skipped = jobs(runs, options.laws, options.routers, options.shared)

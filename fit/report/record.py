@@ -27,6 +27,7 @@ def fit_json(analysis: Analysis) -> dict[str, Any]:
         "provenance": provenance(analysis),
         "selection": {"runs": len(analysis.runs), "log": analysis.runs.log, "warnings": analysis.runs.warnings},
         "quoted": analysis.quoted,
+        "ranked_by": analysis.ranking and analysis.ranking.by,
         "ranking": ranking and [
             {"law": law, "crps": ranking.scores[law], "behind": behind, "se": se, "shown_worse": law not in ranking.equal}
             for law, (behind, se) in ranking.behind.items()
@@ -73,7 +74,7 @@ def _approaches(found: Comparison) -> dict[str, Any]:
 
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
     law, fit, draws, found = result.law, result.fit, result.draws, criteria(result.fit)
-    kept = ("trained_up_to", "size", "fitted", "following", "score", "reason")
+    kept = ("by", "trained_up_to", "size", "fitted", "following", "score", "reason")
     return {
         "router": result.router, "law": law.name, "formula": law.formula, "source": law.source, "runs": fit.num_runs,
         "selection": result.runs.log[len(analysis.runs.log) :], "coefficients": result.coefficients,

@@ -46,7 +46,7 @@ at 88 to 93 % in place of 95. Where you know that the spread differs among runs,
 nothing but a few per cent of length. Pairs hold there too, but for new runs: `wild` alone gives these the spread of the place that
 is asked about.
 
-Sections whose default took no `wild` at all were made when there was no such scheme, with p below 0.01 for clusters alone.
+Sections without a column `wild` are older than that scheme: their default chose between clusters and residuals.
 
 Made by `python -m benchmarks.coverage --law LAW --design DESIGN --noise NOISE --markdown docs/coverage.md` ({machine}).
 """

@@ -82,6 +82,8 @@ def test_new_runs_of_uneven_fits_scatter_as_those_near_them_do() -> None:
     fit = _fit(5.0)
     draws = resample(fit, "wild", 400)
     assert draws.spread is not None
+    # At the optimum of the likelihood the standardised residuals are as large as the residuals.
+    assert np.mean(draws.noise**2) == pytest.approx(np.mean(weighted_residuals(fit) ** 2), rel=1e-8)
     ends = {N: np.array([1e7, 1e9]), E: np.ones(2)}
     small, large = (np.log10(one.high / one.low) for one in new_run_estimates(fit, draws, ends) if one.low and one.high)
     data = fit.problem.data
@@ -106,3 +108,14 @@ def test_an_uneven_spread_is_named_and_asks_for_wild_draws(times: float, scheme:
     (result,) = analyse(runs, Options(laws=("separable",), draws=20)).results
     assert result.draws is not None
     assert result.draws.scheme == scheme
+
+
+def test_routers_of_one_law_have_one_scheme_that_of_the_one_that_needs_most() -> None:
+    fits = {"even": _fit(1.0), "uneven": _fit(5.0)}
+    tables = [
+        pl.DataFrame({"router": name, "N": fit.problem.data[N], "E": 4 * fit.problem.data[E], "loss": 10**fit.problem.observed})
+        for name, fit in fits.items()
+    ]
+    found = analyse(load_runs(pl.concat(tables)), Options(laws=("separable",), draws=20)).results
+    assert {result.router: result.misfit.scheme for result in found} == {"even": "residuals", "uneven": "wild"}
+    assert [result.draws.scheme for result in found if result.draws] == ["wild", "wild"]

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from commands.shared import Flat, Names, Output, progress_shown, show_result, split
+from commands.shared import Flat, Names, Numbers, Output, progress_shown, show_result, split
 
 if TYPE_CHECKING:
     from fit.analysis import Options
@@ -82,6 +82,8 @@ class Fitting:
     """A column, such as source or dataset, whose values are fitted apart."""
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...|N=,D=,...")] = ()
     """Models to give EPC and loss for, such as 1.3B:64 or N=70B,D=1.4T; routers are compared at the first."""
+    budget: Numbers = ()
+    """Training budgets in FLOPs, such as 1e21,1e22, that the best size and tokens are given for."""
 
     def options(self, laws: tuple[str, ...], draw_all: bool = True) -> "Options":
         """These options for the library, with the laws to fit; `draw_all`: draws for every law."""
@@ -97,7 +99,7 @@ class Fitting:
         return Options(
             laws=laws, routers=self.router, loss=objective, scheme=self.scheme, draws=self.draws,
             seed=self.seed, other_draws=None if laws else OTHER_DRAWS, level=self.level,
-            points=_points(self.at),
+            points=_points(self.at), budgets=_budgets(self.budget),
             fixed=dict(_fixed(text) for text in split(self.fix)), weights=self.weights, draw_all=draw_all,
             unbounded=self.unbounded, group=self.by or ROUTER, shared=split(self.share),
         )  # fmt: skip
@@ -169,3 +171,14 @@ def _points(texts: tuple[str, ...]) -> "tuple[Point, ...]":
                 raise InputError(f"--at {text}: a number of experts is at least 1")
             found.append(Point(values["N"], values.get("E", 1.0), values.get("D"), values.get("C")))
     return tuple(found)
+
+
+def _budgets(texts: tuple[str, ...]) -> tuple[float, ...]:
+    """FLOPs as people write them."""
+    from common.errors import InputError
+    from fit.runs.cells import parsed
+
+    found = tuple(parsed(text) or 0.0 for text in split(texts))
+    if not all(0 < flops < float("inf") for flops in found):
+        raise InputError(f"--budget {','.join(texts)}: takes training FLOPs above 0, such as 1e21,1e22")
+    return found

@@ -24,6 +24,8 @@ from matplotlib.collections import PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
+from common.document.numbers import count
+
 INK, SOFT, GRID, PAPER = "#1b1e23", "#5c646e", "#dfe3e8", "#ffffff"
 
 ROUTERS = ("#0072b2", "#d55e00", "#00855f", "#a8518a", "#7a6a00", "#5b5bb5")
@@ -104,18 +106,12 @@ def to_svg(figure: Figure) -> str:
     return buffer.getvalue().decode("utf-8").replace("\r\n", "\n")
 
 
-def magnitude(value: float) -> str:
-    """A number with three digits at most and a unit: 6.78k, 16.5M, 1.31B; 64 as it is."""
-    power = min(4, int(math.log10(abs(value) * 1.0005) // 3)) if abs(value) >= 999.5 else 0
-    return f"{value / 1000**power:.3g}{'kMBT'[power - 1] if power else ''}"
-
-
 def sizes_along(ax: Axes, which: str, label: str) -> None:
     """A log axis (`x` or `y`) of counts, with ticks such as 20M, 50M, 100M, 1B."""
     axis, low, high = _log_axis(ax, which, label)
     decades = math.log10(high / low)
     axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.4 else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: magnitude(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
 
 
 def experts_along(ax: Axes, which: str, values: Sequence[float], label: str = "number of experts E") -> None:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from common.errors import InputError
     from fit.analysis import Analysis, Options, Point, Result, analyse
+    from fit.budget.allocate import Allocation, allocate
+    from fit.budget.isoflop import IsoFLOP, compare_approaches, isoflop
     from fit.engine.losses import Loss, huber, squared, squared_log
     from fit.engine.shared import fit_shared
     from fit.engine.solve import Certificate, Fit, fit_law
@@ -32,6 +34,8 @@ if TYPE_CHECKING:
 _HOME = {
     "common.errors": ("InputError",),
     "fit.analysis": ("Analysis", "Options", "Point", "Result", "analyse"),
+    "fit.budget.allocate": ("Allocation", "allocate"),
+    "fit.budget.isoflop": ("IsoFLOP", "compare_approaches", "isoflop"),
     "fit.engine.losses": ("Loss", "huber", "squared", "squared_log"),
     "fit.engine.solve": ("Certificate", "Fit", "fit_law"),
     "fit.errors": ("NotIdentifiedError",),
@@ -49,11 +53,11 @@ _HOME = {
 _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
-    "CATALOGUE", "Analysis", "Certificate", "Draws", "Estimate", "Fit", "InputError", "Law", "Loss", "NotIdentifiedError", "Options",
-    "Point", "Result", "Runs", "Shape", "Status", "akaike_weights", "analyse", "canonical", "correlations", "covariance", "criteria",
-    "cutoff", "dense", "difference", "effective_parameter_count", "estimates", "fit_law", "fit_shared", "huber", "law_named",
-    "leave_one_out", "load_runs", "nested_test", "profile_interval", "resample", "roll_out", "routers", "squared", "squared_log",
-    "stack_features", "standard_errors",
+    "CATALOGUE", "Allocation", "Analysis", "Certificate", "Draws", "Estimate", "Fit", "InputError", "IsoFLOP", "Law", "Loss",
+    "NotIdentifiedError", "Options", "Point", "Result", "Runs", "Shape", "Status", "akaike_weights", "allocate", "analyse", "canonical",
+    "compare_approaches", "correlations", "covariance", "criteria", "cutoff", "dense", "difference", "effective_parameter_count",
+    "estimates", "fit_law", "fit_shared", "huber", "isoflop", "law_named", "leave_one_out", "load_runs", "nested_test",
+    "profile_interval", "resample", "roll_out", "routers", "squared", "squared_log", "stack_features", "standard_errors",
 ]  # fmt: skip
 
 

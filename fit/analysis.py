@@ -9,10 +9,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from common.errors import InputError
-from fit.causes import cause, ignores_tokens, tokens_by_size, vary
+from fit.budget.isoflop import Comparison, compare_approaches, isoflop
+from fit.causes import cause, ignores_tokens, vary
 from fit.derived import Point, default_points, derived_figures
 from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
 from fit.engine.losses import Loss
@@ -20,11 +21,11 @@ from fit.engine.shared import fit_shared
 from fit.engine.solve import Fit, fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
-from fit.laws import CATALOGUE, Law, law_named, per_size
-from fit.quantities import beyond, loss_quantity
-from fit.runs import Runs, canonical, routers
-from fit.runs.grid import dense_runs
-from fit.runs.schema import ALIASES, NATS, ROUTER, SHORT, D, E, K, N, R, listed
+from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
+from fit.laws import Law, law_named, per_size
+from fit.quantities import beyond, has_allocation, loss_quantity
+from fit.runs import Runs, canonical, routers, with_compute
+from fit.runs.schema import ALIASES, NATS, ROUTER, SHORT, C, D, E, N, listed
 from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
 from fit.uncertainty.draws import Draws, Scheme, resample
 from fit.uncertainty.intervals import difference, estimates, new_run_estimates
@@ -35,19 +36,9 @@ if TYPE_CHECKING:
 PAPER_LAW = "bounded"
 """The law whose figures are given as what the paper's law says (Eq. 1)."""
 
-DEFAULT_LAWS = (
-    "dense", "dense-floor", "separable", "bilinear", "bounded", "utilisation", "floor", "bounded-floor", "floor-interaction",
-    "bounded-floor-interaction",
-)  # fmt: skip
-"""The laws that a plain `fit` fits: the paper's, and the same with a floor. Eq. 2 only where k or R vary; with runs of several lengths
-those with tokens too."""
-
 OTHER_DRAWS = 400
 """Draws that commands make of laws that are not quoted and that nobody asked for by name: enough for the ends of a 95 % interval from
 five clusters or more (364)."""
-
-DENSE_ROUTER, POOLED = "Dense", "pooled"
-"""The router of a fit to the dense runs, and of one to the runs of every router together (Eq. 2)."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +46,12 @@ class Options:
     """How to fit.
 
     `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
-    `default_points`. `scheme` auto: wild clusters for a law whose residuals are clustered by size, wild where their spread is uneven, else
-    residuals. `fixed` and `bounds` hold parameters at values or within intervals, in every law that has them; `unbounded` lifts the laws'
-    own bounds of coefficients; `weights` names a column of relative weights; `group` the column whose values are fitted apart; `shared`
-    names parameters that are the same in all routers, whose runs are then fitted together. `draw_all`: draws for every law, not for the
-    quoted, the paper's and the dense ones alone. `other_draws`: how many a law has that is not quoted; None: as many.
+    `default_points`; `budgets` are training FLOPs that the best N and D are given for. `scheme` auto: wild clusters for a law whose
+    residuals are clustered by size, wild where their spread is uneven, else residuals. `fixed` and `bounds` hold parameters at values or
+    within intervals, in every law that has them; `unbounded` lifts the laws' own bounds of coefficients; `weights` names a column of
+    relative weights; `group` the column whose values are fitted apart; `shared` names parameters that are the same in all routers, whose
+    runs are then fitted together. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
+    `other_draws`: how many a law has that is not quoted; None: as many.
     """
 
     laws: tuple[str | Law, ...] = ()
@@ -70,6 +62,7 @@ class Options:
     seed: int = 0
     level: float = 0.95
     points: tuple[Point, ...] = ()
+    budgets: tuple[float, ...] = ()
     fixed: Mapping[str, float] = field(default_factory=dict[str, float])
     bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
     unbounded: bool = False
@@ -142,20 +135,12 @@ class Result:
         return _frame(rows)
 
 
-@dataclass(frozen=True)
-class Skipped:
-    """A law that was not fitted or that the runs do not identify, and why, in one line."""
-
-    router: str
-    law: str
-    reason: str
-
-
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """Every result of one request, with the runs it started from and the options it was made with.
 
     `ranking` holds the laws in N and E against each other over the held-out sizes of all routers, `rankings` over those of each.
+    `approaches`: IsoFLOP profiles of the dense runs beside the law `tokens`, where it was fitted and some budgets have a minimum.
     """
 
     runs: Runs
@@ -164,6 +149,7 @@ class Analysis:
     skipped: tuple[Skipped, ...]
     ranking: Ranking | None
     rankings: Mapping[str, Ranking]
+    approaches: Comparison | None = None
 
     def __repr__(self) -> str:
         laws = ", ".join(dict.fromkeys(result.law.name for result in self.results))
@@ -293,12 +279,12 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     options = options or Options()
     if options.group != ROUTER:
         runs = replace(runs, columns={**runs.columns, ROUTER: np.array([str(value) for value in runs[options.group].tolist()])})
-    jobs, skipped = _jobs(runs, options)
+    work, skipped = jobs(runs, options.laws, options.routers, options.shared)
     outcomes: list[Result | Skipped] = []
-    for job in jobs:
+    for job in work:
         outcomes.append(_fit_job(runs, options, *job))
         if progress:
-            progress(len(outcomes), 2 * len(jobs), "fits")
+            progress(len(outcomes), 2 * len(work), "fits")
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
     skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     if not results:
@@ -314,8 +300,20 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
         wanted = options.draws if result.law.name == bare.quoted else others if options.draw_all or result.law.name in shown else 0
         finished.append(_finished(runs, result, wanted, schemes[result.law.name]))
         if progress:
-            progress(len(jobs) + len(finished), len(jobs) + len(results), "intervals")
-    return replace(bare, results=tuple(finished))
+            progress(len(work) + len(finished), len(work) + len(results), "intervals")
+    return replace(bare, results=tuple(finished), approaches=_approaches(bare.find(DENSE_ROUTER, "tokens"), options))
+
+
+def _approaches(result: Result | None, options: Options) -> Comparison | None:
+    """Both ways to the best N and D of the largest budget; None where fewer than two budgets have a minimum."""
+    if result is None:
+        return None
+    try:
+        profiles = isoflop(result.runs, draws=options.draws, seed=options.seed, level=options.level)
+    except InputError:
+        return None
+    largest = max(options.budgets, default=max(one.flops for one in profiles.budgets))
+    return compare_approaches(profiles, largest, options.loss) if len(profiles.budgets) > 1 else None
 
 
 def _refuse_unused(results: Sequence[Result], options: Options) -> None:
@@ -325,97 +323,16 @@ def _refuse_unused(results: Sequence[Result], options: Options) -> None:
     for name in (*options.fixed, *options.bounds):
         if name not in known:
             raise InputError(f"no law fitted here has a parameter {name!r}; they have: {', '.join(sorted(known))}")
+    if options.budgets and not any(has_allocation(law) for law in laws):
+        raise InputError(
+            "no law fitted here has a best size and tokens for a budget\nthat takes runs of several tokens, and a law such as --law tokens"
+        )
     for point in options.points:
         if all(point.columns(law) is None or law.sizes for law in laws):
             wanted = listed(dict.fromkeys(SHORT.get(name, name) for law in laws for name in law.columns))
             raise InputError(
                 f"{point.label}: no law fitted here predicts from what this says; they need {wanted}\nsuch as --at N=70B,D=1.4T"
             )
-
-
-def _jobs(runs: Runs, options: Options) -> tuple[list[tuple[str, str | Law]], list[Skipped]]:
-    """Router and law of every fit, those of one router together, dense laws once; and the laws that are left out by default.
-
-    A router whose routed runs all have one number of experts is one architecture: the laws of dense runs are for it too.
-    """
-    there = routers(runs)
-    # A name with a comma is one name where there is such a router, else several.
-    chosen = tuple(part.strip() for name in options.routers for part in ([name] if name in there else name.split(",")) if part.strip())
-    for name in chosen:
-        if name not in there:
-            raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none: all runs are dense'}")
-    chosen = chosen or there
-    laws, skipped = list(options.laws or _default_laws(runs)), list[Skipped]()
-    if "utilisation" in laws and not options.laws and (held := _same_throughout(runs)):
-        laws.remove("utilisation")
-        if there:
-            reason = f"{held} in all routed runs, so P/F has nothing of its own to explain; --law utilisation fits it"
-            skipped.append(Skipped("all", "utilisation", reason))
-    dense = [law for law in laws if _is_dense(law)]
-    has_dense = bool(dense_runs(runs.columns).any())
-    jobs: list[tuple[str, str | Law]] = [(DENSE_ROUTER, law) for law in dense if has_dense or not chosen]
-    for router in chosen:
-        one = not has_dense and len(np.unique(canonical(runs, router).numeric(E))) == 1 if runs.has(E) else False
-        jobs += [(router, law) for law in laws if law not in dense or one]
-    if options.shared:
-        if len(chosen) < 2:
-            raise InputError(f"--share {','.join(options.shared)}: there is one router only, {', '.join(chosen) or 'dense runs'}")
-        jobs += [(POOLED, law) for law in laws if law not in (*dense, "utilisation", "per-size")]
-    if "utilisation" in laws and len(chosen) > 1:
-        jobs.append((POOLED, "utilisation"))
-    if not jobs:
-        asked = ", ".join(law if isinstance(law, str) else law.name for law in laws)
-        raise InputError(
-            f"nothing to fit: the runs are all dense, and of {asked} none is a law of dense runs\nthose are --law "
-            + ", ".join(name for name, law in CATALOGUE.items() if law.dense)
-        )
-    return jobs, skipped
-
-
-def _default_laws(runs: Runs) -> tuple[str, ...]:
-    """The laws that these runs can be asked about: those with tokens or compute where these vary, the paper's but for dense runs alone."""
-    routed = [law for law in DEFAULT_LAWS if not _is_dense(law)] if routers(runs) else []
-    dense = [law for law in DEFAULT_LAWS if _is_dense(law)]
-    if runs.has(D) and runs.has(N) and vary(runs.columns[D]):
-        known = np.isfinite(runs.columns[D]) & np.isfinite(runs.columns[N])
-        locked = tokens_by_size(runs.columns[N][known], runs.columns[D][known])
-        dense, routed = (dense if locked else ["tokens", *dense]), (["tokens-experts", *routed] if routed else [])
-    return (*dense, *routed)
-
-
-def _is_dense(law: str | Law) -> bool:
-    return law.dense if isinstance(law, Law) else law in CATALOGUE and CATALOGUE[law].dense
-
-
-def _same_throughout(runs: Runs) -> str:
-    """`k = 1 and routing_frequency = 0.5` where k and R take one value in the routed runs; empty where one of them varies."""
-    routed = runs.columns[E] > 1 if runs.has(E) else np.ones(len(runs), dtype=bool)
-    parts: list[str] = []
-    for name in (K, R):
-        values = np.unique(runs.columns[name][routed]) if runs.has(name) else np.empty(0)
-        if len(values[~np.isnan(values)]) > 1:
-            return ""
-        parts += [f"{name} = {value:g}" for value in values[~np.isnan(values)].tolist()]
-    return f"{' and '.join(parts)}" if parts else "k and R are the same"
-
-
-def runs_for(runs: Runs, router: str, law: str) -> Runs:
-    """The runs that `law` is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R, dense runs included."""
-    if law != "utilisation" or not routers(runs):
-        return canonical(runs, router)
-    if router == POOLED or not runs.has(ROUTER):
-        return runs
-    labels = runs[ROUTER]
-    others = sorted({str(name) for name in labels} - {router, DENSE_ROUTER})
-    return runs.keep(
-        (labels == router) | (labels == DENSE_ROUTER), f"{router} and dense runs, every k and R", [f"router {n}" for n in others]
-    )
-
-
-def _with_slope(runs: Runs) -> Bool[np.ndarray, "runs"]:
-    """Which runs are of a size met with more than one number of experts."""
-    n, e = runs.numeric(N), runs.numeric(E)
-    return np.array([len(np.unique(e[n == size])) > 1 for size in n], dtype=bool)
 
 
 def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Result | Skipped:
@@ -427,7 +344,7 @@ def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Resul
             runs = runs.keep(np.array([str(value) == router for value in runs[options.group].tolist()]), f"{options.group} {router}")
         chosen = runs if router == POOLED else runs_for(runs, router, name)
         if law == "per-size":
-            chosen = chosen.keep(_with_slope(chosen), "sizes with more than one number of experts")
+            chosen = chosen.keep(with_slope(chosen), "sizes with more than one number of experts")
         if router == POOLED and name != "utilisation":
             return _fit_together(runs, options, law if isinstance(law, Law) else law_named(law))
         found = law if isinstance(law, Law) else per_size(chosen.numeric(N)) if law == "per-size" else law_named(law)
@@ -447,7 +364,7 @@ def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
         line_of=np.concatenate([part.line_of for part in parts.values()]),
     )  # fmt: skip
     groups = {name: ({column: part.numeric(column) for column in law.columns}, part.loss) for name, part in parts.items()}
-    fit = fit_shared(law, groups, options.shared, options.loss)
+    fit = fit_shared(law, groups, options.shared, options.loss, unbounded=options.unbounded)
     if not fit.certificate.identified:
         raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
     sizes = together.numeric(N) if together.has(N) else None
@@ -460,12 +377,16 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     fixed = {key: value for key, value in options.fixed.items() if key in known}
     bounds = {key: value for key, value in options.bounds.items() if key in known}
     weights = runs.numeric(options.weights) if options.weights else None
+    if C in law.columns:
+        runs = with_compute(runs)
     data = {name: runs.numeric(name) for name in law.columns}
     if (why := cause(law, data)) and not options.fixed:
         raise NotIdentifiedError(f"law {law.name} is not identified: {why}")
     fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights, unbounded=options.unbounded)
     if not fit.certificate.identified:
-        raise NotIdentifiedError(f"{why_not_identified(fit.problem)} (condition number {fit.certificate.condition:.1e})")
+        raise NotIdentifiedError(
+            f"{why_not_identified(fit.problem, fit.certificate.at_bounds)} (condition number {fit.certificate.condition:.1e})"
+        )
     sizes = runs.numeric(N) if runs.has(N) else None
     steps = roll_out(fit, sizes, level=options.level) if sizes is not None and not law.sizes else ()
     found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))
@@ -526,7 +447,7 @@ def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result
     units = [fit.law.units.get(name, "") for name in names]
     found = estimates(fit, draws, fit.law.parameter_values, options.level, unit=units)
     coefficients = _in_unit(dict(zip(names, found, strict=True)), runs.unit)
-    derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level), runs.unit)
+    derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level, options.budgets), runs.unit)
     about = f"{result.router} {result.law.name}"
     warnings = warnings_for(
         fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level

@@ -24,8 +24,8 @@ def cause(law: Law, data: Data) -> str | None:
     for name in law.columns:
         values = np.unique(data[name])
         if len(values) == 1 and not law.sizes:
-            instead = _INSTEAD.get(name)
-            other = f", or fit --law {instead}" if instead and instead != law.name else ""
+            instead = _INSTEAD.get(name, "") if name != N or (E in law.columns and len(np.unique(data[E])) > 1) else ""
+            other = f", or fit --law {instead}" if instead not in ("", law.name) else ""
             return (
                 f"{_short(name)} is {number(float(values[0]))} in every run, and law {law.name} needs several; add runs at another{other}"
             )

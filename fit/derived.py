@@ -7,13 +7,13 @@ import numpy as np
 from jaxtyping import Float
 
 from common.document.numbers import count
+from fit.budget.allocate import allocate
 from fit.causes import vary
 from fit.engine.solve import Fit
 from fit.estimate import Estimate
 from fit.laws import Law
 from fit.quantities import (
     FLOPS_PER_TOKEN,
-    allocation_quantity,
     beyond,
     cutoff_quantity,
     epc_quantity,
@@ -24,7 +24,7 @@ from fit.quantities import (
     loss_quantity,
     slope,
 )
-from fit.runs.schema import NATS, C, D, E, N
+from fit.runs.schema import NATS, C, D, E, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
 from fit.uncertainty.intervals import estimates, new_run_estimates
@@ -83,7 +83,9 @@ class _Figures:
     distances: Sequence[float]
 
 
-def derived_figures(fit: Fit, draws: Draws | None, points: Sequence[Point] = (), level: float = 0.95) -> dict[str, Estimate]:
+def derived_figures(
+    fit: Fit, draws: Draws | None, points: Sequence[Point] = (), level: float = 0.95, budgets: Sequence[float] = ()
+) -> dict[str, Estimate]:
     """Every figure by name, with its interval and its distance from the runs; `points`: the models that loss and EPC are given for."""
     law, data = fit.law, fit.problem.data
     found: dict[str, Estimate] = {}
@@ -94,7 +96,20 @@ def derived_figures(fit: Fit, draws: Draws | None, points: Sequence[Point] = (),
     if labels and draws is not None:
         runs = new_run_estimates(fit, draws, columns, level)
         found |= {f"new_run_loss({label})": replace(one, distance=x) for label, x, one in zip(labels, far, runs, strict=True)}
-    return {name: _placed(name, one, data) for name, one in found.items()}
+    found = {name: _placed(name, one, data) for name, one in found.items()}
+    return found | _optima(fit, draws, budgets, level) if has_allocation(law) else found
+
+
+def _optima(fit: Fit, draws: Draws | None, budgets: Sequence[float], level: float) -> dict[str, Estimate]:
+    """Compute-optimal N, D and loss of each budget (FLOPs; left out: `TIMES` the largest run's), and how N and D grow with it."""
+    data = fit.problem.data
+    largest, unique = float(np.max(FLOPS_PER_TOKEN * data[N] * data[D])), float(data[U].max()) if U in data else None
+    best = allocate(fit, budgets or [times * largest for times in TIMES], draws=draws, level=level, unique_tokens=unique)
+    found = {"exponent_N": best.exponent_n, "exponent_D": best.exponent_d}
+    for one in best.optima:
+        named = {"N": one.n, "D": one.d, "loss": one.loss}
+        found |= {f"optimal_{name}({one.flops:.2g} FLOPs)": figure for name, figure in named.items()}
+    return found
 
 
 def _places(
@@ -137,9 +152,4 @@ def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
             found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
         if law.roles is not None and law.roles.experts is not None:
             found.append(_Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0]))
-    if has_allocation(law):
-        largest = float(np.max(6 * data[N] * data[D]))
-        for times in TIMES:
-            names = [f"optimal_{key}({times * largest:.2g} FLOPs)" for key in ("N", "D")]
-            found.append(_Figures(names, "", allocation_quantity(law, times * largest), [times, times]))
     return found

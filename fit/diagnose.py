@@ -217,7 +217,7 @@ def _about_optimum(fit: Fit) -> _Found:
         ratio = next((f" ({key} = {over}/{under})" for key, (over, under) in law.ratios.items() if under == name), "")
         held = f"{name} is 0, its bound: without it the fit would be lower still (--unbounded)"
         ended = f"{name}{ratio} ended at the end of its range: the runs set no limit there"
-        yield "at-bound", held if name in law.nonnegative and fit.parameters[name] == 0 else ended
+        yield "at-bound", held if name in law.nonnegative and fit.parameters.get(name) == 0 else ended
     if known.identified and known.condition > _ILL:
         yield "ill-conditioned", f"condition number {known.condition:.1e}: the runs hardly tell some parameters apart"
     if degrees < FEW_DEGREES:

@@ -11,7 +11,7 @@ from jaxtyping import Float
 
 from common.errors import InputError
 from fit.laws.complex_step import STEP
-from fit.laws.interface import Law
+from fit.laws.interface import Beta, Law, Theta
 from fit.uncertainty.delta import Quantity
 
 N, E, D = "dense_parameter_count", "num_experts", "tokens_seen"
@@ -49,11 +49,7 @@ def log10_loss_quantity(law: Law, data: Values) -> Quantity:
 
 
 def size_reaching(
-    law: Law,
-    theta: Float[np.ndarray, "*batch shapes"],
-    beta: Float[np.ndarray, "*batch features"],
-    target: Float[np.ndarray, "*batch points"],
-    data: Values,
+    law: Law, theta: Theta, beta: Beta, target: Float[np.ndarray, "*batch points"], data: Values
 ) -> Float[np.ndarray, "*batch points"]:
     """The dense size nearest to that of each point at which the law reaches the log10 loss `target`, everything else as at the point.
 
@@ -96,12 +92,7 @@ def size_reaching(
 
 
 def effective_parameter_count(
-    law: Law,
-    theta: Float[np.ndarray, "*batch shapes"],
-    beta: Float[np.ndarray, "*batch features"],
-    n: Float[np.ndarray, "points"],
-    e: Float[np.ndarray, "points"],
-    others: Values | None = None,
+    law: Law, theta: Theta, beta: Beta, n: Float[np.ndarray, "points"], e: Float[np.ndarray, "points"], others: Values | None = None
 ) -> Float[np.ndarray, "*batch points"]:
     """Size of the dense model with the same loss as a routed one of dense size `n` with `e` experts: L(N̄, 1) = L(N, E) (Eq. 11).
 
@@ -120,16 +111,14 @@ def epc_quantity(law: Law, data: Values) -> Quantity:
     return lambda theta, beta: effective_parameter_count(law, theta, beta, data[N], data[E], others)
 
 
-def slope(
-    law: Law, theta: Float[np.ndarray, "*batch shapes"], beta: Float[np.ndarray, "*batch features"], data: Values, column: str
-) -> Float[np.ndarray, "*batch points"]:
+def slope(law: Law, theta: Theta, beta: Beta, data: Values, column: str) -> Float[np.ndarray, "*batch points"]:
     """d eta / d log(column) at these points, in the base of the law's logarithms: for N the a(E) of Eq. 8, for any law."""
     moved = {name: values * (1 + 1j * STEP) if name == column else values for name, values in data.items()}
     base = law.roles.base if law.roles else float(np.e)
     return np.imag(law.eta(theta, beta, moved)) / STEP * np.log(base)
 
 
-def expert_slope(law: Law, beta: Float[np.ndarray, "*batch features"], n: Float[np.ndarray, "sizes"]) -> Float[np.ndarray, "*batch sizes"]:
+def expert_slope(law: Law, beta: Beta, n: Float[np.ndarray, "sizes"]) -> Float[np.ndarray, "*batch sizes"]:
     """b(N) = b + c log N, the slope of the link in log Ê at these sizes (Eq. 8): negative where experts help."""
     roles = law.roles
     if roles is None or roles.experts is None:
@@ -140,7 +129,7 @@ def expert_slope(law: Law, beta: Float[np.ndarray, "*batch features"], n: Float[
     return found
 
 
-def cutoff(law: Law, beta: Float[np.ndarray, "*batch features"]) -> Float[np.ndarray, "*batch"]:
+def cutoff(law: Law, beta: Beta) -> Float[np.ndarray, "*batch"]:
     """N_cutoff = base^(-b/c), above which more experts no longer help; for Eq. 2 the same in FLOPs.
 
     Infinite where the gain does not shrink with size (c not positive): the law then has no such size.
@@ -160,7 +149,7 @@ def cutoff_quantity(law: Law) -> Quantity:
 
 def has_allocation(law: Law) -> bool:
     """Whether the law is a sum of a power of N and one of D, so that a budget has a best N and D."""
-    return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns == (N, D)
+    return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns[:2] == (N, D)
 
 
 def allocation_quantity(law: Law, flops: float) -> Quantity:

@@ -215,7 +215,7 @@ def _earlier_fits(whole: Fit, below: Sequence[Bool[np.ndarray, "runs"]]) -> list
                 raise NotIdentifiedError(f"{few} runs for {problem.num_free} parameters")
             inside = refits.converged[k] and not refits.at_bound[k]
             fit = certified(problem, refits.take(np.array([k]))) if inside else solve(problem, confirm=False)
-            found.append(fit if fit.certificate.identified else why_not_identified(problem))
+            found.append(fit if fit.certificate.identified else why_not_identified(problem, fit.certificate.at_bounds))
         except NotIdentifiedError as error:
             found.append(str(error))
     return found

@@ -65,7 +65,7 @@ def coefficients(scales: Sequence[Scale]) -> Table:
             rows.append((f"{router}, {scale.name}", str(len(found.runs)), *figures, end, rmse))
     note = (
         f"Intervals at 95%, bootstrap by {listing(sorted(schemes))}; they assume the law is correct. N_cutoff in parameters, in words "
-        "where it is beyond a thousand times the largest run. RMSE of ln loss."
+        "where it is beyond a thousand times the largest run, † where it is beyond that run. RMSE of ln loss."
     )
     return Table("Eq. 1 on both sets of runs", ("runs", "of them", *names, "N_cutoff", "RMSE"), tuple(rows), note)
 
@@ -93,7 +93,9 @@ def worth(scales: Sequence[Scale], experts: float) -> Table:
         for scale in scales
         for n in scale.sizes()
     ]
-    note = f"How many times larger a dense model of the same loss would be, at E = {experts:g}, by Eq. 1 with 95% intervals."
+    note = (
+        f"How many times larger a dense model of the same loss would be, at E = {experts:g}, by Eq. 1 with 95% intervals; † extrapolated."
+    )
     return Table(f"What {experts:g} experts are worth: EPC/N", ("N", *ROUTERS), tuple(rows), note)
 
 

@@ -1,14 +1,15 @@
 """A document on a terminal, as HTML, Markdown and LaTeX, and in a folder as files."""
 
+import gc
 import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from common.document import Document
+from common.document import Document, Figure
 from common.document.pages import to_html, to_latex, to_markdown
 from common.document.terminal import terminal
 from common.files import write_atomically
@@ -40,14 +41,7 @@ def write_document(
     `page` left out is `name`. Everything is drawn and composed before the first file is written. Returns the paths. Raises `OSError` as
     the file system does.
     """
-    figures: dict[str, str] = {}
-    if document.figures():
-        from common.plots import to_svg
-
-        for done, figure in enumerate(document.figures(), start=1):
-            figures[figure.name] = to_svg(figure.draw())
-            if progress:
-                progress(done, len(document.figures()), "figures")
+    figures = _drawn(document.figures(), progress) if document.figures() else {}
     texts = {
         f"{page or name}.html": to_html(document, figures),
         f"{page or name}.md": to_markdown(document),
@@ -57,3 +51,21 @@ def write_document(
     for path, text in texts.items():
         write_atomically(directory / path, text)
     return tuple(directory / path for path in texts)
+
+
+def _drawn(figures: Sequence[Figure], progress: Callable[[int, int, str], None] | None) -> dict[str, str]:
+    """Every figure's SVG by name."""
+    from common.plots import to_svg
+
+    found: dict[str, str] = {}
+    # A figure is so many small objects that Python searches all there are for cycles again and again, a fifth of the time it takes to
+    # draw: those that were there before are left out of it meanwhile.
+    gc.freeze()
+    try:
+        for done, figure in enumerate(figures, start=1):
+            found[figure.name] = to_svg(figure.draw())
+            if progress:
+                progress(done, len(figures), "figures")
+    finally:
+        gc.unfreeze()
+    return found

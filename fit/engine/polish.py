@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float, Int
 
 from fit.engine.problem import ROUNDING, Problem
 from fit.engine.project import Batch, back_substituted, project_batch, solved
-from fit.engine.rows import Rows
+from fit.engine.rows import Betas, PerFit, Rows, Thetas
 
 TOLERANCE = 1e-12
 """Relative gain of the objective that a further step predicts, below which a fit counts as converged: its parameters are then
@@ -36,10 +36,10 @@ _DIFFERENCE = 1e-5
 class Solutions(Rows):
     """Optima of a batch of fits, with the objective and how much a further step would still gain (relative)."""
 
-    theta: Float[np.ndarray, "batch shapes"]
-    beta: Float[np.ndarray, "batch features"]
-    objective: Float[np.ndarray, "batch"]
-    remaining: Float[np.ndarray, "batch"]
+    theta: Thetas
+    beta: Betas
+    objective: PerFit
+    remaining: PerFit
 
     @property
     def converged(self) -> Bool[np.ndarray, "batch"]:
@@ -54,18 +54,16 @@ class _State(Rows):
     `follow` says how the coefficients follow a step of the shapes, to first order; `inner` what their own next step would gain (relative).
     """
 
-    q: Float[np.ndarray, "batch shapes"]
-    beta: Float[np.ndarray, "batch features"]
-    objective: Float[np.ndarray, "batch"]
-    gradient: Float[np.ndarray, "batch shapes"]
+    q: Thetas
+    beta: Betas
+    objective: PerFit
+    gradient: Thetas
     hessian: Float[np.ndarray, "batch shapes shapes"]
     follow: Float[np.ndarray, "batch features shapes"]
-    inner: Float[np.ndarray, "batch"]
+    inner: PerFit
 
 
-def _evaluate(
-    problem: Problem, q: Float[np.ndarray, "batch shapes"], start: Float[np.ndarray, "batch features"] | None, exact: bool
-) -> _State:
+def _evaluate(problem: Problem, q: Thetas, start: Betas | None, exact: bool) -> _State:
     """The state of each fit at these shapes, coefficients at their best, a cacheful of rows after the other."""
     size = max(1, _CELLS // len(problem.measured))
     if len(q) > size:
@@ -103,7 +101,7 @@ def _steps(
     damping: Float[np.ndarray, "tried batch"],
     moving: Bool[np.ndarray, "shapes"],
     limits: Float[np.ndarray, "2 shapes"],
-) -> tuple[Float[np.ndarray, "tried batch shapes"], Float[np.ndarray, "batch"]]:
+) -> tuple[Float[np.ndarray, "tried batch shapes"], PerFit]:
     """The damped steps of each fit, bounds respected, and the relative gain that the undamped model predicts.
 
     A direction in which the model does not rise is followed as if it rose as steeply as it falls.
@@ -130,11 +128,11 @@ def _steps(
 
 def _bounded_steps(
     matrix: Float[np.ndarray, "tried batch shapes shapes"],
-    gradient: Float[np.ndarray, "batch shapes"],
+    gradient: Thetas,
     frozen: Bool[np.ndarray, "tried batch shapes"],
-    low: Float[np.ndarray, "batch shapes"],
-    high: Float[np.ndarray, "batch shapes"],
-    scale: Float[np.ndarray, "batch shapes"],
+    low: Thetas,
+    high: Thetas,
+    scale: Thetas,
 ) -> Float[np.ndarray, "tried batch shapes"]:
     """The least of each quadratic model, in scaled coordinates, within the bounds: what would leave them stays there, and the others
     follow; cutting a step off instead would leave the valley that it goes along."""
@@ -154,11 +152,7 @@ def _bounded_steps(
 
 
 def _best_move(
-    problem: Problem,
-    now: _State,
-    moves: Float[np.ndarray, "tried batch shapes"],
-    limits: Float[np.ndarray, "2 shapes"],
-    exact: bool,
+    problem: Problem, now: _State, moves: Float[np.ndarray, "tried batch shapes"], limits: Float[np.ndarray, "2 shapes"], exact: bool
 ) -> tuple[_State, Int[np.ndarray, "batch"]]:
     """Where each fit's best move leads, all of them evaluated at once, and which one it is."""
     tried, batch, _ = moves.shape
@@ -170,13 +164,7 @@ def _best_move(
 
 
 def polish(
-    problem: Problem,
-    theta: Float[np.ndarray, "batch shapes"],
-    beta: Float[np.ndarray, "batch features"] | None = None,
-    *,
-    tolerance: float = TOLERANCE,
-    max_steps: int = 30,
-    newton: bool = False,
+    problem: Problem, theta: Thetas, beta: Betas | None = None, *, tolerance: float = TOLERANCE, max_steps: int = 30, newton: bool = False
 ) -> Solutions:
     """Optima near the given starts, one fit a row, each step with the coefficients at their best.
 

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from common.errors import InputError
 from fit.engine.losses import LN10, Loss, squared_log
-from fit.engine.rows import Picked
+from fit.engine.rows import Betas, PerFit, PerRun, Picked, Thetas
 from fit.laws.complex_step import STEP
 from fit.laws.interface import IdentityLink, Law, Log10Link
 
@@ -94,7 +94,7 @@ class Problem:
         """The same a little beyond the limits too, where laws are as smooth as within."""
         return np.where(self.logarithmic, np.exp(np.where(self.logarithmic, q, 0.0)) - self.offsets, q)
 
-    def resampled(self, weights: Float[np.ndarray, "batch runs"] | None, observed: Float[np.ndarray, "batch runs"] | None) -> "Problem":
+    def resampled(self, weights: PerRun | None, observed: PerRun | None) -> "Problem":
         """The problems of a batch of resamples: `weights` are the runs' multiplicities, `observed` replaces their log10 losses."""
         return replace(
             self,
@@ -112,16 +112,12 @@ class Problem:
         weights, observed = (values if values.ndim == 1 else np.tile(values, (times, 1)) for values in (self.weights, self.observed))
         return replace(self, weights=weights, observed=observed)
 
-    def residuals(
-        self, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
-    ) -> Float[np.ndarray, "batch runs"]:
+    def residuals(self, theta: Thetas, beta: Betas) -> PerRun:
         """The loss's residual of every run."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return self.loss.residual(self.law.log10_loss(theta, beta, self.data), self.observed)
 
-    def along_eta(
-        self, eta: Float[np.ndarray, "batch runs"], theta: Float[np.ndarray, "batch shapes"]
-    ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs"]]:
+    def along_eta(self, eta: PerRun, theta: Thetas) -> tuple[PerRun, PerRun]:
         """Residuals at these linear predictors, and dr/deta."""
         if self.linear and self.loss.scale != "nats":
             scale = LN10 if self.loss.scale == "ln" else 1.0
@@ -130,14 +126,7 @@ class Problem:
             moved = self.loss.residual(self.law.link.log10_loss(eta + 1j * STEP, theta), self.observed)
             return np.real(moved), np.imag(moved) / STEP
 
-    def curvature(
-        self,
-        eta: Float[np.ndarray, "batch runs"],
-        r: Float[np.ndarray, "batch runs"],
-        slope: Float[np.ndarray, "batch runs"],
-        theta: Float[np.ndarray, "batch shapes"],
-        exact: bool,
-    ) -> Float[np.ndarray, "batch runs"]:
+    def curvature(self, eta: PerRun, r: PerRun, slope: PerRun, theta: Thetas, exact: bool) -> PerRun:
         """Half the second derivative of each run's cost along eta over (dr/deta)^2: the exact one, or one that always descends."""
         if not exact or self.linear:
             return self.loss.curvature(r, exact)
@@ -146,13 +135,7 @@ class Problem:
             bend = (above - below) / (2 * _EPSILON)
             return self.loss.curvature(r, exact=True) + self.loss.psi(r) * bend / (slope * slope)
 
-    def shape_derivatives(
-        self,
-        theta: Float[np.ndarray, "batch shapes"],
-        beta: Float[np.ndarray, "batch features"],
-        eta: Float[np.ndarray, "batch runs"],
-        slope: Float[np.ndarray, "batch runs"],
-    ) -> Float[np.ndarray, "batch shapes runs"]:
+    def shape_derivatives(self, theta: Thetas, beta: Betas, eta: PerRun, slope: PerRun) -> Float[np.ndarray, "batch shapes runs"]:
         """Exact derivatives of the residuals by the shape parameters' coordinates, coefficients held; zero for fixed shapes."""
         link, out = self.law.link, np.zeros((len(theta), theta.shape[-1], eta.shape[-1]))
         for k in np.flatnonzero(self.free_shapes).tolist():
@@ -166,9 +149,7 @@ class Problem:
                 out[:, k] *= (np.where(self.logarithmic[k], theta[:, k] + self.offsets[k], 1.0) / STEP)[:, None]
         return out
 
-    def linearise(
-        self, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
-    ) -> tuple[Float[np.ndarray, "batch runs"], Float[np.ndarray, "batch runs unknowns"]]:
+    def linearise(self, theta: Thetas, beta: Betas) -> tuple[PerRun, Float[np.ndarray, "batch runs unknowns"]]:
         """Residuals, and their exact derivatives by the coefficients and by the shape parameters' coordinates."""
         features = self.law.features(theta, self.data)
         eta = np.einsum("brf,bf->br", features, beta)
@@ -176,12 +157,12 @@ class Problem:
         along = self.shape_derivatives(theta, beta, eta, slope).swapaxes(-1, -2)
         return r, np.concatenate([slope[..., None] * features, along], axis=-1)
 
-    def working_weights(self, theta: Float[np.ndarray, "batch shapes"]) -> Float[np.ndarray, "batch runs"]:
+    def working_weights(self, theta: Thetas) -> PerRun:
         """dr/deta at the measured losses: makes a squared error of eta equal to the loss's to first order, hence the projection."""
         eta = np.broadcast_to(self.law.link.of_loss(10**self.measured, theta), (len(theta), len(self.measured)))
         return replace(self, observed=self.measured).along_eta(eta, theta)[1]
 
-    def objective(self, r: Float[np.ndarray, "batch runs"]) -> Float[np.ndarray, "batch"]:
+    def objective(self, r: PerRun) -> PerFit:
         """Weighted mean of rho over the runs; infinite where the law predicts no loss."""
         with np.errstate(invalid="ignore", over="ignore"):
             total = (self.weights * self.loss.rho(r)).sum(axis=-1) / self.weights.sum(axis=-1)

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 
 from fit.engine.problem import ROUNDING, Problem
-from fit.engine.rows import Picked, Rows
+from fit.engine.rows import Betas, PerFit, PerRun, Picked, Rows, Thetas
 
 _DEAD = 1e-13
 """A column that loses all but this part of its length to those before it is a combination of them."""
@@ -33,14 +33,14 @@ class Projected(Rows):
     `triangle` leads back to the coefficients; `root` weights the features; `slope` is dr/deta; `held` coefficients are at a bound.
     """
 
-    beta: Float[np.ndarray, "batch features"]
-    eta: Float[np.ndarray, "batch runs"]
-    r: Float[np.ndarray, "batch runs"]
-    slope: Float[np.ndarray, "batch runs"]
-    objective: Float[np.ndarray, "batch"]
+    beta: Betas
+    eta: PerRun
+    r: PerRun
+    slope: PerRun
+    objective: PerFit
     basis: Float[np.ndarray, "batch features runs"]
     triangle: Float[np.ndarray, "batch features features"]
-    root: Float[np.ndarray, "batch runs"]
+    root: PerRun
     held: Bool[np.ndarray, "batch features"]
 
 
@@ -49,11 +49,11 @@ class Batch:
     """Fits of one problem, or of its resamples, solved together: their shape parameters and features."""
 
     problem: Problem
-    theta: Float[np.ndarray, "batch shapes"]
+    theta: Thetas
     features: Float[np.ndarray, "batch features runs"]
 
     @classmethod
-    def of(cls, problem: Problem, theta: Float[np.ndarray, "batch shapes"]) -> "Batch":
+    def of(cls, problem: Problem, theta: Thetas) -> "Batch":
         """The fits at these shape parameters."""
         return cls(problem, theta, problem.law.features(theta, problem.data).swapaxes(-1, -2))
 
@@ -61,14 +61,14 @@ class Batch:
         """Some of the fits."""
         return Batch(self.problem.take(rows), self.theta[rows], self.features[rows])
 
-    def evaluated(self, at: Projected, beta: Float[np.ndarray, "batch features"]) -> Projected:
+    def evaluated(self, at: Projected, beta: Betas) -> Projected:
         """The same basis with these coefficients, and what follows from them."""
         with np.errstate(invalid="ignore", over="ignore"):
             eta = np.matmul(beta[:, None], self.features)[:, 0]
         r, slope = self.problem.along_eta(eta, self.theta)
         return Projected(beta, eta, r, slope, self.problem.objective(r), at.basis, at.triangle, at.root, at.held)
 
-    def moved(self, at: Projected, step: Float[np.ndarray, "batch features"]) -> Projected:
+    def moved(self, at: Projected, step: Betas) -> Projected:
         """Where a step in the basis leads; coefficients that a bound holds stay."""
         return self.evaluated(at, np.where(at.held, at.beta, at.beta + back_substituted(at.triangle, step)))
 
@@ -93,9 +93,7 @@ class Batch:
         hessian[:, index, index] = np.where(dead, 1.0, hessian[:, index, index])
         return gradient, hessian
 
-    def gain(
-        self, at: Projected, gradient: Float[np.ndarray, "batch features"], step: Float[np.ndarray, "batch features"]
-    ) -> Float[np.ndarray, "batch"]:
+    def gain(self, at: Projected, gradient: Betas, step: Betas) -> PerFit:
         """What the step in the basis would lower the objective by, relatively.
 
         At least what the majorising curvature promises, which is at most 1 over the weights in this basis: an exact one that is singular
@@ -130,9 +128,7 @@ def orthonormalised(
     return basis, triangle
 
 
-def back_substituted(
-    triangle: Float[np.ndarray, "batch features features"], z: Float[np.ndarray, "batch features"]
-) -> Float[np.ndarray, "batch features"]:
+def back_substituted(triangle: Float[np.ndarray, "batch features features"], z: Betas) -> Betas:
     """The solution of R beta = z."""
     beta = np.empty_like(z)
     for k in reversed(range(z.shape[1])):
@@ -151,14 +147,7 @@ def solved(
         return np.linalg.pinv(matrix, rcond=1e-13, hermitian=True) @ right
 
 
-def project(
-    problem: Problem,
-    theta: Float[np.ndarray, "batch shapes"],
-    start: Float[np.ndarray, "batch features"] | None = None,
-    *,
-    steps: int = 0,
-    exact: bool = False,
-) -> Projected:
+def project(problem: Problem, theta: Thetas, start: Betas | None = None, *, steps: int = 0, exact: bool = False) -> Projected:
     """The coefficients of least objective at each `theta`, bounds respected.
 
     Without a `start` the first guess is the least-squares solution in the link's scale, which is exact where the objective is quadratic;
@@ -167,7 +156,7 @@ def project(
     return project_batch(Batch.of(problem, theta), start, steps, exact)
 
 
-def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool) -> Projected:
+def project_batch(batch: Batch, start: Betas | None, steps: int, exact: bool) -> Projected:
     """The same for a batch."""
     problem, (low, high) = batch.problem, batch.problem.box.T
     pinned = np.where(problem.free_coefficients, np.nan, low)[None].repeat(len(batch.theta), axis=0)
@@ -176,8 +165,11 @@ def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | Non
     if start is not None:
         pinned = np.where(start <= low, low, np.where(start >= high, high, pinned))
     found, rows = _solve(batch, pinned, start, steps, exact), np.arange(len(pinned))
-    for turn in range(_most_turns(len(low))):
-        exchanged = _exchanged(batch.take(rows), found.take(rows), pinned[rows], turn)
+    # Coefficients let go again and again are few, and where the steps end far from an optimum not worth the time.
+    count = len(low)
+    letting_go = count + 2**count if exact or problem.quadratic else count
+    for turn in range(letting_go + count):
+        exchanged = _exchanged(batch.take(rows), found.take(rows), pinned[rows], one=turn >= count, let_go=turn < letting_go)
         changed = (exchanged != pinned[rows]) & ~(np.isnan(exchanged) & np.isnan(pinned[rows]))
         rows, exchanged = rows[changed.any(axis=-1)], exchanged[changed.any(axis=-1)]
         if not len(rows):
@@ -187,16 +179,11 @@ def project_batch(batch: Batch, start: Float[np.ndarray, "batch features"] | Non
     return found
 
 
-def _most_turns(count: int) -> int:
-    """Turns after which every fit has ended: some that exchange all at once, one for every active set, and as many as can only pin."""
-    return 2 * count + 2**count
-
-
-def _exchanged(batch: Batch, at: Projected, pinned: Float[np.ndarray, "batch features"], turn: int) -> Float[np.ndarray, "batch features"]:
+def _exchanged(batch: Batch, at: Projected, pinned: Betas, *, one: bool, let_go: bool) -> Betas:
     """The bounds that hold in the next turn: those that coefficients are beyond, less those that the objective falls away from.
 
-    All are exchanged at once; in a fit that this has not ended after as many turns as coefficients the last one alone, which ends for a
-    least-squares problem (Murty 1974; Portugal et al. 1994). At the very end none is let go, so that what is returned is within bounds.
+    All are exchanged at once; in fits that this has not ended after as many turns as coefficients the last `one` alone, which ends for a
+    least-squares problem (Murty 1974; Portugal et al. 1994). At the very end none is `let_go`, so that what is returned is within bounds.
     """
     problem, (low, high) = batch.problem, batch.problem.box.T
     count = len(low)
@@ -208,17 +195,14 @@ def _exchanged(batch: Batch, at: Projected, pinned: Float[np.ndarray, "batch fea
         cosine = np.einsum("bfr,br,br->bf", batch.features, columns, pull)
         cosine = cosine / np.sqrt(np.einsum("bfr,br->bf", batch.features**2, columns**2) * np.sum(pull**2, axis=-1)[:, None] + 1e-300)
     falls = np.where(pinned == low, cosine < -_ALIGNED, (pinned == high) & (cosine > _ALIGNED)) & problem.free_coefficients
-    let_go = at.held & falls & (turn < count + 2**count)
-    wrong = let_go | (~at.held & ~np.isnan(nearest))
-    if turn >= count:
+    wrong = (at.held & falls & let_go) | (~at.held & ~np.isnan(nearest))
+    if one:
         last = count - 1 - np.argmax(wrong[:, ::-1], axis=-1)
         wrong = wrong & (np.arange(count) == last[:, None])
     return np.where(wrong, np.where(at.held, np.nan, nearest), pinned)
 
 
-def _solve(
-    batch: Batch, pinned: Float[np.ndarray, "batch features"], start: Float[np.ndarray, "batch features"] | None, steps: int, exact: bool
-) -> Projected:
+def _solve(batch: Batch, pinned: Betas, start: Betas | None, steps: int, exact: bool) -> Projected:
     """The same with these coefficients held at these values, NaN for those that are free, and no other bounds."""
     problem, held = batch.problem, ~np.isnan(pinned)
     offset = np.zeros((len(pinned), batch.features.shape[-1]))

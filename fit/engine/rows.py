@@ -4,10 +4,22 @@ from collections.abc import Sequence
 from typing import TypeVar
 
 import numpy as np
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Float, Int
 
 Picked = Int[np.ndarray, "picked"] | Bool[np.ndarray, "batch"] | slice
 """Some fits of a batch."""
+
+Thetas = Float[np.ndarray, "batch shapes"]
+"""Shape parameters, a row a fit."""
+
+Betas = Float[np.ndarray, "batch features"]
+"""Coefficients, a row a fit."""
+
+PerRun = Float[np.ndarray, "batch runs"]
+"""A figure for every run of every fit."""
+
+PerFit = Float[np.ndarray, "batch"]
+"""A figure for every fit."""
 
 Own = TypeVar("Own", bound="Rows")
 

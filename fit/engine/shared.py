@@ -119,6 +119,8 @@ def fit_shared(
     groups: Mapping[str, tuple[Mapping[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]],
     shared: Sequence[str],
     objective: Loss | None = None,
+    *,
+    unbounded: bool = False,
 ) -> Fit:
     """Fit `law` to several groups at once, each its columns and losses, with the `shared` parameters the same in all.
 
@@ -126,6 +128,5 @@ def fit_shared(
     """
     codes = np.concatenate([np.full(len(loss), float(k)) for k, (_, loss) in enumerate(groups.values(), start=1)])
     data = {name: np.concatenate([columns[name] for columns, _ in groups.values()]) for name in law.columns}
-    return fit_law(
-        shared_law(law, list(groups), shared), {**data, GROUP: codes}, np.concatenate([loss for _, loss in groups.values()]), objective
-    )
+    losses = np.concatenate([loss for _, loss in groups.values()])
+    return fit_law(shared_law(law, list(groups), shared), {**data, GROUP: codes}, losses, objective, unbounded=unbounded)

@@ -5,7 +5,7 @@ disjoint set of starts ended no lower), and its parameters are `identified` (eac
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from importlib import import_module
@@ -21,6 +21,7 @@ from fit.engine.losses import Loss, loss_named
 from fit.engine.polish import Solutions, polish
 from fit.engine.problem import Problem, make_problem
 from fit.engine.project import project
+from fit.engine.rows import Betas, PerFit, Thetas
 from fit.engine.search import local_minima, spread
 from fit.errors import NotIdentifiedError
 from fit.laws import CATALOGUE, per_size
@@ -185,9 +186,7 @@ def _law_at(path: str) -> Law:
     return getattr(import_module(module), name) if colon else CATALOGUE[path]
 
 
-def moving(
-    problem: Problem, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
-) -> Bool[np.ndarray, "batch unknowns"]:
+def moving(problem: Problem, theta: Thetas, beta: Betas) -> Bool[np.ndarray, "batch unknowns"]:
     """Which unknowns of each fit are neither fixed nor at a bound."""
     span = problem.limits[:, 1] - problem.limits[:, 0]
     inside = np.minimum(theta - problem.limits[:, 0], problem.limits[:, 1] - theta) > 1e-9 * span
@@ -195,9 +194,7 @@ def moving(
     return np.concatenate([within & problem.free_coefficients, inside & problem.free_shapes], axis=-1)
 
 
-def condition_numbers(
-    problem: Problem, theta: Float[np.ndarray, "batch shapes"], beta: Float[np.ndarray, "batch features"]
-) -> Float[np.ndarray, "batch"]:
+def condition_numbers(problem: Problem, theta: Thetas, beta: Betas) -> PerFit:
     """Condition number of each fit's derivatives, columns scaled to length one; infinite where one is zero or not finite."""
     free = np.concatenate([problem.free_coefficients, problem.free_shapes])
     columns = (problem.linearise(theta, beta)[1] * np.sqrt(problem.weights)[..., None])[..., free]
@@ -302,12 +299,15 @@ def _same(objective: Float[np.ndarray, "starts"], least: float) -> Bool[np.ndarr
     return objective <= least * (1 + SAME) + 1e-30
 
 
-def why_not_identified(problem: Problem) -> str:
-    """One line: which column takes one value only, or how many values each takes."""
+def why_not_identified(problem: Problem, at_bounds: Sequence[str] = ()) -> str:
+    """One line: which column takes one value only, or which coefficients are 0, or how many values each column takes."""
     law, values = problem.law, {name: np.unique(column) for name, column in problem.data.items()}
     constant = [f"{name} ({distinct[0]:g})" for name, distinct in values.items() if len(distinct) == 1]
     if constant:
         return f"law {law.name!r} needs at least two values of each column, and there is one only of {' and '.join(constant)}"
+    zero = [name for name in law.nonnegative if name in at_bounds]
+    if zero:
+        return f"law {law.name!r} is not identified: {' and '.join(zero)} ended at 0, the bound, where some exponent changes no prediction"
     met = ", ".join(f"{len(distinct)} of {name}" for name, distinct in values.items())
     return (
         f"law {law.name!r} is not identified by these {len(problem.observed)} runs: some of its {problem.num_free} parameters can move "

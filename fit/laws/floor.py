@@ -68,11 +68,7 @@ FLOOR_INTERACTION = _floor_law(
     "floor-interaction", "Floor, interaction", "L = L_0 + C N^-a E^-b N^(c ln E)", saturating=False, interaction=True
 )
 BOUNDED_FLOOR_INTERACTION = _floor_law(
-    "bounded-floor-interaction",
-    "Floor, saturating, interaction",
-    "L = L_0 + C N^-a Ê^-b N^(c ln Ê)",
-    saturating=True,
-    interaction=True,
+    "bounded-floor-interaction", "Floor, saturating, interaction", "L = L_0 + C N^-a Ê^-b N^(c ln Ê)", saturating=True, interaction=True
 )
 
 

@@ -207,11 +207,11 @@ class Law:
         pairs = self.bounds(data, loss) if self.bounds else tuple((s.low, s.high) for s in self.shapes)
         return np.array(pairs, dtype=np.float64).reshape(len(self.shapes), 2)
 
-    def eta(self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
+    def eta(self, theta: Theta, beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
         """The linear predictor of each run."""
         return np.einsum("...rf,...f->...r", self.features(theta, data), beta)
 
-    def log10_loss(self, theta: Inexact[np.ndarray, "*batch shapes"], beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
+    def log10_loss(self, theta: Theta, beta: Beta, data: Data) -> Inexact[np.ndarray, "*batch runs"]:
         """log10 of the predicted loss of each run; NaN where the law predicts none."""
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return self.link.log10_loss(self.eta(theta, beta, data), theta)

@@ -16,8 +16,8 @@ from jaxtyping import Float, Inexact
 from fit.laws.complex_step import exp, log
 from fit.laws.interface import Beta, Data, IdentityLink, Law, Shape, Theta, stack_features
 
-_N, _D = 1e6, 1e9
-"""Units of N and of D and U: with others only A and B would change, and they are given back for N and D themselves."""
+_REFERENCE = 1e9
+"""Tokens of which U_N is the shape parameter `best_N`."""
 
 _COLUMNS = ("dense_parameter_count", "tokens_seen", "unique_tokens")
 
@@ -34,26 +34,20 @@ def _worth(
     return np.where(beyond, unique * (1 + star * (1 - exp(-np.where(beyond, repeats, 0.0) / star))), amount)
 
 
-def _scaled(
-    data: Data,
-) -> tuple[Inexact[np.ndarray, "*batch runs"], Inexact[np.ndarray, "*batch runs"], Inexact[np.ndarray, "*batch runs"]]:
-    """N, D and U in these units; no more tokens are unique than are read."""
-    n, d, u = (data[name] / unit for name, unit in zip(_COLUMNS, (_N, _D, _D), strict=True))
-    return n, d, np.where(np.real(u) < np.real(d), u, d)
-
-
 def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
-    n, d, u = _scaled(data)
+    n, d, u = (data[name] for name in _COLUMNS)
+    # No more tokens are unique than are read.
+    u = np.where(np.real(u) < np.real(d), u, d)
     a, b, star_d, star_n, best = (theta[..., k : k + 1] for k in range(5))
-    effective = _worth(n, best * exp(b / a * log(u)), star_n)
-    # A is (b/a) B best^a, the A at which `best` parameters are the optimum for one unit of tokens.
-    return stack_features(theta, (np.ones_like(n), b / a * exp(a * log(best / effective)) + exp(-b * log(_worth(d, u, star_d)))))
+    log_effective = log(_worth(n, best * exp(b / a * log(u / _REFERENCE)), star_n))
+    # A/B at which `best` parameters are the optimum for the reference's tokens: a A best^-a = b B tokens^-b.
+    ratio = b / a * exp(a * log(best) - b * np.log(_REFERENCE))
+    return stack_features(theta, (np.ones_like(n), ratio * exp(-a * log_effective) + exp(-b * log(_worth(d, u, star_d)))))
 
 
 def _report(theta: Float[np.ndarray, "*batch 5"], beta: Beta) -> Float[np.ndarray, "*batch 7"]:
     a, b, star_d, star_n, best = (theta[..., k] for k in range(5))
-    scale = b / a * beta[..., 1]
-    return np.stack([beta[..., 0], scale * (best * _N) ** a, a, beta[..., 1] * _D**b, b, star_d, star_n], axis=-1)
+    return np.stack([beta[..., 0], b / a * beta[..., 1] * best**a / _REFERENCE**b, a, beta[..., 1], b, star_d, star_n], axis=-1)
 
 
 DATA_CONSTRAINED = Law(
@@ -62,19 +56,19 @@ DATA_CONSTRAINED = Law(
     formula="L = L_0 + A N'^-a + B D'^-b, D' = U + U R_D* (1 - exp(-(D/U - 1)/R_D*)), N' likewise",
     source="not the paper's: Muennighoff et al. 2023, Eqs. 5 and 6, all parameters fitted together (our choice)",
     columns=_COLUMNS,
-    coefficients=("L_0", "B_per_unit"),
+    coefficients=("L_0", "B"),
     features=_features,
     shapes=(
         Shape("a", 0.02, 3.0),
         Shape("b", 0.02, 3.0),
         Shape("R_D_star", _LOW, _HIGH),
         Shape("R_N_star", _LOW, _HIGH),
-        Shape("best_N_in_millions", 0.1, 1e4),
+        Shape("best_N", 1e5, 1e10),
     ),
     link=IdentityLink(),
     parameters=("L_0", "A", "a", "B", "b", "R_D_star", "R_N_star"),
     report=_report,
     units=dict.fromkeys(("L_0", "A", "B"), "nats per token"),
-    signs={"L_0": 1, "A": 1, "B": 1},
+    nonnegative=("L_0", "B"),
     dense=True,
 )

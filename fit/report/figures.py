@@ -16,8 +16,9 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from common import plots
+from common.document.numbers import count
 from common.errors import InputError
-from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, magnitude, panels
+from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, panels
 from fit.analysis import PAPER_LAW, Analysis, Result
 from fit.estimate import Estimate
 from fit.laws import Law
@@ -32,8 +33,8 @@ LABELS = {N: "dense size N (parameters)", E: "number of experts E", D: "training
 _BEYOND, _FAR, _LAWS, _LINES = {N: 10.0, E: 4.0}, 100.0, 4, {N: 5, E: 6}
 """How many times beyond the runs a law is drawn, and laws are compared; laws compared at most, and lines of a panel along N and E."""
 
-_CURVE, _MEAN, _NEW_RUN = 120, 18, 10
-"""Points along a curve, along a band of its mean, and along one of new runs, which is read off all pairs of a draw and a residual."""
+_CURVE, _BAND = 120, 12
+"""Points along a curve, and along a band, each of whose ends is read off all draws."""
 
 
 def _of(result: Result, column: str) -> Points:
@@ -79,7 +80,7 @@ def _draw(ax: Axes, k: int, result: Result, column: str, make: Callable[[Points]
     `level`; `banded`; `marks` along the curve, for those without runs; it is drawn inside `keep`, and solid inside `solid` and the runs.
     """
     values = _values([result], column)
-    x, at = (np.unique(np.append(np.geomspace(values.min(), values.max() * far, points), values.max())) for points in (_CURVE, _MEAN))
+    x, at = (np.unique(np.append(np.geomspace(values.min(), values.max() * far, points), values.max())) for points in (_CURVE, _BAND))
     y, (least, most), (low, high) = evaluate(result.fit, make(x)), how.get("keep", (0, np.inf)), how.get("solid", (0, np.inf))
     style = _style(k) if how.get("marks") else {"color": _style(k)["color"]}
     inside = (x <= values.max()) & (y >= low) & (y <= high)
@@ -143,7 +144,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
     for k, result in enumerate(results if several else ()):
         _draw(axes[0], k, result, along, _losses_along(result, along, by, chosen), far)
         _runs(axes[0], result, along, by, chosen, **_style(k))
-        at = np.geomspace(values.min(), values.max() * far, _NEW_RUN)
+        at = np.geomspace(values.min(), values.max() * far, _BAND)
         places = _places(result, at, **{by: chosen, along: at})
         _band(axes[0], at, new_run_estimates(result.fit, result.draws, places, result.options.level), k, 0.14)
     ends: list[list[tuple[float, str]]] = []
@@ -154,7 +155,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
         # Along N the lines run together: bands of the outer two.
         bands = [along == E or value in (held[0], held[-1]) for value in held]
         curves = [_draw(ax, k, result, along, _losses_along(result, along, by, v), far, banded=b) for v, b in zip(held, bands, strict=True)]
-        ends.append([(float(y[-1 if along == E else 0]), f"{letter} = {magnitude(v)}") for y, v in zip(curves, held, strict=True)])
+        ends.append([(float(y[-1 if along == E else 0]), f"{letter} = {count(v)}") for y, v in zip(curves, held, strict=True)])
         ax.set_title(names[k] if several else f"{names[k]}, {result.law.name}")
     for k, ax in enumerate(axes, start=-several):
         _axis(ax, along, values, far, 0.03 if k < 0 or along == E else 0.3 if number == 3 else 0.17)
@@ -163,7 +164,7 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
             plots.label_lines(ax, [ends[k][0], *ends[k][:0:-1]], ROUTERS[k % len(ROUTERS)], right=along == E)
     if several:
         plots.legend_below(figure, keys)
-        axes[0].set_title(f"at {letter} = {magnitude(chosen)}" if by else "")
+        axes[0].set_title(f"at {letter} = {count(chosen)}" if by else "")
     return figure
 
 
@@ -261,9 +262,7 @@ def roll_out(results: Sequence[Result], level: float) -> Figure:
             reach += [float(np.nanmax(np.abs([low, high, 1.1 * middle])))]
             text = f"{step.score.covered}/{step.score.runs}" if step.score is not None and step.score.covered is not None else ""
             ax.annotate(text, (place, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7, color=SOFT)
-        ax.set_xticks(
-            range(len(steps)), [f"{magnitude(step.size)}\n\u2264 {magnitude(step.trained_up_to)}" for step in steps], fontsize=7.5
-        )
+        ax.set_xticks(range(len(steps)), [f"{count(step.size)}\n\u2264 {count(step.trained_up_to)}" for step in steps], fontsize=7.5)
         ax.set(xlim=(-0.55, len(steps) - 0.45), xlabel="size predicted / sizes fitted, N (parameters)")
         ax.set_title(name, pad=14)
         ax.grid(visible=False, axis="x")

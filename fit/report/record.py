@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 
 from fit.analysis import Analysis, Result
+from fit.budget.isoflop import Comparison
 from fit.estimate import Estimate, Status
 from fit.select import criteria
 from fit.uncertainty.delta import correlations
 
-SCHEMA = "routelaw.fit/2"
+SCHEMA = "routelaw.fit/3"
 """The schema's name and version: a key that goes or changes its meaning makes a new one, a key that is added does not."""
 
 
@@ -30,6 +31,7 @@ def fit_json(analysis: Analysis) -> dict[str, Any]:
             {"law": law, "crps": ranking.scores[law], "behind": behind, "se": se, "shown_worse": law not in ranking.equal}
             for law, (behind, se) in ranking.behind.items()
         ],
+        "approaches": analysis.approaches and _approaches(analysis.approaches),
         "fits": [_fit(result, analysis) for result in analysis.results],
         "skipped": analysis.skipped,
     })  # fmt: skip
@@ -49,6 +51,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
         "laws": [law if isinstance(law, str) else law.name for law in options.laws], "routers": options.routers, "loss": options.loss.name,
         "scheme": options.scheme, "draws": options.draws, "seed": options.seed, "level": options.level,
         "points": options.points, "fixed": options.fixed, "bounds": options.bounds, "weights": options.weights, "group": options.group,
+        "budgets": options.budgets, "unbounded": options.unbounded, "shared": options.shared,
     })  # fmt: skip
 
 
@@ -56,6 +59,16 @@ def simulated_runs(analysis: Analysis) -> int:
     """How many of the runs say of themselves that they are simulated (a column `simulated` that is 1)."""
     column = analysis.runs.columns.get("simulated")
     return 0 if column is None or column.dtype.kind != "f" else int(np.count_nonzero(column == 1))
+
+
+def _approaches(found: Comparison) -> dict[str, Any]:
+    """IsoFLOP profiles beside the law in size and tokens."""
+    return {
+        "flops": found.flops, "profiles": found.profiles.profiles, "left_out": found.profiles.left_out,
+        "exponent_n": {"profiles": found.profiles.exponent_n, "law": found.allocation.exponent_n},
+        "exponent_d": {"profiles": found.profiles.exponent_d, "law": found.allocation.exponent_d},
+        "differences": found.differences, "disagree": found.disagree,
+    }  # fmt: skip
 
 
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
@@ -76,7 +89,8 @@ def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
 def cleaned(value: Any) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, tuples as lists, None for numbers that are not finite."""
     if isinstance(value, Estimate) and value.status is Status.NOT_IDENTIFIED:
-        return {"value": None, "raw_value": cleaned(value.value), **{name: cleaned(getattr(value, name)) for name in ("status", "unit")}}
+        # What the runs do not determine is no result: who wants the number takes it by another name.
+        return {**{name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}, "value": None, "raw_value": value.value}
     if hasattr(value, "__dataclass_fields__"):
         return {name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

@@ -113,6 +113,8 @@ def _runs(view: View) -> Iterator[tuple[str, ...]]:
 
 def _provenance(view: View) -> Iterator[tuple[str, ...]]:
     for key, value in provenance(view.analysis).items():
+        if key == "columns":  # the first line of the log has them
+            continue
         parts = value if isinstance(value, list) else [value]
         texts = [", ".join(map(str, one.values())) if isinstance(one, dict) else _text(one) for one in parts]
         yield from ((key.replace("_", " "), text) for text in texts if text)

@@ -1,12 +1,14 @@
 """The runs that one law is fitted to: one router, its dense runs, one architecture."""
 
+from dataclasses import replace
+
 import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.runs.grid import ALL_ROUTERS, DENSE, dense_runs, in_order, router_labels
+from fit.runs.grid import ALL_ROUTERS, DENSE, SelectionStep, dense_runs, in_order, router_labels
 from fit.runs.runs import Runs
-from fit.runs.schema import K, M, R, count, listed, number, quoted
+from fit.runs.schema import C, D, K, M, N, R, count, listed, number, quoted
 
 
 def routers(runs: Runs) -> tuple[str, ...]:
@@ -38,6 +40,14 @@ def canonical(runs: Runs, router: str) -> Runs:
         if runs.has(column) and not (column == R and router == DENSE):
             runs = _at_one_value(runs, router, column)
     return runs
+
+
+def with_compute(runs: Runs) -> Runs:
+    """The runs with their training FLOPs: a column of their own, or else 6 N D, the convention of Kaplan et al. 2020, section 2.1."""
+    if runs.has(C):
+        return runs
+    columns = {**runs.columns, C: 6 * runs.numeric(N) * runs.numeric(D)}
+    return replace(runs, columns=columns, log=(*runs.log, SelectionStep("no column of training FLOPs: C = 6 N D", len(runs), 0)))
 
 
 def _at_one_value(runs: Runs, router: str, column: str) -> Runs:

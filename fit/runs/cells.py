@@ -59,7 +59,12 @@ class Cells:
         """Whether any cell says a number."""
         return bool(np.isfinite(self.numbers).any())
 
+    @property
+    def is_text(self) -> bool:
+        """Whether the cells are text as they stand, which may say numbers."""
+        return self.series.dtype == pl.String
+
     @cached_property
     def has_texts(self) -> bool:
         """Whether any filled cell says no number."""
-        return self.series.dtype == pl.String and bool((as_numbers(self.series).is_null() & self.series.is_not_null()).any())
+        return self.is_text and bool((as_numbers(self.series).is_null() & self.series.is_not_null()).any())

@@ -152,13 +152,13 @@ class Expression:
         return np.asarray(ufunc(self._number(left), self._number(right)))
 
     def _kind(self, node: ast.expr) -> str:
-        """`number`, `text`, or `either` for a column that holds both."""
+        """`number`, `text`, or `either` for a column of cells that can be read as both, such as labels of sizes: `370M`."""
         if isinstance(node, ast.Constant):
             return "text" if isinstance(node.value, str) else "number"
         if not isinstance(node, ast.Name):
             return "number"
         cells = self.column(self._shown(node.id))
-        return "either" if cells.has_numbers == cells.has_texts else "text" if cells.has_texts else "number"
+        return "number" if not cells.is_text else "either" if cells.has_numbers or not cells.has_texts else "text"
 
     def _texts(self, node: ast.expr) -> Shaped[np.ndarray, "..."]:
         match node:

@@ -194,7 +194,7 @@ def _with_experts(table: Table, dense: bool) -> Table:
         return table
     filled = pl.select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(experts.cast(pl.String)).alias(E))
     where = f"{table.named.columns[ROUTER]} says dense" if (ones <= is_dense).all() else f"{table.named.columns[E]} is 0"
-    step = SelectionStep(f"{E} = 1 in {count(int(ones.sum()), 'row')} where {where}", len(frame), 0)
+    step = SelectionStep(f"{E} = 1 where {where}", len(frame), 0, (count(int(ones.sum()), "row"),))
     return replace(table, frame=frame.with_columns(filled.to_series()), log=(*table.log, step))
 
 
@@ -262,7 +262,7 @@ def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
     total = len(keep) + len(raw.ragged)
     if 2 * lost > total:
         raise InputError(f"{first}\n{lost} of {total} rows are such, more than half; leave them out with --where, or name other --columns")
-    step = SelectionStep(f"rows that are no runs: {lost} of {total}", total - lost, lost, _reasons(faults))
+    step = SelectionStep("rows that are no runs", total - lost, lost, _reasons(faults))
     kept = replace(table, frame=pl.DataFrame(columns).filter(keep), lines=table.lines[keep], log=(*table.log, step))
     message = f"{count(lost, 'row')} of {total} left out: {'; '.join(_reasons(faults))}"
     return _questioned(replace(kept, warnings=(*kept.warnings, DataWarning("rows-left-out", message))))

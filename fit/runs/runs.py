@@ -17,6 +17,9 @@ from common.errors import InputError
 from fit.runs.grid import DataWarning, SelectionStep, codes, design_warnings, in_order, removed_sizes, router_labels, short_runs
 from fit.runs.schema import LOSSES, NATS, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
 
+_MOST_FILES = 4
+"""Of more files the log has a line for each thing done, not one for each file."""
+
 if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3 s
     import polars as pl
 
@@ -253,7 +256,7 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     if target in NUMBERS | TEXTS | {RUN}:
         raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     tables = tuple(table.with_target(target) for table in request.tables)
-    units = [table.named.unit for table in tables]
+    unit = next(table.named.unit for table in tables)
     sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
     if not any(len(rows) for rows, _, _ in chosen):
         names = ", ".join(source.name for source in sources)
@@ -262,19 +265,43 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
         steps = {step for table in tables for step in table.frame[STEP].filter(table.frame[target].is_not_null()).to_list()}
         there = listed(map(number, sorted(steps)), most=30) or "none"
         raise InputError(f"{names}: no run has a finite {target} at step {step} (steps there: {there})")
-    log, aside = list[SelectionStep](), list[DataWarning]()
-    for table, (rows, runs, reasons) in zip(tables, chosen, strict=True):
-        name, file, read = table.source.name, f"{table.source.name}: " if len(tables) > 1 else "", table.source.rows
-        rule = f"last evaluation with a finite {target}" if step is None else f"evaluation at step {step}"
-        log += [SelectionStep(f"{file}{table.named.line}", read, 0), SelectionStep(f"{name}: {read} rows read", read, 0)]
-        log += [replace(line, rule=f"{file}{line.rule}") for line in table.log]
-        log.append(SelectionStep(f"{file}{rule}", len(rows), runs - len(rows), reasons))
-        messages = [f"{name}: its own {quoted(header)} is not used, as another was asked for" for header in table.set_aside]
-        aside += [*table.warnings, *(DataWarning("column-set-aside", message) for message in messages)]
+    taken = f"last evaluation with a finite {target}" if step is None else f"evaluation at step {step}"
+    log, aside = _account(tables, [SelectionStep(taken, len(rows), runs - len(rows), reasons) for rows, runs, reasons in chosen])
     columns = columns_of([table.frame[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)], target)
     line_of = np.concatenate([table.lines[rows] for table, (rows, _, _) in zip(tables, chosen, strict=True)])
     file_of = np.repeat(np.arange(len(tables)), [len(rows) for rows, _, _ in chosen])
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
     warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
-    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, units[0]))
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, unit))
+
+
+def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple[list[SelectionStep], list[DataWarning]]:
+    """The log and the warnings of all tables: file by file, or where they are many a line for what was done to several of them."""
+    log, warnings, single = list[SelectionStep](), dict[str, list[str]](), len(tables) == 1
+    for table, last in zip(tables, taken, strict=True):
+        name, read = table.source.name, table.source.rows
+        many = len(tables) > _MOST_FILES
+        steps = [SelectionStep(table.named.line, read, 0), SelectionStep("rows read" if many else f"{name}: {read} rows read", read, 0)]
+        steps += [*table.log, last]
+        file = "" if single or many else f"{name}: "
+        log += [one if one.rule.startswith(name) else replace(one, rule=f"{file}{one.rule}") for one in steps]
+        found = [(warning.code, warning.message) for warning in table.warnings]
+        found += [("column-set-aside", f"its own {quoted(header)} is not used, as another was asked for") for header in table.set_aside]
+        for code, message in found:
+            warnings.setdefault(code, []).append(message if single else f"{name}: {message}")
+    if len(tables) > _MOST_FILES:
+        log = [_together([one for one in log if one.rule == rule]) for rule in dict.fromkeys(one.rule for one in log)]
+    return log, [
+        DataWarning(code, message)
+        for code, messages in warnings.items()
+        for message in messages[:_MOST_FILES] + [f"and of {len(messages) - _MOST_FILES} more files"] * (len(messages) > _MOST_FILES)
+    ]
+
+
+def _together(steps: Sequence[SelectionStep]) -> SelectionStep:
+    """One line for the same step on several files, with their first reasons."""
+    reasons = list(dict.fromkeys(reason for one in steps for reason in one.reasons))
+    more = [f"and {len(reasons) - _MOST_FILES} more"] if len(reasons) > _MOST_FILES else []
+    kept, dropped = sum(one.kept for one in steps), sum(one.dropped for one in steps)
+    return SelectionStep(f"{count(len(steps), 'file')}: {steps[0].rule}", kept, dropped, (*reasons[:_MOST_FILES], *more))

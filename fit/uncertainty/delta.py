@@ -57,29 +57,30 @@ def gradient(
         return ((above - below) / (2 * _STEP)).T, ((above + below - 2 * centre) / _STEP**2).T
 
 
-def standard_errors(fit: Fit, quantity: Quantity) -> Float[np.ndarray, "quantities"]:
-    """Standard errors of figures; NaN where the covariance is."""
+def figure_covariance(fit: Fit, quantity: Quantity) -> Float[np.ndarray, "quantities quantities"]:
+    """Covariance of figures; NaN where that of the parameters is."""
     cov = covariance(fit)
     spread = np.sqrt(np.diag(cov))
     if np.isnan(spread).any():
-        return np.full(len(evaluate(fit, quantity)), np.nan)
-    scaled = cov / np.where(spread > 0, spread, 1.0)[:, None] / np.where(spread > 0, spread, 1.0)
+        return np.full(2 * evaluate(fit, quantity).shape, np.nan)
+    unit = np.where(spread > 0, spread, 1.0)
     first, _ = gradient(fit, quantity, spread)
+    with np.errstate(over="ignore", invalid="ignore"):
+        return first @ (cov / unit[:, None] / unit) @ first.T
+
+
+def standard_errors(fit: Fit, quantity: Quantity) -> Float[np.ndarray, "quantities"]:
+    """Standard errors of figures; NaN where the covariance is."""
     with np.errstate(invalid="ignore"):
-        return np.sqrt(np.einsum("qi,ij,qj->q", first, scaled, first))
+        return np.sqrt(np.diag(figure_covariance(fit, quantity)))
 
 
 def correlations(fit: Fit) -> dict[tuple[str, str], float]:
     """Correlations between the reported parameters, each pair once; empty where the covariance is not known."""
-    cov = covariance(fit)
-    spread = np.sqrt(np.diag(cov))
-    if np.isnan(spread).any():
-        return {}
-    unit = np.where(spread > 0, spread, 1.0)
-    first, _ = gradient(fit, fit.law.parameter_values, spread)
-    with np.errstate(over="ignore", invalid="ignore"):  # a parameter that the runs hardly know may have no finite variance
-        whole = first @ (cov / unit[:, None] / unit) @ first.T
-        sd, names = np.sqrt(np.diag(whole)), fit.law.parameter_names
+    whole, names = figure_covariance(fit, fit.law.parameter_values), fit.law.parameter_names
+    with np.errstate(invalid="ignore"):
+        sd = np.sqrt(np.diag(whole))
+    # A parameter that the runs hardly know may have no finite variance.
     pairs = [(i, j) for i in range(len(names)) for j in range(i) if 0 < sd[i] < np.inf and 0 < sd[j] < np.inf]
     return {(names[j], names[i]): float(whole[i, j] / (sd[i] * sd[j])) for i, j in pairs}
 

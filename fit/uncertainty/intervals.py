@@ -34,10 +34,12 @@ def estimates(
     se = standard_errors(fit, quantity) if errors else low
     status = [_no_interval(fit, draws, level)] * len(value)
     if draws is not None and status[0] is None:
-        low, high, enough = _from_draws(draws, quantity, value, level)
-        if exact and draws.scheme == "residuals":
+        low, high, reached = _from_draws(quantity(draws.theta, draws.beta), tail(draws, level))
+        enough = np.full(len(value), reached)
+        linear_law = fit.problem.quadratic and not fit.problem.free_shapes.any() and not fit.problem.bounded
+        if exact and draws.scheme == "residuals" and linear_law:
             exact_low, exact_high, linear = _exact(fit, quantity, value, level)
-            low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | enough
+            low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | reached
         status = [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
     units = [unit] * len(value) if isinstance(unit, str) else list(unit)
     return [_estimate(*row) for row in zip(value, low, high, status, units, se, strict=True)]
@@ -70,8 +72,7 @@ def _status(value: float, low: float, high: float, enough: bool) -> Status:
         return Status.TOO_FEW_DRAWS
     if np.isnan(low) or np.isnan(high) or not low <= value <= high or (np.isinf(low) and np.isinf(high)):
         return Status.NOT_IDENTIFIED
-    far = value if np.isinf(high) else high
-    if (low > 0 and far > _WIDEST * low) or (low == 0 and np.isinf(high)):
+    if (low > 0 and _WIDEST * low < high < np.inf) or (low == 0 and np.isinf(high)):
         return Status.NOT_IDENTIFIED
     return Status.OPEN if np.isinf(low) or np.isinf(high) else Status.OK
 
@@ -101,27 +102,17 @@ def tail(draws: Draws, level: float) -> float:
 
 
 def _from_draws(
-    draws: Draws, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float
-) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], np.ndarray]:
-    """Ends read off the draws, and whether the draws reach that far."""
-    low = tail(draws, level)
-    if low == 0:
-        return np.full_like(value, np.nan), np.full_like(value, np.nan), np.zeros(len(value), dtype=bool)
-    sample = quantity(draws.theta, draws.beta)
-    # A quantile below that of the least draw is not in the draws.
-    enough = np.full(len(value), low * (len(sample) + 1) >= 1)
-    return _quantiles(sample, low), _quantiles(sample, 1 - low), enough
+    sample: Float[np.ndarray, "draws quantities"], least: float
+) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], bool]:
+    """The draws' quantiles at the levels `least` and 1 - `least`, and whether the least draw is as far out as they are."""
+    return _quantiles(sample, least), _quantiles(sample, 1 - least), bool(least * (len(sample) + 1) >= 1)
 
 
 def _exact(
     fit: Fit, quantity: Quantity, value: Float[np.ndarray, "quantities"], level: float
-) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], np.ndarray]:
-    """Student's interval of the figures that are linear in the coefficients of a linear law, and which these are."""
-    nothing = np.full_like(value, np.nan)
-    if not fit.problem.quadratic or fit.problem.free_shapes.any() or fit.problem.bounded:
-        return nothing, nothing, np.zeros(len(value), dtype=bool)
-    spread = np.sqrt(np.diag(covariance(fit)))
-    first, second = gradient(fit, quantity, spread)
+) -> tuple[Float[np.ndarray, "quantities"], Float[np.ndarray, "quantities"], Bool[np.ndarray, "quantities"]]:
+    """Student's interval of the figures of a linear law, and whether it is exact: where the figure is linear in the coefficients."""
+    first, second = gradient(fit, quantity, np.sqrt(np.diag(covariance(fit))))
     linear = np.abs(second).max(axis=-1) <= 1e-6 * np.abs(first).max(axis=-1)
     reach = t_quantile((1 + level) / 2, float(fit.degrees)) * standard_errors(fit, quantity)
     return value - reach, value + reach, linear
@@ -175,6 +166,6 @@ def difference(first: Draws, second: Draws, of: Quantity, other: Quantity, level
     if not too_many_failed(both, level):
         sample = of(first.refits.theta[both], first.refits.beta[both]) - other(second.refits.theta[both], second.refits.beta[both])
         least = min(tail(first, level), tail(second, level))
-        low, high = (_quantiles(sample, end) for end in (least, 1 - least))
-        status = [_status(v, a, b, least * (len(sample) + 1) >= 1) for v, a, b in zip(value, low, high, strict=True)]
+        low, high, enough = _from_draws(sample, least)
+        status = [_status(v, a, b, enough) for v, a, b in zip(value, low, high, strict=True)]
     return [_estimate(*row) for row in zip(value, low, high, status, strict=True)]

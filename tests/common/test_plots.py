@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from common import plots
-from common.plots import DARK, GRID, INK, PAPER, ROUTERS, SOFT, band, curve, house_style, label_lines, magnitude, panels, to_svg
+from common.plots import DARK, GRID, INK, PAPER, ROUTERS, SOFT, band, curve, house_style, label_lines, panels, to_svg
 
 
 @house_style()
@@ -97,23 +97,6 @@ def test_labels_stay_at_the_left_and_the_bottom() -> None:
     plots.outer_labels(axes, across=2)
     assert [one.get_xlabel() for one in axes] == ["", "", "x", "x"]
     assert [one.get_ylabel() for one in axes] == ["y", "", "y", ""]
-
-
-@pytest.mark.parametrize(
-    ("value", "text"),
-    [
-        (6784.0, "6.78k"),
-        (999.6, "1k"),
-        (64.0, "64"),
-        (0.5, "0.5"),
-        (16527360.0, "16.5M"),
-        (999.6e6, "1B"),
-        (1.3e12, "1.3T"),
-        (2e16, "2e+04T"),
-    ],
-)
-def test_magnitudes_have_three_digits_and_a_unit(value: float, text: str) -> None:
-    assert magnitude(value) == text
 
 
 def test_a_curve_is_dashed_from_its_last_point_within_on(ax: Axes) -> None:

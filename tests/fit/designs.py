@@ -21,7 +21,7 @@ TRUTH: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "dense-floor": ((1.6,), (0.3, 5.2)),
     "tokens": ((0.34, 0.3), (1.7, 110.0, 600.0)),
     "tokens-experts": ((0.34, 0.08, 0.3), (1.7, 110.0, 600.0)),
-    "data-constrained": ((0.35, 0.31, 15.0, 5.0, 60.0), (1.8, 1.0)),
+    "data-constrained": ((0.35, 0.31, 15.0, 5.0, 6e7), (1.8, 617.0)),
     "frontier": ((1.6,), (0.1, 4.6)),
     "separable": ((), (-0.08, -0.04, 1.1)),
     "bilinear": ((), (-0.08, -0.1, 0.008, 1.1)),
@@ -53,6 +53,9 @@ def design(law: Law) -> Columns:
     if law.name == "tokens":
         n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e11, 5)))
         return {N: n, D: d}
+    if law.name == "tokens-experts":
+        n, e, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 4), [1.0, 8.0, 64.0], np.geomspace(1e9, 1e11, 4)))
+        return {N: n, E: e, D: d}
     if law.name == "data-constrained":
         n, u, epochs = (axis.ravel() for axis in np.meshgrid(np.geomspace(3e7, 1e10, 6), [1e8, 1e9, 1e10], [0.5, 3.0, 10.0, 40.0]))
         return {N: n, D: u * epochs, "unique_tokens": u}

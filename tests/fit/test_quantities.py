@@ -45,13 +45,18 @@ def _truth(law: Law) -> tuple[np.ndarray, np.ndarray]:
     return np.array(theta, dtype=np.float64), np.array(beta)
 
 
+def _others(law: Law) -> dict[str, np.ndarray]:
+    """What the law reads besides N and E."""
+    return {D: np.array([2e9, 2e10, 3e10, 1e11])} if D in law.columns else {}
+
+
 @pytest.mark.parametrize("law", WITH_EPC, ids=lambda law: law.name)
 def test_a_dense_model_of_the_effective_size_has_the_routed_models_loss(law: Law) -> None:
     theta, beta = _truth(law)
-    effective = effective_parameter_count(law, theta, beta, SIZES, COUNTS)
-    dense = law.log10_loss(theta, beta, {N: effective, E: np.ones(4)})
+    effective = effective_parameter_count(law, theta, beta, SIZES, COUNTS, _others(law))
+    dense = law.log10_loss(theta, beta, {N: effective, E: np.ones(4), **_others(law)})
     # 52 halvings of a bracket of a factor of 1.8.
-    np.testing.assert_allclose(dense, law.log10_loss(theta, beta, {N: SIZES, E: COUNTS}), rtol=1e-12)
+    np.testing.assert_allclose(dense, law.log10_loss(theta, beta, {N: SIZES, E: COUNTS, **_others(law)}), rtol=1e-12)
     assert (effective > SIZES).all()
 
 
@@ -81,7 +86,7 @@ def test_the_effective_size_is_equation_11(a: float, b: float, c: float, e_start
 def test_one_expert_is_worth_the_model_itself_for_every_law() -> None:
     for law in (*WITH_EPC, CURVED):
         theta, beta = _truth(law) if law is not CURVED else (np.zeros(0), BENT)
-        np.testing.assert_allclose(effective_parameter_count(law, theta, beta, SIZES, np.ones(4)), SIZES, rtol=1e-13)
+        np.testing.assert_allclose(effective_parameter_count(law, theta, beta, SIZES, np.ones(4), _others(law)), SIZES, rtol=1e-13)
 
 
 def test_a_law_that_bends_has_the_effective_size_at_which_its_dense_curve_meets_the_loss() -> None:
@@ -156,7 +161,7 @@ def test_slopes_are_those_of_the_links_scale_by_finite_differences(law: Law) -> 
     theta, beta = _truth(law) if law is not CURVED else (np.zeros(0), BENT)
     base, h = law.roles.base if law.roles else np.e, 1e-5
     for name in (N, E):
-        data = {N: SIZES, E: COUNTS}
+        data = {N: SIZES, E: COUNTS, **_others(law)}
         found = slope(law, theta, beta, data, name)
         sides = [law.eta(theta, beta, {**data, name: data[name] * base**step}) for step in (h, -h)]
         # Central differences of eta near 1 with step 1e-5: rounding of 1e-16/1e-5.
@@ -189,6 +194,11 @@ def test_the_allocation_is_the_least_loss_along_six_n_d(flops: float) -> None:
     assert np.log(n) == pytest.approx(found.x, abs=1e-5)
 
 
+def test_an_allocation_beyond_any_float_is_infinite_and_no_warning() -> None:
+    theta, beta = np.array([[0.02, 0.02]]), np.array([[1.0, 1e20, 1e-5]])
+    assert allocation_quantity(TOKENS, 1e21)(theta, beta).tolist() == [[np.inf, 0.0]]
+
+
 def test_losses_are_the_laws() -> None:
     theta, beta = _truth(BOUNDED)
     data = {N: SIZES, E: COUNTS}
@@ -212,7 +222,7 @@ def test_laws_without_these_quantities_say_so() -> None:
     np.testing.assert_allclose(loss, [0.4, np.nan, 0.3])
     with_cutoff = ["bilinear", "bounded", "utilisation", "floor-interaction", "bounded-floor-interaction"]
     assert [law.name for law in CATALOGUE.values() if has_cutoff(law)] == with_cutoff
-    assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens"]
+    assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens", "data-constrained"]
     with pytest.raises(InputError, match="no effective parameter count"):
         effective_parameter_count(UTILISATION, np.array([1.0, 0.1]), np.zeros(4), SIZES, COUNTS)
     with pytest.raises(InputError, match="no N_cutoff"):

@@ -230,11 +230,26 @@ def test_laws_are_ranked_by_mean_score_and_paired_differences() -> None:
     assert found.equal == ("good", "near")
 
 
-def test_a_law_that_lacks_a_held_out_size_has_no_place() -> None:
-    found = rank({"whole": _cells(1.0, 2.0, 3.0), "part": {**_cells(0.1, 0.1), ("x", 2.0): np.nan}, "other": _cells(1.5, 2.5, 3.5)})
+def test_laws_are_ranked_over_the_held_out_sizes_that_give_the_most_scores_in_all() -> None:
+    # Two sizes of three laws are as many scores as three of two: then more laws.
+    few = {**_cells(0.1, 0.1), ("x", 2.0): np.nan}
+    found = rank({"whole": _cells(1.0, 2.0, 3.0), "part": few, "other": _cells(1.5, 2.5, 3.5)})
     assert found is not None
-    assert found.laws == ("whole", "other")
-    # A size that no law of the whole ones predicts is no size.
+    assert (found.laws, found.cells) == (("part", "whole", "other"), 2)
+    # Four of two are more: the law that lacks two of them has no place.
+    found = rank({"whole": _cells(1.0, 2.0, 3.0, 4.0), "part": few, "other": _cells(1.5, 2.5, 3.5, 4.5)})
+    assert found is not None
+    assert (found.laws, found.cells) == (("whole", "other"), 4)
+
+
+def test_a_law_that_a_routers_runs_do_not_identify_has_no_place() -> None:
+    both = {("Hash", 1.0): 1.0, ("Hash", 2.0): 1.0, ("RL-R", 1.0): 1.0}
+    found = rank({"all": both, "other": dict.fromkeys(both, 2.0), "one": {("Hash", 1.0): 0.1, ("Hash", 2.0): 0.1}})
+    assert found is not None
+    assert found.laws == ("all", "other")
+
+
+def test_a_size_that_no_law_predicts_is_no_size() -> None:
     late = rank({"one": {**_cells(1.0, 2.0), ("x", 2.0): np.nan}, "two": {**_cells(1.2, 2.2), ("x", 2.0): np.nan}})
     assert late is not None
     assert late.cells == 2

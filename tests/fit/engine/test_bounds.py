@@ -12,8 +12,8 @@ from fit.engine.losses import Loss, loss_named, squared
 from fit.engine.problem import make_problem
 from fit.engine.project import project
 from fit.engine.refit import refit
-from fit.engine.shared import shared_law
-from fit.engine.solve import Fit, fit_law
+from fit.engine.shared import fit_shared, shared_law
+from fit.engine.solve import Fit, fit_law, why_not_identified
 from fit.estimate import Status
 from fit.laws import TOKENS
 from fit.runs.schema import D, N
@@ -64,6 +64,18 @@ def test_at_every_shape_the_coefficients_are_scipys_nonnegative_least_squares(se
         np.testing.assert_allclose(found.beta[row] * length, expected, atol=1e-6 * expected.max())
         zero.add(tuple(found.held[row].tolist()))
     assert len(zero) >= 4
+
+
+@pytest.mark.parametrize("value", [1.0, 20.0, 60.0])
+def test_a_fixed_coefficient_stays_where_others_are_bounded(value: float) -> None:
+    data, loss = _floorless(1)
+    theta = np.array([[0.02, 0.02], [0.12, 0.1], [0.5, 0.4]])
+    found = project(make_problem(TOKENS, data, loss, squared(), fixed={"A": value}), theta)
+    for row in range(3):
+        columns = TOKENS.features(theta[row], data)
+        # What is left of the losses may be negative: then both of the others are 0.
+        expected, _ = nnls(columns[:, [0, 2]], loss - value * columns[:, 1])
+        np.testing.assert_allclose(found.beta[row], [expected[0], value, expected[1]], rtol=1e-8)
 
 
 def _by_scipy(data: dict[str, Float[np.ndarray, "runs"]], observed: Float[np.ndarray, "runs"], loss: Loss, least: float) -> float:
@@ -156,5 +168,16 @@ def test_standard_errors_at_a_bound_are_those_of_the_law_without_that_coefficien
     np.testing.assert_allclose(scaled(held), scaled(without), rtol=1e-5)
 
 
+def test_a_law_whose_tokens_do_not_matter_is_not_identified_and_says_which_coefficient_is_zero() -> None:
+    data = _design()
+    fit = fit_law(TOKENS, data, 2 + 60 * data[N] ** -0.3 + 1e-3 * np.log(data[D]))
+    assert fit.parameters["B"] == 0
+    assert not fit.certificate.identified
+    assert "B ended at 0" in why_not_identified(fit.problem, fit.certificate.at_bounds)
+
+
 def test_groups_that_share_a_bounded_coefficient_and_groups_that_do_not_are_all_bounded() -> None:
+    groups = {"x": _floorless(1), "y": _floorless(1)}
+    floors = [fit_shared(TOKENS, groups, ("L_0", "a", "b"), unbounded=flag).parameters["L_0[y]"] for flag in (False, True)]
+    assert floors[0] == 0 > floors[1]
     assert shared_law(TOKENS, ("x", "y"), ("L_0",)).nonnegative == ("L_0", "A[x]", "A[y]", "B[x]", "B[y]")

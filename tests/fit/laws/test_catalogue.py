@@ -28,8 +28,8 @@ def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "
         e = e_hat(e, p["E_start"], p["E_max"])
     if name == "dense":
         return (p["N_c"] / n) ** p["alpha_N"]
-    if name == "tokens":
-        return p["L_0"] + p["A"] * n ** -p["a"] + p["B"] * data[D] ** -p["b"]
+    if name in ("tokens", "tokens-experts"):
+        return p["L_0"] + p["A"] * n ** -p["a"] * e ** -p.get("g", 0) + p["B"] * data[D] ** -p["b"]
     if name == "data-constrained":
         return _data_constrained(p, n, data[D], data["unique_tokens"])
     if name == "frontier":

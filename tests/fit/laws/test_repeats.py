@@ -21,8 +21,8 @@ PUBLISHED = {
 def published() -> tuple[np.ndarray, np.ndarray]:
     """Its shape parameters and coefficients."""
     p = PUBLISHED
-    best = (p["a"] * p["A"] / (p["b"] * p["B"])) ** (1 / p["a"]) * 1e9 ** (p["b"] / p["a"]) / 1e6
-    return np.array([p["a"], p["b"], p["R_D_star"], p["R_N_star"], best]), np.array([p["L_0"], p["B"] * 1e9 ** -p["b"]])
+    best = (p["a"] * p["A"] / (p["b"] * p["B"])) ** (1 / p["a"]) * 1e9 ** (p["b"] / p["a"])
+    return np.array([p["a"], p["b"], p["R_D_star"], p["R_N_star"], best]), np.array([p["L_0"], p["B"]])
 
 
 def _runs(columns: list[tuple[float, float, float]]) -> Columns:
@@ -49,7 +49,7 @@ def test_every_parameter_of_noise_free_runs_is_recovered(truth: tuple[np.ndarray
 def _at_tokens(law: Law, theta: np.ndarray, beta: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The law `tokens` with the same A, a, B, b and L_0."""
     p = dict(zip(law.parameter_names, law.parameter_values(theta, beta).tolist(), strict=True))
-    return np.array([p["a"], p["b"]]), np.array([p["L_0"], p["A"] * 1e6 ** -p["a"], p["B"] * 1e9 ** -p["b"]])
+    return np.array([p["a"], p["b"]]), np.array([p["L_0"], p["A"], p["B"]])
 
 
 def test_where_no_token_repeats_and_no_model_is_too_large_it_is_the_law_of_size_and_tokens() -> None:
@@ -64,7 +64,7 @@ def test_where_no_token_repeats_and_no_model_is_too_large_it_is_the_law_of_size_
 def test_repeats_and_excess_parameters_are_worth_what_the_two_limits_say() -> None:
     theta, beta = published()
     # R_D* times U more than U is all that repeats ever give; so of parameters, beyond U_N = (aA/bB)^(1/a) U^(b/a).
-    u_n = theta[4] * 1e6 * 10 ** (theta[1] / theta[0])
+    u_n = theta[4] * 10 ** (theta[1] / theta[0])
     endless = DATA_CONSTRAINED.log10_loss(theta, beta, _runs([(1e8, 1e16, 1e10), (1e17, 1e10, 1e10)]))
     as_tokens = TOKENS.log10_loss(
         *_at_tokens(DATA_CONSTRAINED, theta, beta), _runs([(1e8, 1e10 * (1 + theta[2]), 1e10), (u_n * (1 + theta[3]), 1e10, 1e10)])

@@ -62,6 +62,13 @@ def test_simulated_runs_are_called_so(simulated: Reproduction) -> None:
     assert reproduce_document(simulated).verdict.startswith("Simulated runs. ")
 
 
+def test_without_draws_nothing_is_inside_and_every_delta_stands(simulated_runs: Runs) -> None:
+    found = reproduce(simulated_runs, Options(routers=("Hash",), draws=0))
+    assert {line.inside for line in found.figures} == {None}
+    for line in found.figures:
+        assert line.delta == pytest.approx(line.ours.value - line.published, rel=1e-12, nan_ok=True)
+
+
 def test_a_router_that_the_paper_does_not_have_is_refused(small_runs: Runs) -> None:
     with pytest.raises(fit.InputError, match="figures are published for S-Base, RL-R and Hash"):
         reproduce(small_runs, Options(routers=("Switch",)))

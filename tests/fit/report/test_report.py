@@ -136,10 +136,12 @@ def test_simulated_runs_are_called_so_in_title_and_verdict(simulated: Analysis, 
     assert "simulated" not in terminal(fit_document(default), 80).lower()
 
 
-def test_a_loss_is_called_by_its_name_and_in_nats_only_where_it_is_the_releases(tokens: Analysis, default: Analysis) -> None:
-    texts = [terminal(fit_document(tokens, full=True), 200, full=True), json.dumps(fit_json(tokens))]
+def test_a_loss_is_called_by_its_name_and_its_own_unit(tokens: Analysis, default: Analysis) -> None:
+    columns = {"N": tokens.runs["N"], "D": tokens.runs["D"], "val_bpb": tokens.runs.loss}
+    bits = analyse(Runs.from_columns(columns), Options(laws=("tokens",), draws=0))
+    texts = [terminal(fit_document(bits, full=True), 200, full=True), json.dumps(fit_json(bits))]
     assert all("nats" not in text and "loss_validation" not in text for text in texts)
-    assert "val_loss" in texts[0].splitlines()[0]
+    assert "val_bpb (bits per byte)" in texts[0].splitlines()[0]
     assert "loss_validation (nats per token)" in fit_document(default).title
 
 
@@ -167,7 +169,7 @@ def test_a_law_in_tokens_says_the_best_size_and_tokens(tokens: Analysis) -> None
         (Estimate(6.84e11, 1.58e11, 6.6e12, Status.OK, "parameters", distance=523.0), "684B [158B, >1T]†"),
         (Estimate(2.7e64, 1e20, math.inf, Status.OPEN, "parameters", distance=1e55), "no sign of an end below 1T"),
         (Estimate(math.inf, 1e12, math.inf, Status.OPEN, "parameters"), "no sign of an end below 1T"),
-        (Estimate(3.2e9, status=Status.NOT_IDENTIFIED, unit="parameters"), "3.20B (not identified)"),
+        (Estimate(3.2e9, status=Status.NOT_IDENTIFIED, unit="parameters"), "not identified"),
         (Estimate(0.5, status=Status.TOO_FEW_DRAWS, se=0.01), "0.500 (too few draws)"),
         (Estimate(0.5, status=Status.NOT_ASKED), "0.5"),
         (Estimate(12.0, 4.0, math.inf, Status.OPEN), "12.0 [4.0, open above]"),
@@ -205,7 +207,11 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
     """Every key, its places in lists and the names of parameters and figures made alike."""
     if isinstance(value, dict):
         for key, item in value.items():
-            name = "NAME" if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "fixed", "bounds") else key
+            name = (
+                "NAME"
+                if place.rsplit(".", 1)[-1] in ("coefficients", "derived", "bends", "spread", "fixed", "bounds", "columns", "differences")
+                else key
+            )
             yield from paths(item, f"{place}.{name}" if place else name)
     elif isinstance(value, list):
         for item in value:
@@ -217,7 +223,7 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
 def test_every_key_of_the_json_is_documented(default: Analysis, tokens: Analysis) -> None:
     section = DOCUMENTED.read_text(encoding="utf-8").partition("## fit.json")[2].partition("\n## ")[0]
     documented = set(re.findall(r"^\| `([^`]+)`", section, flags=re.MULTILINE))
-    options = replace(tokens.options, fixed={"b": 0.28}, bounds={"a": (0.1, 1.0)})
+    options = replace(tokens.options, fixed={"b": 0.28}, bounds={"a": (0.1, 1.0)}, budgets=(1e21,), shared=("a",))
     for analysis in (default, tokens, replace(default, ranking=None), replace(tokens, options=options)):
         assert set(paths(fit_json(analysis))) <= documented
 
@@ -226,7 +232,7 @@ def test_the_json_has_statuses_full_precision_and_no_number_that_json_lacks(defa
     endless = replace(default.results[0], derived={"x": Estimate(math.inf, 1.0, math.inf, Status.OPEN)})
     record = fit_json(replace(default, results=(endless, *default.results[1:])))
     read = json.loads(json.dumps(record, allow_nan=False))
-    assert read["schema"] == "routelaw.fit/2"
+    assert read["schema"] == "routelaw.fit/3"
     assert read["fits"][0]["derived"]["x"] | {"unit": ""} == {
         "value": None, "low": 1.0, "high": None, "status": "open", "unit": "", "se": None, "distance": 1.0,
     }  # fmt: skip

@@ -3,6 +3,7 @@
 import gzip
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from hypothesis import HealthCheck, example, given, settings
@@ -61,6 +62,42 @@ json_values = st.recursive(
     ),
     max_leaves=16,
 )
+
+
+odd = st.one_of(st.text(max_size=6), st.sampled_from(["N", "k == 1", "a b", "x/y", "1e5", "ln", "header_0_", "'q'", '"', "(", "in", "D*2"]))
+
+
+@fuzz
+@given(st.lists(odd, min_size=1, max_size=4), st.lists(st.one_of(odd, st.sampled_from("+-*/()=<>,")), max_size=5), st.text(max_size=5))
+def test_no_headers_with_any_columns_and_filters_give_a_traceback(names: list[str], parts: list[str], value: str) -> None:
+    table = {**{name: [1.0, 2.0] for name in names}, "loss": [3.0, 2.0], "label": [value, "b"]}
+    text = " ".join(parts)
+    asked: list[dict[str, Any]] = [{"columns": {"D": text}}, {"where": text}, {"where": f"label == {value!r}"}, {"target": text}]
+    asked.append({"columns": {"run": text}})
+    for options in asked:
+        message = "runs"
+        try:
+            assert 0 < len(load_runs(table, **options)) <= 2
+        except InputError as error:
+            message = str(error)
+        assert 0 < len(message.splitlines()) <= 3
+
+
+@fuzz
+@given(st.text(max_size=12), st.text(max_size=12))
+@example("E{E}", "E1")
+@example("{E}", "1")
+@example("{a}{b}/", "ab/")
+def test_no_pattern_of_names_gives_a_traceback(tmp_path: Path, pattern: str, name: str) -> None:
+    path = tmp_path / "1.csv"
+    path.write_text("loss\n3\n")
+    for source in (path, f"{tmp_path}/{name}*"):
+        message = "runs"
+        try:
+            assert len(load_runs(source, filename=pattern)) >= 1
+        except InputError as error:
+            message = str(error)
+        assert 0 < len(message.splitlines()) <= 3
 
 
 @fuzz

@@ -219,6 +219,8 @@ def test_a_filter_sees_the_headers_of_the_file_whatever_they_were_taken_for(writ
         ("params == 2e6 and E > 1", [2]),
     ):  # fmt: skip
         assert load_runs(path, columns=columns, where=where).loss.tolist() == losses, where
+    sizes = load_runs(write("model_size_label,loss\n370M,3\n1.3B,2\n", "sizes.csv"))
+    assert sizes.where("model_size_label == '370M'").loss.tolist() == sizes.where("model_size_label == 370e6").loss.tolist() == [3]
     with pytest.raises(InputError, match=r"no column 'data'; did you mean data/mix"):
         load_runs(path, columns=columns, where="data == 'web'")
 
@@ -228,6 +230,7 @@ def test_an_empty_cell_decides_nothing_that_another_condition_decides(write: Cal
     for where, losses in (
         ("arch == 'dense' or k == 1", [3, 2]), ("k == 1", [2]), ("not k == 1", [1]), ("k != 1", [1]),
         ("not (arch == 'moe' and k == 1)", [3, 1]), ("arch == 'moe' and k in [1, 2]", [2, 1]), ("k not in [1]", [1]), ("1 <= k < 2", [2]),
+        ("not (arch == 'dense' or k == 1)", [1]),
     ):  # fmt: skip
         assert load_runs(path, where=where).loss.tolist() == losses, where
     step = next(step for step in load_runs(path, where="k == 1").log if "--where" in step.rule)

@@ -121,7 +121,7 @@ def test_a_row_that_is_no_run_is_left_out_counted_and_listed(write: Callable[...
     runs = load_runs(path)
     assert runs.loss.tolist() == [3.5, 3.25]
     (step,) = [step for step in runs.log if step.rule.startswith("rows that are no runs")]
-    assert (step.rule, step.kept, step.dropped, step.reasons) == ("rows that are no runs: 1 of 6", 5, 1, (reason,))
+    assert (step.rule, step.kept, step.dropped, step.reasons) == ("rows that are no runs", 5, 1, (reason,))
     assert only(runs, "rows-left-out") == f"1 row of 6 left out: {reason}"
 
 

@@ -132,6 +132,22 @@ def test_the_same_hyper_id_in_two_files_is_two_runs(write: Callable[..., Path]) 
         runs["N"]
 
 
+def test_of_many_files_the_log_has_a_line_for_each_thing_done(write: Callable[..., Path]) -> None:
+    paths = [write(f"step,D,loss\n1,1e9,4\n2,2e9,{3 - i / 10}\n3,3e9,nan\n", f"N{i + 1}M.csv") for i in range(9)]
+    runs = load_runs(paths, columns={"run": "@file"}, filename="N{N}.csv")
+    assert runs["N"].tolist() == [i * 1e6 for i in range(1, 10)]
+    assert [(step.rule.partition(" (")[0], step.kept, step.dropped) for step in runs.log] == [
+        ("9 files: columns: N = N, D = D, run = @file, step = step, loss = loss", 27, 0),
+        ("9 files: rows read", 27, 0),
+        ("9 files: no column of experts or routers: all runs are dense", 27, 0),
+        ("9 files: rows that are no runs", 18, 9),
+        ("9 files: last evaluation with a finite loss", 9, 0),
+        ("9 files together", 9, 0),
+    ]
+    left_out = [warning.message for warning in runs.warnings if warning.code == "rows-left-out"]
+    assert left_out == [*(f"{path}: 1 row of 3 left out: loss is nan (row 4)" for path in paths[:4]), "and of 5 more files"]
+
+
 def test_runs_that_stop_early_are_warned_of(write: Callable[..., Path]) -> None:
     runs = load_runs(write(GOOD + "2,89,3,4,1000000,Hash,42\n3,90,3,2,1000000,Hash,42\n"))
     assert only(runs, "short-runs") == "1 run ends before 90 % of the longest run's 100 steps: N=1000000 at step 89"

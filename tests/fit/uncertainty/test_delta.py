@@ -8,7 +8,7 @@ from jaxtyping import Float
 from scipy.optimize import curve_fit
 
 from fit.engine.solve import Fit, fit_law
-from fit.laws import BILINEAR, BOUNDED, DENSE_FLOOR, SEPARABLE
+from fit.laws import BILINEAR, BOUNDED, DENSE, DENSE_FLOOR, SEPARABLE
 from fit.quantities import log10_loss_quantity
 from fit.runs.schema import E, N
 from fit.uncertainty.delta import correlations, covariance, prediction_sd, standard_errors
@@ -84,3 +84,21 @@ def test_every_law_has_standard_errors(fitted: Callable[[str, str], Fit]) -> Non
     for law in LAWS:
         fit = fitted(law.name, "log")
         assert (standard_errors(fit, fit.law.parameter_values) > 0).all()
+
+
+def test_a_parameter_whose_variance_is_beyond_any_float_has_no_correlation_and_no_warning() -> None:
+    """A loss that hardly falls with size: N_c is 10^200 and more, its square infinite."""
+    n = np.geomspace(1e7, 1e9, 12)
+    fit = fit_law(DENSE, {N: n}, 3 * n**-0.0024 * np.exp(1e-5 * np.random.default_rng(0).standard_normal(12)))
+    assert 1e150 < fit.parameters["N_c"] < np.inf
+    assert standard_errors(fit, fit.law.parameter_values)[1] == np.inf
+    assert correlations(fit) == {}
+
+
+def test_with_one_degree_of_freedom_the_noise_is_the_sum_of_squares() -> None:
+    data, loss = made_up(DENSE)
+    fit = fit_law(DENSE, {N: data[N][::6]}, loss[::6])
+    assert fit.degrees == 1
+    at = log10_loss_quantity(DENSE, {N: np.array([1e8])})
+    expected = np.sqrt(standard_errors(fit, at) ** 2 + np.sum(fit.residuals**2))
+    np.testing.assert_allclose(prediction_sd(fit, at), expected, rtol=1e-12)

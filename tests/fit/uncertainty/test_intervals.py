@@ -50,6 +50,19 @@ def test_coefficients_of_a_linear_law_have_students_interval_exactly(level: floa
     assert {one.status for one in found} == {Status.OK}
 
 
+def test_of_linear_and_curved_figures_asked_for_together_the_linear_ones_alone_have_students_interval() -> None:
+    fit = _linear()
+    draws = resample(fit, draws=1500)
+    found = ends(
+        estimates(fit, draws, lambda theta, beta: np.concatenate([beta[:, :1] ** 3, beta[:, 1:], 1e9 * beta[:, 1:2] ** 2], axis=1), 0.9)
+    )
+    students, reach = _students(fit, 0.9), student.ppf(0.95, 22)
+    np.testing.assert_allclose(found[:, 1:3], students[:, 1:], rtol=1e-6)
+    levels = [norm.cdf(-reach), norm.cdf(reach)]
+    np.testing.assert_allclose(found[:, 0], np.quantile(draws.beta[:, 0] ** 3, levels, method="weibull"), rtol=1e-6)
+    np.testing.assert_allclose(found[:, 3], np.quantile(1e9 * draws.beta[:, 1] ** 2, levels, method="weibull"), rtol=1e-6)
+
+
 @pytest.mark.parametrize("degrees", [1, 2])
 def test_with_one_or_two_degrees_of_freedom_a_linear_law_has_the_exact_interval(degrees: int) -> None:
     data, loss = made_up(DENSE)

@@ -3,20 +3,21 @@
     L(N) = u + v z + w z^2 at each budget C, z = (ln N - centre)/width;   ln N_opt = const + exponent_n ln C, ln D_opt likewise
 
 All parabolas together are one law, linear in its coefficients, so that draws, intervals and statuses are those of every other fit. Draws
-are of the residuals of log loss, of all budgets together (our choice): of runs drawn with replacement within each budget, 4 to 47 % were
-measured to leave some budget without a minimum, at 5 to 7 sizes a budget. As random numbers belong to runs, a law fitted to the same runs
-moves with the profiles, and the two are compared draw by draw.
+are of residuals of log loss, of all budgets together (our choice): of draws of runs with replacement, 4 to 47 % were measured to leave some
+budget without a minimum, at 5 to 7 sizes a budget, and so no exponent an interval. As random numbers belong to runs, a law fitted to the
+same runs moves with the profiles, and the two are compared draw by draw.
 """
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from fit.dense.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
+from fit.budget.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
+from fit.diagnose import misfit
 from fit.engine.losses import Loss, squared
 from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
@@ -27,7 +28,7 @@ from fit.quantities import FLOPS_PER_TOKEN, beyond
 from fit.runs import Runs
 from fit.runs.schema import C, D, N
 from fit.uncertainty.delta import Quantity, evaluate
-from fit.uncertainty.draws import Draws, resample
+from fit.uncertainty.draws import Draws, Scheme, resample
 from fit.uncertainty.intervals import difference, estimates
 
 if TYPE_CHECKING:
@@ -187,6 +188,7 @@ def isoflop(
     runs: Runs,
     *,
     same_budget: float = SAME_BUDGET,
+    scheme: Scheme | Literal["auto"] = "auto",
     draws: int = 1000,
     seed: int = 0,
     level: float = 0.95,
@@ -194,7 +196,8 @@ def isoflop(
 ) -> IsoFLOP:
     """Approach 2 on these runs, all taken for dense ones: N, loss, and `training_flops` (FLOPs of the whole run) or D, with C = 6 N D.
 
-    Runs whose compute differs by at most `same_budget`, relatively, are of one budget. Raises `InputError` for a column that is missing,
+    Runs whose compute differs by at most `same_budget`, relatively, are of one budget. `scheme` auto: wild where the residuals' spread is
+    uneven, else residuals, as for every law. Raises `InputError` for a column that is missing,
     and `NotIdentifiedError` where no budget has a minimum.
     """
     budgets, left = _budgets(runs, same_budget, flops_per_parameter_token)
@@ -205,7 +208,8 @@ def isoflop(
     place = np.concatenate([one.place for one in budgets])
     data = {N: runs.numeric(N)[place], C: np.repeat([one.flops for one in budgets], [len(one.place) for one in budgets])}
     fit = fit_law(_law(budgets), data, runs.loss[place], squared())
-    drawn = resample(fit, "residuals", draws, seed, keys=place) if draws else None
+    auto: Scheme = "wild" if misfit(fit).uneven else "residuals"
+    drawn = resample(fit, auto if scheme == "auto" else scheme, draws, seed, keys=place) if draws else None
     units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", "nats per token") for _ in budgets)]
     found = estimates(fit, drawn, _quantity(budgets, budgets[0].flops), level, unit=units)
     profiles = tuple(Profile(one.flops, len(one.place), *found[4 + k :: len(budgets)]) for k, one in enumerate(budgets))
@@ -252,7 +256,7 @@ def compare_approaches(profiles: IsoFLOP, flops: float, objective: Loss | None =
     k, runs, ours = profiles.flops_per_parameter_token, profiles.runs, profiles.draws
     n, d, _ = _columns(runs, k)
     fit = fit_law(TOKENS, {N: n, D: d}, runs.loss, objective)
-    draws = resample(fit, "residuals", len(ours), ours.seed) if ours is not None and fit.degrees > 0 else None
+    draws = resample(fit, ours.scheme, len(ours), ours.seed) if ours is not None and fit.degrees > 0 else None
     pair = _logged(_quantity(profiles.budgets, flops)), _logged(optimum_quantity(TOKENS, [flops], k))
     if ours is not None and draws is not None:
         found = difference(ours, draws, *pair, profiles.level)

@@ -5,14 +5,14 @@ import pytest
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.dense.isoflop import IsoFLOP, compare_approaches, isoflop
+from fit.budget.isoflop import IsoFLOP, compare_approaches, isoflop
 from fit.errors import NotIdentifiedError
 from fit.estimate import Status
 from fit.laws import TOKENS
 from fit.runs import Runs
 from fit.runs.schema import D, N
 
-BESIROGLU = np.array([0.3478, 0.3658]), np.array([1.8172, 482.01 * 1e6**-0.3478, 2085.43 * 1e9**-0.3658])
+BESIROGLU = np.array([0.3478, 0.3658]), np.array([1.8172, 482.01, 2085.43])
 """The law `tokens` as Besiroglu et al. 2024 refit it."""
 
 BUDGETS = np.geomspace(6e18, 3e21, 6)
@@ -33,12 +33,16 @@ def parabolas(exponent: float = 0.46) -> tuple[Float[np.ndarray, "runs"], Float[
     return sizes, budgets, 2 + 30 * budgets**-0.08 + 0.05 * (np.log(sizes) - np.log(0.3 * budgets**exponent)) ** 2
 
 
-def profiles_of_a_law(width: float, sizes: int, noise: float, seed: int) -> Runs:
-    """IsoFLOP profiles of Besiroglu's law with relative noise, from 1/width to width times 1.2 times the best size of each budget."""
+def profiles_of_a_law(width: float, sizes: int, noise: float, seed: int, last: float | None = None) -> Runs:
+    """IsoFLOP profiles of Besiroglu's law, from 1/width to width times 1.2 times the best size of each budget.
+
+    `noise` of the loss, relatively; from the first budget's to that of the `last`, if given.
+    """
     n = np.concatenate([1.2 * 0.0888 * budget**0.5126 * np.geomspace(1 / width, width, sizes) for budget in BUDGETS])
     c = np.repeat(BUDGETS, sizes)
     loss = 10 ** TOKENS.log10_loss(*BESIROGLU, {N: n, D: c / (6 * n)})
-    return _table(n, c, loss * np.exp(noise * np.random.default_rng(seed).standard_normal(len(n))))
+    spread = np.repeat(np.geomspace(noise, last or noise, 6), sizes) if noise else 0.0
+    return _table(n, c, loss * np.exp(spread * np.random.default_rng(seed).standard_normal(len(n))))
 
 
 def test_exact_parabolas_give_their_minima_and_the_line_through_them() -> None:
@@ -208,9 +212,18 @@ def _covered(found: IsoFLOP, truth: float) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("width", "sizes", "noise"), [(4.0, 7, 0.003), (4.0, 5, 0.003), (6.0, 9, 0.003), (3.0, 6, 0.002)])
-def test_intervals_hold_the_exponent_of_noise_free_profiles_as_often_as_they_say(width: float, sizes: int, noise: float) -> None:
+@pytest.mark.parametrize(
+    ("width", "sizes", "noise", "last"),
+    [(4.0, 7, 0.003, None), (4.0, 5, 0.003, None), (6.0, 9, 0.003, None), (4.0, 7, 0.006, 0.001), (4.0, 7, 0.001, 0.006)],
+)
+def test_intervals_hold_the_exponent_of_noise_free_profiles_as_often_as_they_say(
+    width: float, sizes: int, noise: float, last: float | None
+) -> None:
+    """Noise that grows with compute by six: drawn as residuals of one spread, intervals were measured to hold the exponent in 84 %."""
     truth = isoflop(profiles_of_a_law(width, sizes, 0.0, 0), draws=0).exponent_n.value
-    hits = [_covered(isoflop(profiles_of_a_law(width, sizes, noise, seed), draws=200), truth) for seed in range(200)]
+    found = [isoflop(profiles_of_a_law(width, sizes, noise, seed, last), draws=200) for seed in range(200)]
+    known = [_covered(one, truth) for one in found if one.exponent_n.known]
+    # Large noise leaves some without a minimum in over 2.5 % of their draws, and so without an interval.
+    assert len(known) > 150
     # 95 % of 200, less three binomial standard errors of 1.5 % and a point for ends read off 200 draws.
-    assert np.mean(hits) > 0.895
+    assert np.mean(known) > 0.895

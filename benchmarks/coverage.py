@@ -2,11 +2,11 @@
 
     uv run python -m benchmarks.coverage --law bounded --reps 500 --draws 1000 --markdown docs/coverage.md
 
-The truth is our fit of the law to the released runs; each repetition adds noise to it at the same (N, E), with the fit's residual
-SD, degrees of freedom accounted for, fits the law, resamples, and asks of every interval whether the truth is inside.
-`--noise clustered` puts half of the noise's variance into a shift that all runs of a model size share: what is left when a law's
-form in N is a little wrong. Repetitions have seeds of their own and are appended to a file as they end: a killed run goes on
-where it was, and the number of processes changes nothing.
+The truth is our fit of the law to the released runs, or a made one (`benchmarks.coverage_truth`); each repetition adds noise to it at
+the same runs, fits the law, resamples, and asks of every interval whether the truth is inside. `--noise clustered` puts half of the
+noise's variance into a shift that all runs of a model size share: what is left when a law's form in N is a little wrong. `--noise
+uneven` has an SD that is five times as large at the smallest size as at the largest. Repetitions have seeds of their own and are
+appended to a file as they end: a killed run goes on where it was, and the number of processes changes nothing.
 """
 
 import hashlib
@@ -19,33 +19,25 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import tyro
 from jaxtyping import Float
 
-from benchmarks.common import RELEASE, ROOT, machine, sample_for, save
-from benchmarks.coverage_table import markdown_page, table
+from benchmarks.common import RELEASE, ROOT, machine, save
+from benchmarks.coverage_table import markdown_page, table, title
+from benchmarks.coverage_truth import PLACES, Design, Noise, Truth, make_truth
 from common.errors import InputError
 from fit.diagnose import misfit
-from fit.engine.solve import Fit, fit_law
+from fit.engine.solve import fit_law
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
 from fit.laws import Law, law_named
 from fit.quantities import cutoff, effective_parameter_count, has_cutoff, has_epc
 from fit.uncertainty.delta import Quantity
-from fit.uncertainty.draws import Draws, Scheme, resample
+from fit.uncertainty.draws import Scheme, resample
 from fit.uncertainty.intervals import estimates, new_run_estimates
 from fit.uncertainty.profile import profile_interval, profiled
-
-SHARED = 0.5
-"""Part of the variance that runs of one size share when the noise is clustered."""
-
-PLACES = {"inside": (1.3e8, 32, 1), "edge": (1.3e9, 512, 1), "10x beyond": (1.3e9, 64, 10), "below": (1.6e7, 128, 0.3)}
-"""Where EPC and losses are asked for: the run nearest this (N, E), its size (and FLOPs) then times the last figure."""
-
-SIZES = ("dense_parameter_count", "total_parameter_count", "flops_per_step")
 
 
 @dataclass(frozen=True)
@@ -58,61 +50,28 @@ class Options:
     """Repetitions."""
     draws: int = 1000
     """Bootstrap draws of each."""
-    schemes: tuple[Scheme, ...] = ("residuals", "pairs", "wild-clusters")
-    """Resampling schemes."""
-    noise: Literal["independent", "clustered"] = "independent"
-    """Noise of each run alone, or with half its variance shared by the runs of a size."""
+    schemes: tuple[Scheme, ...] = ("residuals", "wild", "pairs", "wild-clusters")
+    """Resampling schemes; what `fit` does unasked is added to them."""
+    noise: Noise = "independent"
+    """Noise of each run alone, or with half its variance shared by the runs of a size, or with an SD that falls with the size."""
+    design: Design = "release"
+    """The released runs, or a made design for law tokens: many runs, or few."""
     router: str = "S-Base"
-    """The router whose runs are the design."""
-    design: Path = RELEASE
-    """The curves whose (N, E) and fit are simulated."""
+    """The router whose runs are the released design."""
+    curves: Path = RELEASE
+    """The curves whose (N, E) and fit are the released design."""
     seed: int = 0
     """Seed of the first repetition's noise and draws; the others' follow from it."""
-    profile: bool = True
-    """Profile-likelihood intervals of the shape parameters too."""
+    profile: bool = False
+    """Profile-likelihood intervals of the shape parameters too: slow."""
     processes: int = 2
     """Repetitions at a time."""
     folder: Path = field(default_factory=lambda: ROOT / "runs" / "coverage")
     """Where finished repetitions are kept; a later run goes on from them."""
     markdown: Path | None = None
-    """A page to write with the tables of all laws and noises in the folder that were run with these repetitions and draws."""
+    """A page to write with the tables of all simulations in the folder; those of the page that are not in the folder stay."""
     json: Path | None = None
     """A file for the figures."""
-
-
-@dataclass(frozen=True)
-class Truth:
-    """What is simulated: a law's fit to the design, the noise's SD (log10), and the points that are asked about."""
-
-    fit: Fit
-    data: dict[str, Float[np.ndarray, "runs"]]
-    sizes: Float[np.ndarray, "runs"]
-    noise_sd: float
-    points: dict[str, Float[np.ndarray, "points"]]
-    point_sizes: Float[np.ndarray, "points"]
-
-    @property
-    def law(self) -> Law:
-        """The law."""
-        return self.fit.law
-
-
-def make_truth(law: Law, options: Options) -> Truth:
-    """The truth for one law."""
-    data, loss = sample_for(law, options.router, options.design)
-    fit = fit_law(law, data, loss)
-    freedom = len(loss) - law.num_parameters
-    picked = [_nearest(data, n, e) for n, e, _ in PLACES.values()]
-    scale = np.array([times for _, _, times in PLACES.values()])
-    points = {name: values[picked] * (scale if name in SIZES else 1.0) for name, values in data.items()}
-    sizes = data["dense_parameter_count"]
-    return Truth(fit, data, sizes, fit.rmse_log10 * (len(loss) / freedom) ** 0.5, points, points["dense_parameter_count"])
-
-
-def _nearest(data: dict[str, Float[np.ndarray, "runs"]], n: float, e: float) -> int:
-    """The run of the size nearest to `n` whose number of experts is nearest to `e`, on log scales."""
-    distance = 10 * np.abs(np.log(data["dense_parameter_count"] / n)) + np.abs(np.log(data["num_experts"] / e))
-    return int(np.argmin(distance))
 
 
 def quantities(law: Law, points: dict[str, Float[np.ndarray, "points"]]) -> tuple[list[str], Quantity]:
@@ -124,71 +83,58 @@ def quantities(law: Law, points: dict[str, Float[np.ndarray, "points"]]) -> tupl
     if has_cutoff(law):
         # The logarithm, since under a law with a floor N_cutoff itself is beyond any float.
         parts.append((["N_cutoff"], lambda t, b: np.log10(cutoff(law, b))[:, None]))
+    if law.name == "tokens":
+        # N_opt ~ C^(b/(a + b)): what the law is fitted for.
+        parts.append((["exponent of N_opt"], lambda t, b: t[..., 1:2] / t.sum(axis=-1, keepdims=True)))
     parts.append(([f"mean loss, {place}" for place in PLACES], lambda t, b: law.log10_loss(t, b, points)))
     names = [name for part, _ in parts for name in part]
     return names, lambda t, b: np.concatenate([quantity(t, b) for _, quantity in parts], axis=-1)
 
 
-def _noise(truth: Truth, generator: np.random.Generator, clustered: bool) -> tuple[Float[np.ndarray, "runs"], Float[np.ndarray, "points"]]:
-    """log10 noise of the runs, and of a new run at each point; where sizes share a shift, a point of a new size has a new one."""
-    runs, points = generator.standard_normal(len(truth.sizes)), generator.standard_normal(len(truth.point_sizes))
-    if clustered:
-        distinct, place = np.unique(np.concatenate([truth.sizes, truth.point_sizes]), return_inverse=True)
-        shift = generator.standard_normal(len(distinct))[place] * SHARED**0.5
-        runs = shift[: len(runs)] + runs * (1 - SHARED) ** 0.5
-        points = shift[len(runs) :] + points * (1 - SHARED) ** 0.5
-    return runs * truth.noise_sd, points * truth.noise_sd
-
-
 def repetition(truth: Truth, options: Options, number: int) -> dict[str, object]:
-    """One repetition: for every kind of interval, which of the quantities it covered ("1" or "0"), and its width."""
+    """One repetition: for every kind of interval, which of the quantities it covered, and how long it is."""
     law = truth.law
     names, quantity = quantities(law, truth.points)
-    true = quantity(truth.fit.theta[None], truth.fit.beta[None])[0]
+    true = dict(zip(names, quantity(truth.theta[None], truth.beta[None])[0].tolist(), strict=True))
     generator = np.random.default_rng([options.seed, number])
-    noise, new_noise = _noise(truth, generator, options.noise == "clustered")
-    new_runs = 10 ** (truth.fit.log10_loss(truth.points) + new_noise)
+    noise, new_noise = truth.noise(generator, options.noise)
+    true |= dict(zip((f"new run, {place}" for place in PLACES), (10 ** (truth.log10_loss(truth.points) + new_noise)).tolist(), strict=True))
     try:
-        fit = fit_law(law, truth.data, 10 ** (truth.fit.log10_loss(truth.data) + noise))
+        fit = fit_law(law, truth.data, 10 ** (truth.log10_loss(truth.data) + noise))
     except NotIdentifiedError:
         return {"rep": number, "failed": True}
-    covered: dict[str, dict[str, bool | None]] = {}
+    default = misfit(fit, truth.sizes).scheme
+    found: dict[str, dict[str, Estimate]] = {}
     lost: dict[str, int] = {}
-    for scheme in options.schemes:
+    for scheme in dict.fromkeys((*options.schemes, default)):
         draws = resample(fit, scheme, options.draws, seed=1_000_003 * options.seed + number, clusters=truth.sizes)
         lost[scheme] = draws.failed
-        covered[scheme] = _covered(truth, fit, draws, names, quantity, true, new_runs)
-    # What `fit` does when it is not asked for a scheme.
-    default = "wild-clusters" if misfit(fit, truth.sizes).clustered else "residuals"
-    if default in covered:
-        covered = {"default": covered[default], **covered}
+        shown = estimates(fit, draws, quantity, errors=False) + new_run_estimates(fit, draws, truth.points)
+        found[scheme] = dict(zip(true, shown, strict=True))
+    found = {"default": found[default], **{scheme: found[scheme] for scheme in options.schemes}}
+    covered = {kind: {name: _inside(one, true[name]) for name, one in figures.items()} for kind, figures in found.items()}
+    lengths = {kind: [_length(one) for one in figures.values()] for kind, figures in found.items()}
     if options.profile and law.shapes:
-        at = dict(zip(names, true.tolist(), strict=True))
         ends = {name: profile_interval(fit, name) for name in profiled(law)}
-        covered["profile"] = {name: bool(end.low <= at[name] <= end.high) for name, end in ends.items()}
-    return {"rep": number, "failed": False, "default": default, "lost": lost, "covered": covered}
-
-
-def _covered(
-    truth: Truth, fit: Fit, draws: Draws, names: list[str], quantity: Quantity, true: Float[np.ndarray, "quantities"],
-    new_runs: Float[np.ndarray, "points"],
-) -> dict[str, bool | None]:  # fmt: skip
-    """Which intervals of one kind hold the truth; None where there is no interval."""
-    found = estimates(fit, draws, quantity, errors=False)
-    new = new_run_estimates(fit, draws, truth.points)
+        covered["profile"] = {name: bool(end.low <= true[name] <= end.high) for name, end in ends.items()}
+    bounds = list(fit.certificate.at_bounds)
     return {
-        **{name: _inside(one, float(value)) for name, one, value in zip(names, found, true, strict=True)},
-        **{f"new run, {place}": _inside(one, float(value)) for place, one, value in zip(PLACES, new, new_runs, strict=True)},
-    }
+        "rep": number, "failed": False, "default": default, "bounds": bounds, "lost": lost, "covered": covered, "lengths": lengths
+    }  # fmt: skip
 
 
 def _inside(one: Estimate, value: float) -> bool | None:
     return bool(one.low <= value <= one.high) if one.low is not None and one.high is not None else None
 
 
+def _length(one: Estimate) -> float | None:
+    """To four digits, since only ratios of them are asked for."""
+    return float(f"{one.high - one.low:.4g}") if one.low is not None and one.high is not None and np.isfinite(one.high - one.low) else None
+
+
 @cache
 def _truth(law: str, options: Options) -> Truth:
-    return make_truth(law_named(law), options)
+    return make_truth(law_named(law), options.design, options.router, options.curves)
 
 
 def _work(law: str, options: Options, number: int) -> dict[str, object]:
@@ -197,13 +143,13 @@ def _work(law: str, options: Options, number: int) -> dict[str, object]:
 
 def simulate(law: str, options: Options) -> list[dict[str, object]]:
     """The repetitions of one law: those kept from before, and the rest now."""
-    path = options.folder / f"{law}-{options.noise}.jsonl"
+    path = options.folder / f"{law}-{options.design}-{options.noise}.jsonl"
     header = _header(law, options)
     done = _kept(path, header)
     wanted = [number for number in range(options.reps) if number not in done]
     if wanted:
         with path.open("a") as file:
-            for record in _progress(_computed(law, options, wanted), len(wanted), f"{law}, {options.noise} noise"):
+            for record in _progress(_computed(law, options, wanted), len(wanted), title(law, options.design, options.noise)):
                 file.write(json.dumps(record) + "\n")
                 file.flush()
                 done[int(str(record["rep"]))] = record
@@ -223,12 +169,13 @@ def _computed(law: str, options: Options, wanted: Sequence[int]) -> Iterator[dic
 
 def _header(law: str, options: Options) -> dict[str, object]:
     """What a file's repetitions depend on: it is continued by the same options and the same code only."""
-    names = ("draws.py", "intervals.py", "distributions.py", "profile.py")
-    code = hashlib.sha256(b"".join((ROOT / "fit" / "uncertainty" / name).read_bytes() for name in names)).hexdigest()[:12]
-    kept = ("draws", "schemes", "noise", "router", "seed", "profile")
-    design = hashlib.sha256(options.design.read_bytes()).hexdigest()[:12]
+    names = ("diagnose.py", *(f"uncertainty/{name}.py" for name in ("draws", "spread", "intervals", "distributions", "profile")))
+    code = hashlib.sha256(b"".join((ROOT / "fit" / name).read_bytes() for name in names)).hexdigest()[:12]
+    kept = ("draws", "noise", "design", "router", "seed", "profile")
     settings = {name: value for name, value in asdict(options).items() if name in kept}
-    return {"law": law, **settings, "schemes": list(options.schemes), "design": design, "intervals": code}
+    if options.design == "release":
+        settings["curves"] = hashlib.sha256(options.curves.read_bytes()).hexdigest()[:12]
+    return {"law": law, **settings, "schemes": list(options.schemes), "intervals": code}
 
 
 def _kept(path: Path, header: dict[str, object]) -> dict[int, dict[str, object]]:
@@ -266,12 +213,14 @@ def main(options: Options) -> None:
     figures: dict[str, object] = {}
     for law in options.law:
         records = simulate(law, options)
-        text, coverage = table(law, options.noise, records)
+        text, coverage = table(title(law, options.design, options.noise), options.draws, records)
         print(text)
         figures[law] = coverage
     if options.markdown:
         markdown_page(options.markdown, options.folder, machine())
-    save(options.json, {"noise": options.noise, "reps": options.reps, "draws": options.draws, "coverage": figures})
+    save(
+        options.json, {"noise": options.noise, "design": options.design, "reps": options.reps, "draws": options.draws, "coverage": figures}
+    )
 
 
 if __name__ == "__main__":

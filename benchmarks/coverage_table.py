@@ -6,7 +6,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from benchmarks.coverage_truth import TIMES
 from common.files import write_atomically
+from fit.diagnose import CLUSTERED
+from fit.uncertainty import spread
 
 LOW, HIGH = 93.0, 97.0
 """Coverage, in per cent, that a nominal 95 % interval is allowed."""
@@ -16,20 +21,34 @@ Coverage = dict[str, dict[str, float]]
 
 _HEAD = """# Measured coverage of the intervals
 
-How often a nominal 95 % interval holds the truth, by simulation on the released runs' own design. The truth is a law's fit
-to the S-Base runs (for `dense` the dense ones, for `utilisation` those of every k and R). Each repetition adds noise of the
-fit's residual SD, fits the law anew, resamples, and looks whether the truth is inside. With *clustered* noise half of its
-variance is a shift that all runs of a size share. After each figure stands its Monte-Carlo standard error; cells outside
-{low:.0f} to {high:.0f} % are **bold**. `mean loss` is the law's curve, `new run` one more run at that place; `inside` is 130M/E=32,
-`edge` 1.3B/E=512, `10x beyond` 13B/E=64 and `below` 5M/E=128. Intervals are percentiles of the draws of a
-resampling scheme (`residuals`, `pairs`, `wild-clusters`); `profile` needs no draws. `default` is what `fit` does unasked: wild clusters
-where the residuals are clustered by size (F test between sizes, p below 0.01, and over a fifth of the variance shared), else residuals.
+How often a nominal 95 % interval holds the truth, by simulation with a known truth. Each repetition adds noise to the truth's losses,
+fits the law anew, resamples, and looks whether the truth is inside. After each figure stands its Monte-Carlo standard error; cells outside
+{low:.0f} to {high:.0f} % are **bold**.
 
-How to choose: leave the default. Where you know that runs of a size share an error, take `--scheme wild-clusters`: on these designs the
+- *Designs.* Where none is named: the released S-Base runs (for `dense` the dense ones, for `utilisation` those of every k and R), the
+  truth our fit of the law to them, the noise as large as its residuals. `inside` is 130M/E=32, `edge` 1.3B/E=512, `10x beyond` 13B/E=64 and
+  `below` 5M/E=128. *Dense design*: 60 runs of law `tokens` with the constants of Hoffmann et al. (2022, Eq. 10), 12 sizes from 1e8 to 1e10,
+  each at 2, 6, 20, 60 and 180 tokens a parameter, noise of 1 %. *Weak design*: 16 runs, 4 sizes from 1e8 to 1e9 by 4 numbers of tokens from
+  1e10 to 1e11, noise of 2 %, so that L_0 ends at its bound in a third of the repetitions. `inside` is their middle, `edge` the largest N and D,
+  `10x beyond` ten times those, and `below` 0.3 times the least.
+- *Noise.* Independent: of each run alone, by one spread. Clustered: half of its variance is a shift that all runs of a size share. Uneven:
+  its SD is a power of N, {times:.0f} times as large at the smallest size as at the largest, and beyond the sizes what it is at their end.
+- *Intervals.* `mean loss` is the law's curve, `new run` one more run at that place. Intervals are percentiles of the draws of a
+  resampling scheme (`residuals`, `wild`, `pairs`, `wild-clusters`); `profile` needs no draws. *length*: the median ratio to the intervals of
+  resampled residuals.
+- `default` is what `fit` does unasked, for one router: wild clusters where the residuals are clustered by size (F test between sizes, p below
+  {clustered:g}, and over a fifth of the variance shared), else wild where their spread is uneven along a column (Koenker's test, p below
+  {uneven:g}, and {wider:g} times wider at one end), else residuals.
+
+How to choose: leave the default. Where you know that runs of a size share an error, take `--scheme wild-clusters`: on the released design the
 test does not see it in a fifth of the repetitions and more. Six sizes are few: the mean loss at and beyond the ends of the sizes stays
-at 88 to 93 % in place of 95.
+at 88 to 93 % in place of 95. Where you know that the spread differs among runs, take `--scheme wild`: where it does not differ it costs
+nothing but a few per cent of length. Pairs hold there too, but for new runs: `wild` alone gives these the spread of the place that
+is asked about.
 
-Made by `python -m benchmarks.coverage --law LAW --noise NOISE --markdown docs/coverage.md` ({machine}).
+Sections without a column `wild` are older than that scheme: their default chose between clusters and residuals.
+
+Made by `python -m benchmarks.coverage --law LAW --design DESIGN --noise NOISE --markdown docs/coverage.md` ({machine}).
 """
 
 
@@ -45,19 +64,37 @@ def coverage_of(records: Sequence[Mapping[str, Any]]) -> tuple[Coverage, int]:
     return share, len(fitted)
 
 
-def table(law: str, noise: str, records: Sequence[Mapping[str, Any]]) -> tuple[str, Coverage]:
-    """A Markdown section for one law and noise, and its figures."""
+def title(law: str, design: str, noise: str) -> str:
+    """A simulation's heading; the released runs' design is not named."""
+    return f"{law}, {noise} noise" if design == "release" else f"{law}, {design} design, {noise} noise"
+
+
+def table(heading: str, draws: int, records: Sequence[Mapping[str, Any]]) -> tuple[str, Coverage]:
+    """A Markdown section for one simulation, and its figures."""
     share, count = coverage_of(records)
     kinds = list(share)
     lines = [
-        f"\n## {law}, {noise} noise",
-        f"\n{count} repetitions{_failures(records)}.\n",
+        f"\n## {heading}",
+        f"\n{count} repetitions of {draws:,} draws{_failures(records)}.\n",
         "| | " + " | ".join(kinds) + " |",
         "|---" * (len(kinds) + 1) + "|",
     ]
     lines += [f"| {name} | " + " | ".join(_cell(share[kind].get(name), count) for kind in kinds) + " |" for name in share[kinds[0]]]
     lines.append("| *cells within* | " + " | ".join(_within(share[kind]) for kind in kinds) + " |")
+    lines.append("| *length* | " + " | ".join(_lengths(records, kind) for kind in kinds) + " |")
     return "\n".join(lines) + "\n", share
+
+
+def _lengths(records: Sequence[Mapping[str, Any]], kind: str) -> str:
+    """The median, over quantities, of the median ratio of an interval's length to that of resampled residuals in the same repetition."""
+    both = [
+        (one[kind], one["residuals"]) for record in records if not record["failed"] if {kind, "residuals"} <= set(one := record["lengths"])
+    ]
+    if not both:
+        return ""
+    rows = (np.array([[length or np.nan for length in row] for row in side], dtype=np.float64) for side in zip(*both, strict=True))
+    own, other = rows
+    return f"{np.nanmedian(np.nanmedian(own / other, axis=0)):.2f}"
 
 
 def _cell(value: float | None, count: int) -> str:
@@ -79,40 +116,53 @@ def _failures(records: Sequence[Mapping[str, Any]]) -> str:
     for record in records:
         lost.update({} if record["failed"] else record["lost"])
     parts = [f"{failed} more could not be fitted"] if failed else []
-    wild = sum(record.get("default") == "wild-clusters" for record in records)
-    parts.append(f"the default took wild clusters in {wild}")
+    taken = Counter(record["default"] for record in records if not record["failed"])
+    parts.append(f"the default took wild in {taken['wild']}, wild clusters in {taken['wild-clusters']}")
+    bounds = Counter(name for record in records if not record["failed"] for name in record["bounds"])
+    parts += [f"{name} ended at a bound in {many}" for name, many in sorted(bounds.items())]
     none = sum(value is None for record in records if not record["failed"] for one in record["covered"].values() for value in one.values())
     parts += [f"{none:,} intervals were not given (not identified, or too few draws)"] if none else []
     parts += [f"{many} draws of {scheme} not identified" for scheme, many in lost.items() if many]
     return "".join(f"; {part}" for part in parts)
 
 
-def _summary(shares: Sequence[tuple[str, Coverage]]) -> str:
+def _summary(sections: Mapping[str, str]) -> str:
     """For each kind of noise, how many cells of all laws lie within, by kind of interval, most first."""
     lines = ["\nCells within, over all laws:\n"]
-    for noise in dict.fromkeys(noise for noise, _ in shares):
-        inside: Counter[str] = Counter()
-        cells: Counter[str] = Counter()
-        for _, share in (one for one in shares if one[0] == noise):
-            for kind, values in share.items():
-                inside[kind] += sum(LOW <= value <= HIGH for value in values.values())
-                cells[kind] += len(values)
-        order = sorted(cells, key=lambda kind: -inside[kind] / cells[kind])
-        lines.append(f"- {noise} noise: " + ", ".join(f"{kind} {inside[kind]} of {cells[kind]}" for kind in order))
+    inside: dict[str, Counter[str]] = {}
+    cells: dict[str, Counter[str]] = {}
+    for heading, text in sections.items():
+        noise = heading.split(", ")[-1]
+        rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in text.splitlines() if line.startswith("|")]
+        for row in (row for row in rows if "±" in "".join(row)):
+            for kind, cell in zip(rows[0][1:], row[1:], strict=True):
+                cells.setdefault(noise, Counter())[kind] += "±" in cell
+                inside.setdefault(noise, Counter())[kind] += "±" in cell and "**" not in cell
+    for noise, of_kind in sorted(cells.items()):
+        order = sorted(of_kind, key=lambda kind: -inside[noise][kind] / of_kind[kind])
+        lines.append(f"- {noise}: " + ", ".join(f"{kind} {inside[noise][kind]} of {of_kind[kind]}" for kind in order))
     return "\n".join(lines) + "\n"
 
 
+def sections_of(page: str) -> dict[str, str]:
+    """A page's sections by their headings."""
+    parts = page.split("\n## ")[1:]
+    return {part.partition("\n")[0]: f"\n## {part.rstrip()}\n" for part in parts}
+
+
 def markdown_page(path: Path, folder: Path, machine: Mapping[str, object]) -> None:
-    """Write the page of every finished simulation in `folder`."""
-    sections: list[str] = []
-    shares: list[tuple[str, Coverage]] = []
-    for file in sorted(folder.glob("*.jsonl")):
+    """Write the page of every finished simulation in `folder`; sections there of other simulations stay."""
+    sections = sections_of(path.read_text()) if path.exists() else {}
+    for file in folder.glob("*.jsonl"):
         first, *lines = file.read_text().splitlines()
         header, records = json.loads(first), [json.loads(line) for line in lines]
         if records:
-            text, share = table(header["law"], header["noise"], records)
-            sections.append(text.replace(" repetitions", f" repetitions of {header['draws']:,} draws", 1))
-            shares.append((header["noise"], share))
-    head = _HEAD.format(low=LOW, high=HIGH, machine=f"numpy {machine['numpy']}, {machine['processor']}")
-    write_atomically(path, "".join([head, _summary(shares), *sections]))
+            heading = title(header["law"], header["design"], header["noise"])
+            sections[heading] = table(heading, header["draws"], records)[0]
+    sections = dict(sorted(sections.items()))
+    head = _HEAD.format(
+        low=LOW, high=HIGH, times=TIMES, clustered=CLUSTERED, uneven=spread.UNEVEN, wider=spread.TIMES,
+        machine=f"numpy {machine['numpy']}, {machine['processor']}",
+    )  # fmt: skip
+    write_atomically(path, "".join([head, _summary(sections), *sections.values()]))
     print(f"\nwritten: {path}")

@@ -448,12 +448,11 @@ def _schemes(results: Sequence[Result], options: Options) -> dict[str, Scheme]:
     """The scheme of each law, one on all routers, so that the draws of two can be subtracted: what its residuals ask for."""
     if options.scheme != "auto":
         return {result.law.name: options.scheme for result in results}
-    found: dict[str, Scheme] = {}
-    for law in dict.fromkeys(result.law.name for result in results):
-        own = [result for result in results if result.law.name == law]
-        uneven: Scheme = "wild" if any(result.misfit.uneven for result in own) else "residuals"
-        found[law] = "wild-clusters" if any(result.misfit.clustered for result in own) else uneven
-    return found
+    asked: dict[str, list[Scheme]] = {}
+    for result in results:
+        asked.setdefault(result.law.name, []).append(result.misfit.scheme)
+    order: tuple[Scheme, ...] = ("wild-clusters", "wild", "residuals")
+    return {law: next(scheme for scheme in order if scheme in own) for law, own in asked.items()}
 
 
 def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result:

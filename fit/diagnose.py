@@ -17,8 +17,9 @@ from fit.runs import codes
 from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, C, D, E, F, N, P
 from fit.select import AXES, RollOutStep, furthest, missed, pooled
 from fit.uncertainty.distributions import f_tail
-from fit.uncertainty.draws import FEW_DEGREES, Draws, raised_residuals
+from fit.uncertainty.draws import FEW_DEGREES, Draws, Scheme, spread_along
 from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, too_many_failed
+from fit.uncertainty.spread import Spread, clearest
 
 Severity = Literal["error", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "note")
@@ -57,9 +58,6 @@ _ILL = 1e6
 
 CLUSTERED, ALIKE = 0.01, 0.2
 """Residuals are called clustered where the F test between clusters has a smaller p, and its runs share more than this of the variance."""
-
-UNEVEN, TIMES = 0.01, 1.5
-"""Residuals are called uneven where the test of equal spread has a smaller p, and they are so many times wider at one end (our choice)."""
 
 _MISFIT = 1e-3
 """Lack of fit is called so where its F test has a smaller p: residuals of a fit are not raw data, so the test is a guide."""
@@ -124,9 +122,8 @@ class Misfit:
     `seed_ratio`: RMSE over the noise between seeds, `seed_p` the p of the F test of lack of fit against it; None without replicates.
     `bends`: for each column the share of the residuals' variance that a parabola along it explains, and the p of its terms being zero.
     `alike`: intraclass correlation, the share of the variance that runs of one size have in common, and `alike_p` the p of the F test
-    between sizes; None where no size has two runs or there is one size. `spread`: for each column how many times wider residuals are at
-    its large end than at its small one, and the p of the test of equal spread (Koenker 1981, as an F test). A small p says that the law
-    is not the whole truth, not that it is useless.
+    between sizes; None where no size has two runs or there is one size. `spread`: how the residuals' spread changes along each column.
+    A small p says that the law is not the whole truth, not that it is useless.
     """
 
     seed_ratio: float | None = None
@@ -134,13 +131,17 @@ class Misfit:
     bends: Mapping[str, tuple[float, float]] | None = None
     alike: float | None = None
     alike_p: float | None = None
-    spread: Mapping[str, tuple[float, float]] | None = None
+    spread: tuple[Spread, ...] = ()
 
     @property
-    def uneven(self) -> str:
-        """The column along which residuals change their spread most clearly; empty where they do not."""
-        found = {name: p for name, (times, p) in (self.spread or {}).items() if p < UNEVEN and max(times, 1 / times) > TIMES}
-        return min(found, key=lambda name: found[name]) if found else ""
+    def uneven(self) -> Spread | None:
+        """The spread along the column where it changes most clearly; None where it is even."""
+        return clearest(self.spread)
+
+    @property
+    def scheme(self) -> Scheme:
+        """The resampling scheme that these residuals ask for."""
+        return "wild-clusters" if self.clustered else "wild" if self.uneven else "residuals"
 
     @property
     def clustered(self) -> bool:
@@ -167,25 +168,7 @@ def misfit(fit: Fit, clusters: Float[np.ndarray, "runs"] | None = None, noise: S
             bends[name] = 1 - rest / total, f_tail((total - rest) / 2 / max(rest / freedom, 1e-300), 2, freedom)
     if clusters is not None:
         alike, alike_p = _between(r, np.unique(clusters, return_inverse=True)[1])
-    return Misfit(seed_ratio, seed_p, bends, alike, alike_p, _spread(fit))
-
-
-def _spread(fit: Fit) -> dict[str, tuple[float, float]]:
-    """How the size of residuals, raised by their leverage, changes along each column: squares regressed on its logarithm."""
-    r = raised_residuals(fit) * np.sqrt(fit.problem.weights)
-    squares, freedom, found = r**2, len(r) - 2, dict[str, tuple[float, float]]()
-    total = float(np.sum((squares - squares.mean()) ** 2))
-    for name, column in fit.problem.data.items():
-        x = np.log(np.real(column)) - np.log(np.real(column)).mean()
-        if fit.degrees < FEW_DEGREES or total <= 0 or not np.any(x):
-            continue
-        slope = float(x @ squares / (x @ x))
-        rest = total - slope**2 * float(x @ x)
-        # The ratio of the ends from a line through the logarithms, which cannot pass zero.
-        logs = np.log(np.maximum(np.abs(r), 1e-3 * np.abs(r).mean()))
-        times = float(np.exp((x @ logs / (x @ x)) * np.ptp(x)))
-        found[name] = times, f_tail((total - rest) / max(rest / freedom, 1e-300), 1, freedom)
-    return found
+    return Misfit(seed_ratio, seed_p, bends, alike, alike_p, spread_along(fit))
 
 
 def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> tuple[float | None, float | None]:
@@ -253,10 +236,9 @@ def _about_misfit(found: Misfit) -> _Found:
     if found.clustered:
         shared = f"runs of one size share {found.alike:.0%} of the residuals' variance"
         yield "clustered-residuals", f"{shared}: they err together (F test, p = {found.alike_p:.0e})"
-    if (name := found.uneven) and found.spread is not None:
-        times, p = found.spread[name]
-        end, ratio = ("large", times) if times > 1 else ("small", 1 / times)
-        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(name, name)} (p = {p:.0e})"
+    if one := found.uneven:
+        end, ratio = ("large", one.times) if one.times > 1 else ("small", 1 / one.times)
+        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(one.column, one.column)} (p = {one.p:.0e})"
         yield "uneven-spread", f"{wider}: --scheme auto lets each run keep the size of its own"
 
 

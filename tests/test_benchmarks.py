@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Int
 
+from benchmarks.coverage_truth import Design, make_truth
+from fit.laws import TOKENS
 from fit.runs import load_runs
 from reference.routers import HashRouter, Routing
 
@@ -25,11 +27,43 @@ def _run(name: str, *options: str) -> None:
 def test_coverage_is_measured_and_continued(tmp_path: Path) -> None:
     options = ("--law", "dense", "--draws", "40", "--processes", "1", "--folder", str(tmp_path), "--json", str(tmp_path / "coverage.json"))
     _run("coverage", *options, "--reps", "2")
-    first = (tmp_path / "dense-independent.jsonl").read_text()
+    first = (tmp_path / "dense-release-independent.jsonl").read_text()
     _run("coverage", *options, "--reps", "3")
-    assert (tmp_path / "dense-independent.jsonl").read_text().startswith(first)
+    assert (tmp_path / "dense-release-independent.jsonl").read_text().startswith(first)
     found = json.loads((tmp_path / "coverage.json").read_text())
     assert found["reps"] == 3
+
+
+def test_a_page_of_coverage_keeps_the_sections_that_were_not_run_again(tmp_path: Path) -> None:
+    page = tmp_path / "coverage.md"
+    row = "| | default | pairs |\n|---|---|---|\n| a | 95.0 ±1.0 | **91.0 ±1.3** |\n| b | **98.0 ±0.6** |  |"
+    page.write_text(f"# Old words\n\n## zipf, clustered noise\n\n7 repetitions.\n\n{row}\n\n## tokens, weak design, uneven noise\n\nold\n")
+    options = ("--law", "tokens", "--design", "weak", "--noise", "uneven", "--schemes", "residuals", "--folder", str(tmp_path / "runs"))
+    _run("coverage", *options, "--reps", "2", "--draws", "40", "--processes", "1", "--markdown", str(page))
+    head, *sections = page.read_text().split("\n## ")
+    assert [section.partition("\n")[0] for section in sections] == ["tokens, weak design, uneven noise", "zipf, clustered noise"]
+    assert sections[1] == f"zipf, clustered noise\n\n7 repetitions.\n\n{row}\n"
+    assert "2 repetitions of 40 draws" in sections[0]
+    assert "clustered noise: default 1 of 2, pairs 0 of 1" in head
+    assert "Old words" not in head
+
+
+@pytest.mark.parametrize("design", ["dense", "weak"])
+def test_uneven_noise_is_five_times_as_large_at_the_smallest_size(design: Design) -> None:
+    truth = make_truth(TOKENS, design, "", Path())
+    generator = np.random.default_rng(0)
+    runs, points = (np.stack(rows) for rows in zip(*(truth.noise(generator, "uneven") for _ in range(4000)), strict=True))
+    sd, n = runs.std(axis=0), truth.data["dense_parameter_count"]
+    # Four standard deviations of an SD from 4,000 draws of four or five runs.
+    sampling = 4 / (2 * 4000 * 4) ** 0.5
+    rms = [float(np.sqrt(np.mean(sd[n == end] ** 2))) for end in (n.min(), n.max())]
+    assert rms[0] / rms[1] == pytest.approx(5, rel=2 * sampling)
+    assert np.sqrt(np.mean(sd**2)) == pytest.approx(truth.noise_sd, rel=sampling)
+    # Beyond the runs' sizes it is that of their end.
+    inside, edge, beyond, below = points.std(axis=0)
+    assert beyond == pytest.approx(edge, rel=4 * sampling)
+    assert below == pytest.approx(rms[0], rel=4 * sampling)
+    assert edge < inside < below
 
 
 def test_routed_layers_are_timed_beside_the_dense_one(tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from common.errors import InputError
 from fit.engine.refit import Refits, refit
 from fit.engine.solve import Fit
+from fit.uncertainty.spread import Spread, clearest, spreads
 
 Scheme = Literal["residuals", "wild", "pairs", "wild-clusters"]
 
@@ -42,7 +43,7 @@ class Draws:
     """The refits of a fit to resamples, in their order.
 
     `unit_of` gives each run's resampling unit, the run itself or its cluster; `noise` the residuals of log10 loss that new runs are drawn
-    with.
+    with, times what `spread` says of a point where that is not None.
     """
 
     fit: Fit
@@ -51,6 +52,7 @@ class Draws:
     refits: Refits
     unit_of: Int[np.ndarray, "runs"]
     noise: Float[np.ndarray, "residuals"]
+    spread: Spread | None = None
 
     def __len__(self) -> int:
         return len(self.refits)
@@ -113,6 +115,16 @@ def raised_residuals(fit: Fit, unit_of: Int[np.ndarray, "runs"] | None = None) -
     return out / root
 
 
+def weighted_residuals(fit: Fit) -> Float[np.ndarray, "runs"]:
+    """Residuals raised each by its leverage, of runs of weight 1."""
+    return raised_residuals(fit) * np.sqrt(fit.problem.weights)
+
+
+def spread_along(fit: Fit) -> tuple[Spread, ...]:
+    """The spread of the residuals along each column of the law; empty where there are too few to tell."""
+    return spreads(fit.problem.data, weighted_residuals(fit)) if fit.degrees >= FEW_DEGREES else ()
+
+
 def noise_residuals(fit: Fit) -> Float[np.ndarray, "residuals"]:
     """What independent noise is drawn from, in log10 loss, smallest first: the raised residuals, centred.
 
@@ -124,7 +136,7 @@ def noise_residuals(fit: Fit) -> Float[np.ndarray, "residuals"]:
         quantiles = np.array([NormalDist().inv_cdf((i + 0.5) / NOISES) for i in range(NOISES)])
         rss = float(np.sum(fit.problem.weights * fit.residuals**2))
         return quantiles * (np.sqrt(rss / fit.degrees) / quantiles.std())
-    scaled = raised_residuals(fit) * np.sqrt(fit.problem.weights)
+    scaled = weighted_residuals(fit)
     return np.sort(scaled - scaled.mean())
 
 
@@ -148,7 +160,7 @@ def resample(
     generator = np.random.default_rng(seed)
     problem, runs = fit.problem, np.arange(fit.num_runs)
     keys = runs if keys is None else keys
-    units, noise = runs, noise_residuals(fit)
+    units, noise, spread = runs, noise_residuals(fit), None
     sizes = np.zeros(0) if clusters is None else np.unique(clusters)
     if scheme == "wild-clusters":
         if clusters is None:
@@ -167,8 +179,10 @@ def resample(
             own = [np.random.default_rng([seed, int(np.float64(value).view(np.uint64))]) for value in sizes]
             picked = np.stack([one.integers(0, len(WEBB), draws) for one in own])[units]
         signs = WEBB[picked.T]
-        refits, noise = refit(fit, observed=fit.log10_loss(problem.data) + signs * raised), np.sort(raised_residuals(fit))
+        refits, own_noise = refit(fit, observed=fit.log10_loss(problem.data) + signs * raised), weighted_residuals(fit)
+        spread = clearest(spread_along(fit)) if scheme == "wild" else None
+        noise = np.sort(own_noise if spread is None else own_noise / spread.at(problem.data))
     else:
         picks = generator.integers(0, len(runs), (draws, len(runs))) + len(runs) * np.arange(draws)[:, None]
         refits = refit(fit, weights=np.bincount(picks.ravel(), minlength=picks.size).reshape(picks.shape).astype(np.float64))
-    return Draws(fit, scheme, seed, refits, units, noise)
+    return Draws(fit, scheme, seed, refits, units, noise, spread)

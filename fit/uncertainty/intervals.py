@@ -152,7 +152,8 @@ def new_run_estimates(
             return 10**curve
         count = min(len(draws.noise), NOISES)
         noise = np.quantile(draws.noise, (np.arange(count) + 0.5) / count, method="hazen")
-        return 10 ** (curve[:, None] + noise[:, None]).reshape(-1, curve.shape[-1])
+        spread = 1.0 if draws.spread is None else draws.spread.at(data)
+        return 10 ** (curve[:, None] + noise[:, None] * spread).reshape(-1, curve.shape[-1])
 
     return estimates(fit, draws, losses, level, unit="nats per token", errors=False, exact=False)
 

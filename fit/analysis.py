@@ -4,31 +4,31 @@ An `Analysis` is all that a report shows; its tables are data frames, and `fit.r
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from common.errors import InputError
 from fit.budget.isoflop import Comparison, compare_approaches, isoflop
 from fit.causes import cause, ignores_tokens, vary
 from fit.derived import Point, default_points, derived_figures
-from fit.diagnose import FitWarning, Misfit, misfit, seed_noise, warnings_for
-from fit.engine.losses import Loss
+from fit.diagnose import FitWarning, misfit, seed_noise, warnings_for
 from fit.engine.shared import fit_shared
-from fit.engine.solve import Fit, fit_law, why_not_identified
+from fit.engine.solve import fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
 from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
 from fit.laws import Law, law_named, per_size
-from fit.quantities import beyond, has_allocation, loss_quantity
+from fit.quantities import has_allocation, loss_quantity
+from fit.results import Options, Result, figure_cells, frame, parameter_rows
 from fit.runs import Runs, canonical, routers, with_compute
-from fit.runs.schema import ALIASES, NATS, ROUTER, SHORT, C, D, E, N, listed
+from fit.runs.schema import NATS, ROUTER, SHORT, C, D, E, N, listed
 from fit.select import AXES, Ranking, RollOutStep, cells_of, rank, roll_outs
-from fit.uncertainty.draws import Draws, Scheme, resample
-from fit.uncertainty.intervals import difference, estimates, new_run_estimates
+from fit.uncertainty.draws import Scheme, resample
+from fit.uncertainty.intervals import difference, estimates
 
 if TYPE_CHECKING:
     import polars as pl
@@ -39,100 +39,6 @@ PAPER_LAW = "bounded"
 OTHER_DRAWS = 400
 """Draws that commands make of laws that are not quoted and that nobody asked for by name: enough for the ends of a 95 % interval from
 five clusters or more (364)."""
-
-
-@dataclass(frozen=True)
-class Options:
-    """How to fit.
-
-    `laws` are names or laws of one's own; none: `DEFAULT_LAWS`. `routers` and `points` left empty are all there are, and
-    `default_points`; `budgets` are training FLOPs that the best N and D are given for. `scheme` auto: wild clusters for a law whose
-    residuals are clustered by size, wild where their spread is uneven, else residuals. `fixed` and `bounds` hold parameters at values or
-    within intervals, in every law that has them; `unbounded` lifts the laws' own bounds of coefficients; `weights` names a column of
-    relative weights; `group` the column whose values are fitted apart; `shared` names parameters that are the same in all routers, whose
-    runs are then fitted together. `draw_all`: draws for every law, not for the quoted, the paper's and the dense ones alone.
-    `other_draws`: how many a law has that is not quoted; None: as many.
-    """
-
-    laws: tuple[str | Law, ...] = ()
-    routers: tuple[str, ...] = ()
-    loss: Loss = field(default_factory=Loss)
-    scheme: Scheme | Literal["auto"] = "auto"
-    draws: int = 1000
-    seed: int = 0
-    level: float = 0.95
-    points: tuple[Point, ...] = ()
-    budgets: tuple[float, ...] = ()
-    fixed: Mapping[str, float] = field(default_factory=dict[str, float])
-    bounds: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
-    unbounded: bool = False
-    weights: str = ""
-    group: str = ROUTER
-    shared: tuple[str, ...] = ()
-    draw_all: bool = True
-    other_draws: int | None = None
-
-    def __post_init__(self) -> None:
-        if not 0 < self.level < 1:
-            raise InputError(f"level must lie between 0 and 1, such as 0.95, not {self.level:g}")
-        if self.draws < 0:
-            raise InputError(f"draws must be 0 (no intervals) or more, not {self.draws}")
-        for law in self.laws:
-            if isinstance(law, str) and law != "per-size":
-                law_named(law)
-
-
-@dataclass(frozen=True, eq=False)
-class Result:
-    """One law fitted to one router's runs.
-
-    `coefficients` are the law's reported parameters, `derived` what follows from them; `steps` the roll-out by size and by tokens;
-    `misfit` what the residuals show.
-    """
-
-    router: str
-    law: Law
-    runs: Runs
-    fit: Fit
-    options: Options
-    steps: tuple[RollOutStep, ...] = ()
-    misfit: Misfit = field(default_factory=Misfit)
-    draws: Draws | None = None
-    coefficients: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
-    derived: Mapping[str, Estimate] = field(default_factory=dict[str, Estimate])
-    warnings: tuple[FitWarning, ...] = ()
-
-    def __repr__(self) -> str:
-        return f"Result({self.router}, {self.fit!r})"
-
-    def _repr_html_(self) -> str:
-        table: Any = _frame(_parameter_rows(self))
-        return table._repr_html_()
-
-    def predict(
-        self, *, kind: Literal["mean", "new run"] = "mean", **columns: float | int | Sequence[float | int] | Float[np.ndarray, "points"]
-    ) -> "pl.DataFrame":
-        """Predicted loss with its interval at new points, a row each: of the mean curve, or of a new run with its noise.
-
-        `columns` are the law's, by our names or short ones: `predict(N=13e9, E=64)`. Raises `InputError` for a column that is missing.
-        """
-        full = {ALIASES.get(name, name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
-        if set(full) != set(self.law.columns):
-            raise InputError(
-                f"law {self.law.name!r} predicts from {', '.join(self.law.columns)}, and was given {', '.join(full) or 'nothing'}"
-            )
-        data = dict(zip(full, np.broadcast_arrays(*full.values()), strict=True))
-        level = self.options.level
-        if kind == "mean":
-            found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, unit=self.runs.unit)
-        else:
-            found = [replace(one, unit=self.runs.unit) for one in new_run_estimates(self.fit, self.draws, data, level)]
-        outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
-        rows = [
-            {**{name: float(values[i]) for name, values in data.items()}, **_cells(replace(one, distance=float(outside[i])))}
-            for i, one in enumerate(found)
-        ]
-        return _frame(rows)
 
 
 @dataclass(frozen=True, eq=False)
@@ -223,16 +129,16 @@ class Analysis:
 
     def parameters(self) -> "pl.DataFrame":
         """Every reported parameter, a row each: router, law, parameter, value, low, high, status, se, unit."""
-        return _frame([row for result in self.results for row in _parameter_rows(result)])
+        return frame([row for result in self.results for row in parameter_rows(result)])
 
     def derived(self) -> "pl.DataFrame":
         """Every derived figure, a row each."""
         rows = [
-            {"router": result.router, "law": result.law.name, "figure": name, **_cells(figure)}
+            {"router": result.router, "law": result.law.name, "figure": name, **figure_cells(figure)}
             for result in self.results
             for name, figure in result.derived.items()
         ]
-        return _frame(rows)
+        return frame(rows)
 
     def draws(self) -> "pl.DataFrame":
         """The parameters of every usable draw, a row each; empty where a law has none of that name."""
@@ -245,7 +151,7 @@ class Analysis:
                     {"router": result.router, "law": result.law.name, "draw": k, **dict(zip(names, row, strict=True))}
                     for k, row in enumerate(values, start=1)
                 ]
-        return _frame(rows)
+        return frame(rows)
 
     def scores(self) -> "pl.DataFrame":
         """How each fit predicts: runs, parameters, RMSE, R2 and the held-out sizes' CRPS and coverage."""
@@ -263,25 +169,7 @@ class Analysis:
                     "held_out_runs": sum(n for _, n in covered) if covered else None,
                 }
             )  # fmt: skip
-        return _frame(rows)
-
-
-def _cells(figure: Estimate) -> dict[str, Any]:
-    return {
-        "value": figure.value, "low": figure.low, "high": figure.high, "status": str(figure.status), "se": figure.se, "unit": figure.unit,
-        "distance": figure.distance,
-    }  # fmt: skip
-
-
-def _parameter_rows(result: Result) -> list[dict[str, Any]]:
-    head = {"router": result.router, "law": result.law.name}
-    return [{**head, "parameter": name, **_cells(figure)} for name, figure in result.coefficients.items()]
-
-
-def _frame(rows: Sequence[Mapping[str, Any]]) -> "pl.DataFrame":
-    import polars as pl
-
-    return pl.DataFrame(list(rows), infer_schema_length=None)
+        return frame(rows)
 
 
 def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Analysis:

@@ -54,7 +54,7 @@ def curves(sources: Sources) -> list[Curve]:
 def _fitted(runs: Runs, sources: Sources, *laws: str) -> Iterator[Result]:
     """Laws fitted to dense runs, with the options of all other laws of the page."""
     options = sources.ours.analysis.options
-    found = analyse(runs, replace(options, laws=laws, draws=max(options.draws, DRAWS_OF_FEW)))
+    found = analyse(runs, replace(options, laws=laws, points=(), draws=max(options.draws, DRAWS_OF_FEW)))
     return (found.result(DENSE_ROUTER, law) for law in laws)
 
 

@@ -303,8 +303,8 @@ def _questioned(table: Table) -> Table:
 
 def _with_flops_per_step(table: Table) -> Table:
     """F in the release's unit, forward FLOPs of a step of 2^19 tokens, where 2 N shows it to be of a token: Eq. 2 reads B in it."""
-    if not {F, N} <= set(table.frame.columns):
-        return table
+    if not {F, N} <= set(table.frame.columns) or table.named.columns.get(F, F) == F:
+        return table  # the release's own name means the release's unit
     ratio = (table.frame[F] / (2 * table.frame[N])).drop_nulls().to_numpy()
     if not len(ratio):
         return table

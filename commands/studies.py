@@ -25,7 +25,7 @@ class Compare:
     how: Flat[Fitting] = field(default_factory=Fitting)
     output: Flat[Output] = field(default_factory=Output)
     law: Names = ()
-    """Laws to compare, several with commas; none: those in N and E."""
+    """Laws to compare, several with commas; none: those in N and E, or of runs of one E those of dense runs."""
 
     def run(self) -> None:
         """Say how long it will take, compare, print, and write the report if asked for."""
@@ -66,18 +66,20 @@ DRAWS_PER_FIT = 250
 def forecast(runs: "Runs", options: "Options") -> str:
     """How many fits and draws `compare` makes, and how long it will take by one fit timed now."""
     from common.errors import InputError
-    from fit.analysis import PAPER_LAW, fit_runs
+    from fit.analysis import DENSE_ROUTER, PAPER_LAW, fit_runs
     from fit.compare import asked
     from fit.laws import law_named
     from fit.runs import canonical, routers
 
-    options, names = asked(runs, options), options.routers or routers(runs)
+    options, names = asked(runs, options), options.routers or routers(runs) or (DENSE_ROUTER,)
     fits, fewer = len(options.laws) * len(names), min(options.draws, options.other_draws or 0)
-    what = f"{fits} fits with {f'{fewer:,} to ' * (fewer < options.draws)}{options.draws:,} draws each"
+    what = f"{fits or 'a few'} fits with {f'{fewer:,} to ' * (fewer < options.draws)}{options.draws:,} draws each"
+    if not options.laws:
+        return what
     start = time.perf_counter()
     try:
         fit_runs(law_named(PAPER_LAW), canonical(runs, names[0]), names[0], options)
-    except (InputError, IndexError):
+    except InputError:
         return what
     draws = len(names) * ((len(options.laws) - 1) * fewer + options.draws)
     seconds = (time.perf_counter() - start) * (fits + draws / DRAWS_PER_FIT)

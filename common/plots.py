@@ -111,7 +111,7 @@ def sizes_along(ax: Axes, which: str, label: str) -> None:
     axis, low, high = _log_axis(ax, which, label)
     decades = math.log10(high / low)
     axis.set_major_locator(LogLocator(10, (1.0, 2.0, 5.0) if decades < 2.2 else (1.0, 3.0) if decades < 3.4 else (1.0,), numticks=12))
-    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: count(value).replace(".0e", "e")))
 
 
 def experts_along(ax: Axes, which: str, values: Sequence[float], label: str = "number of experts E") -> None:
@@ -121,7 +121,7 @@ def experts_along(ax: Axes, which: str, values: Sequence[float], label: str = "n
     axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
 
 
-def losses_along(ax: Axes, label: str = "loss (nats per token)") -> None:
+def losses_along(ax: Axes, label: str) -> None:
     """A log y axis of losses, with plain ticks."""
     axis, low, high = _log_axis(ax, "y", label)
     step = next(step for step in (m * 10.0**k for k in range(-4, 9) for m in (1, 2, 5)) if (high - low) / step <= 8)
@@ -176,11 +176,15 @@ def edge(ax: Axes, x: float) -> None:
     ax.annotate("extrapolated", (x, 0.98), fontsize=7.5, color=SOFT, bbox={"color": PAPER, "alpha": 0.7, "pad": 0.5}, **place)
 
 
-def label_lines(ax: Axes, ends: Sequence[tuple[float, str]], colour: str, *, right: bool) -> None:
-    """The name of each line at its y, right of the panel or at the left inside; of those too close (log axis) the later ones have none."""
+def label_lines(ax: Axes, ends: Sequence[tuple[float, str]], colour: str | Sequence[str], *, right: bool) -> None:
+    """The name of each line at its y, right of the panel or at the left inside; of those too close (log axis) the later ones have none.
+
+    `colour`: one, or one for each line.
+    """
     taken: list[float] = []
-    for y, text in ends:
+    colours = [colour] * len(ends) if isinstance(colour, str) else colour
+    for (y, text), own in zip(ends, colours, strict=True):
         place = math.log(y / ax.get_ylim()[0]) / math.log(ax.get_ylim()[1] / ax.get_ylim()[0])
         if all(abs(place - other) > 0.04 for other in taken):
-            ax.text(1.01 if right else 0.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=colour)
+            ax.text(1.01 if right else 0.01, y, text, transform=ax.get_yaxis_transform(), va="center", fontsize=7.5, color=own)
             taken.append(place)

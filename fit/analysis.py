@@ -26,7 +26,7 @@ from fit.laws import Law, law_named, per_size
 from fit.quantities import beyond, has_allocation, loss_quantity
 from fit.runs import Runs, canonical, routers, with_compute
 from fit.runs.schema import ALIASES, NATS, ROUTER, SHORT, C, D, E, N, listed
-from fit.select import Ranking, RollOutStep, cells_of, rank, roll_out
+from fit.select import AXES, Ranking, RollOutStep, cells_of, rank, roll_outs
 from fit.uncertainty.draws import Draws, Scheme, resample
 from fit.uncertainty.intervals import difference, estimates, new_run_estimates
 
@@ -86,8 +86,8 @@ class Options:
 class Result:
     """One law fitted to one router's runs.
 
-    `coefficients` are the law's reported parameters, `derived` what follows from them; `steps` the roll-out by size; `misfit` what the
-    residuals show.
+    `coefficients` are the law's reported parameters, `derived` what follows from them; `steps` the roll-out by size and by tokens;
+    `misfit` what the residuals show.
     """
 
     router: str
@@ -126,7 +126,7 @@ class Result:
         if kind == "mean":
             found = estimates(self.fit, self.draws, loss_quantity(self.law, data), level, unit=self.runs.unit)
         else:
-            found = new_run_estimates(self.fit, self.draws, data, level)
+            found = [replace(one, unit=self.runs.unit) for one in new_run_estimates(self.fit, self.draws, data, level)]
         outside = np.max([[beyond(self.fit.problem.data[name], float(v)) for v in values] for name, values in data.items()], axis=0)
         rows = [
             {**{name: float(values[i]) for name, values in data.items()}, **_cells(replace(one, distance=float(outside[i])))}
@@ -187,12 +187,25 @@ class Analysis:
         """
         if self.ranking is not None:
             return self.ranking.best
-        fitted = [result for result in self.results if result.router not in (DENSE_ROUTER, POOLED)] or list(self.results)
+        fitted = {result.law.name for result in self.results if result.router not in (DENSE_ROUTER, POOLED)}
+        errors = {law: error for law, error in self.residual_errors.items() if law in fitted or not fitted}
+        return min(errors, key=lambda law: errors[law])
+
+    @cached_property
+    def residual_errors(self) -> Mapping[str, float]:
+        """The mean residual standard error of each law, of log10 loss, over the routers' fits; of the dense ones where it has no other."""
         errors: dict[str, list[float]] = {}
-        for result in fitted:
+        for result in sorted(self.results, key=lambda result: result.router in (DENSE_ROUTER, POOLED)):
             spare = result.fit.degrees / result.fit.num_runs
-            errors.setdefault(result.law.name, []).append(result.fit.rmse_log10 / np.sqrt(spare) if spare > 0 else np.inf)
-        return min(errors, key=lambda law: float(np.mean(errors[law])))
+            if result.router not in (DENSE_ROUTER, POOLED) or result.law.name not in errors:
+                errors.setdefault(result.law.name, []).append(result.fit.rmse_log10 / np.sqrt(spare) if spare > 0 else np.inf)
+        return {law: float(np.mean(values)) for law, values in errors.items()}
+
+    @property
+    def held_out_by(self) -> str:
+        """The column that laws are ranked by: size, or tokens or compute where too few sizes can be held out."""
+        there = {step.by for result in self.results for step in result.steps}
+        return self.ranking.by if self.ranking else min(there, key=AXES.index, default=N)
 
     def of_law(self, law: str) -> list[Result]:
         """The results of a law, a router each."""
@@ -238,8 +251,9 @@ class Analysis:
         """How each fit predicts: runs, parameters, RMSE, R2 and the held-out sizes' CRPS and coverage."""
         rows: list[dict[str, Any]] = []
         for result in self.results:
-            cells = [value for value in cells_of({result.router: result.steps}).values() if np.isfinite(value)]
-            covered = [(s.covered, s.runs) for step in result.steps if step.following and (s := step.score) and s.covered is not None]
+            cells = [value for value in cells_of({result.router: result.steps}, self.held_out_by).values() if np.isfinite(value)]
+            steps = [step for step in result.steps if step.following and step.by == self.held_out_by]
+            covered = [(s.covered, s.runs) for step in steps if (s := step.score) and s.covered is not None]
             rows.append(
                 {
                     "router": result.router, "law": result.law.name, "runs": result.fit.num_runs, "parameters": result.fit.problem.num_free,
@@ -277,6 +291,8 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     reason. Raises `InputError` for an unknown router, and `NotIdentifiedError` where no law at all can be fitted.
     """
     options = options or Options()
+    if options.shared and (options.fixed or options.bounds or options.weights):
+        raise InputError("parameters that routers share go with no fixed ones, bounds or weights: leave out --share or these")
     if options.group != ROUTER:
         runs = replace(runs, columns={**runs.columns, ROUTER: np.array([str(value) for value in runs[options.group].tolist()])})
     work, skipped = jobs(runs, options.laws, options.routers, options.shared)
@@ -388,7 +404,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
             f"{why_not_identified(fit.problem, fit.certificate.at_bounds)} (condition number {fit.certificate.condition:.1e})"
         )
     sizes = runs.numeric(N) if runs.has(N) else None
-    steps = roll_out(fit, sizes, level=options.level) if sizes is not None and not law.sizes else ()
+    steps = () if law.sizes else roll_outs(fit, runs.columns, level=options.level)
     found = misfit(fit, sizes, seed_noise(runs.columns, runs.loss))
     return Result(router, law, runs, fit, options, steps, found)
 
@@ -415,8 +431,11 @@ def _rankings(results: Sequence[Result]) -> tuple[Ranking | None, dict[str, Rank
     for result in routed:
         laws.setdefault(result.law.name, {})[result.router] = result.steps
     names = dict.fromkeys(result.router for result in routed)
-    own = {name: rank({law: cells_of({name: steps[name]}) for law, steps in laws.items() if name in steps}) for name in names}
-    return rank({law: cells_of(steps) for law, steps in laws.items()}), {name: found for name, found in own.items() if found is not None}
+    # By size, or where too few can be held out by tokens or compute.
+    overall = next((found for by in AXES if (found := rank({law: cells_of(steps, by) for law, steps in laws.items()}, by))), None)
+    by = overall.by if overall else N
+    own = {name: rank({law: cells_of({name: steps[name]}, by) for law, steps in laws.items() if name in steps}, by) for name in names}
+    return overall, {name: found for name, found in own.items() if found is not None}
 
 
 def _keys(base: Runs, runs: Runs) -> Int[np.ndarray, "runs"]:

@@ -1,7 +1,8 @@
 """The laws against each other: which predicts sizes it was not fitted to, and which answers survive a change of law.
 
 The laws to go by are those not shown to predict held-out sizes worse than the best one. A law without an interaction c takes for granted
-that the gain from experts does not change with size: it has no answer to whether it shrinks and where it ends (N_cutoff).
+that the gain from experts does not change with size: it has no answer to whether it shrinks and where it ends (N_cutoff). Laws of dense
+runs are asked for the floor, the exponents, the loss of the largest run and of one of ten times its compute, and tokens per parameter.
 """
 
 import math
@@ -14,40 +15,54 @@ import numpy as np
 from common.document import Document, Note, Section, Table
 from common.document.numbers import count, listing, many
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
+from fit.budget.allocate import allocate
+from fit.causes import vary
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
-from fit.quantities import has_cutoff, has_epc
+from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc
 from fit.report import notes_of
 from fit.report.record import cleaned, fit_json, simulated_runs
 from fit.report.tables import table
-from fit.report.view import FAR, OUTSIDE, View, cell
+from fit.report.view import FAR, OUTSIDE, View, cell, router_name
 from fit.report.words import bullets, made
-from fit.runs import Runs
-from fit.runs.schema import D, E, N
+from fit.runs import Runs, routers
+from fit.runs.schema import C, D, E, N
 from fit.uncertainty.intervals import estimates
 
 COMPARED = ("separable", "bilinear", "bounded", "floor", "bounded-floor", "floor-interaction", "bounded-floor-interaction")
 SAME, WIDE = 1.25, 2.0
 """Figures within the first factor agree, too little to change a decision; an interval wider than the second knows none (our choices)."""
 
-ALL, SHRINKS = "all", "Gain falls with N"
-"""The router of a question about all of them; the question that a law without an interaction has no answer to."""
+LOSSES = 1.02, 1.2
+"""The same two factors for losses, which move less: 2 % is what a third more compute gains at an exponent of 0.07 (our choices)."""
+
+BUDGETS, GROWN = (1.0, 100.0), 10.0
+"""Budgets of which tokens per parameter are asked, and how much larger than the largest run the model is whose loss is: in its compute."""
+
+ALL, BEST, SHRINKS, FLOOR = "all", "Best router", "Gain falls with N", "Floor L_0"
+"""The router of a question about all of them, and that question; those that a law without an interaction, or a floor, has no answer to."""
+
+_EXPONENTS: Mapping[tuple[str, str], str] = {
+    (N, "a"): "Exponent of N", (N, "alpha_N"): "Exponent of N", (D, "b"): "Exponent of D", (C, "a"): "Exponent of C",
+}  # fmt: skip
+"""The question that a parameter of a law of dense runs answers, by the column that the law must read."""
 
 Verdict = Literal["every law", "best laws", "depends on the law", "unknown"]
-_VERDICTS: Mapping[Verdict, tuple[str, str]] = {
-    "every law": ("every", "hold under every law"),
-    "best laws": ("best", "hold under the laws that predict best alone"),
-    "depends on the law": ("depends", "depend on the law"),
-    "unknown": ("unknown", "are unknown"),
+_VERDICTS: Mapping[Verdict, tuple[str, str, str]] = {
+    "every law": ("every", "holds under every law", "hold under every law"),
+    "best laws": ("best", "holds under the laws that predict best alone", "hold under the laws that predict best alone"),
+    "depends on the law": ("depends", "depends on the law", "depend on the law"),
+    "unknown": ("unknown", "is unknown", "are unknown"),
 }
-"""Each verdict in a table's cell and in a sentence."""
+"""Each verdict in a table's cell, and in a sentence of one answer and of several."""
 
 
 @dataclass(frozen=True)
 class Answer:
     """What one law answers: a word (yes, no, unknown; a router) or, where `says` is empty, the figure, cut at `limit`, where data end.
 
-    For the best router `chance` is the share of the draws in which it has the least predicted loss.
+    For the best router `chance` is the share of the draws in which it has the least predicted loss. `same` and `wide` are the factors
+    within which figures agree, and beyond which an interval knows none.
     """
 
     question: str
@@ -57,6 +72,8 @@ class Answer:
     figure: Estimate
     limit: float = math.inf
     chance: float | None = None
+    same: float = SAME
+    wide: float = WIDE
 
     @property
     def ends(self) -> tuple[float, float, float]:
@@ -99,7 +116,7 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
     where no law can be fitted.
     """
     analysis = analyse(runs, asked(runs, options), progress)
-    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law)))
+    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law) or result.law.dense))
     trusted = analysis.ranking.equal if analysis.ranking else laws
     return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted))
 
@@ -108,14 +125,32 @@ def asked(runs: Runs, options: Options | None = None) -> Options:
     """The options, with the laws, models and draws of a comparison where none are asked for."""
     options = options or Options()
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
+    if not routers(runs) or (runs.has(E) and len(np.unique(runs.numeric(E))) == 1):
+        return replace(options, points=options.points or _largest(runs), other_draws=fewer)
+    with_tokens = ("tokens-experts",) if runs.has(D) and vary(runs.numeric(D)) else ()
     points = options.points or default_points({name: runs.numeric(name) for name in (N, E, D) if runs.has(name)})
-    return replace(options, laws=options.laws or COMPARED, points=points, other_draws=fewer)
+    return replace(options, laws=options.laws or (*with_tokens, *COMPARED), points=points, other_draws=fewer)
+
+
+def _largest(runs: Runs) -> tuple[Point, ...]:
+    """The run of most compute, and a model of `GROWN` times as much: of as many tokens a parameter, or of the only number of tokens."""
+    if not runs.has(N):
+        return ()
+    n, d = runs.numeric(N), runs.numeric(D) if runs.has(D) else None
+    k, e = int(np.argmax(n if d is None else n * d)), float(runs.numeric(E)[0]) if runs.has(E) else 1.0
+    if d is None:
+        return Point(float(n[k]), e), Point(GROWN * float(n[k]), e)
+    more = (GROWN**0.5, GROWN**0.5) if vary(d) else (GROWN, 1.0)
+    return Point(float(n[k]), e, float(d[k])), Point(more[0] * float(n[k]), e, more[1] * float(d[k]))
 
 
 def answers(analysis: Analysis) -> Iterator[Answer]:
-    """Every answer of every law in N and E, the best router last."""
-    limit, options = FAR * float(analysis.runs.numeric(N).max()), analysis.options
-    results = [result for result in analysis.results if has_epc(result.law)]
+    """Every answer of every law in N and E or of dense runs, the best router last."""
+    options, results = analysis.options, [result for result in analysis.results if has_epc(result.law)]
+    dense = [answer for result in analysis.results if result.law.dense for answer in _of_dense_runs(result, options.points)]
+    order = [FLOOR, *dict.fromkeys(_EXPONENTS.values())]
+    yield from sorted(dense, key=lambda answer: order.index(answer.question) if answer.question in order else len(order))
+    limit = FAR * float(analysis.runs.numeric(N).max()) if results else math.inf
     for result in results:
         router, law, derived = result.router, result.law.name, result.derived
         yield _help(result)
@@ -124,17 +159,39 @@ def answers(analysis: Analysis) -> Iterator[Answer]:
             yield Answer(SHRINKS, router, law, {1: "yes", -1: "no", 0: "unknown"}[c.sign], c)
             yield Answer("N_cutoff", router, law, "", derived["n_cutoff"], limit)
         for point in options.points:
-            yield Answer(f"EPC/N {point.label}", router, law, "", derived[f"epc({point.label})"].scaled(1 / point.n), limit / point.n)
+            if (worth := derived.get(f"epc({point.label})")) is not None:
+                yield Answer(f"EPC/N {point.label}", router, law, "", worth.scaled(1 / point.n), limit / point.n)
     for law in dict.fromkeys(result.law.name for result in results):
         for point in options.points:
-            if len(there := analysis.of_law(law)) > 1 and point.e > 1:
+            there = [result for result in analysis.of_law(law) if f"loss({point.label})" in result.derived]
+            if len(there) > 1 and point.e > 1:
                 yield _best_router(analysis, there, point)
+
+
+def _of_dense_runs(result: Result, points: Sequence[Point]) -> Iterator[Answer]:
+    """Floor, exponents, losses and compute-optimal tokens per parameter, of these what the law has."""
+    law, alike = result.law, dict(zip(("same", "wide"), LOSSES, strict=True))
+    for name, figure in result.coefficients.items():
+        if name == "L_0":
+            yield Answer(FLOOR, result.router, law.name, "", figure, **alike)
+        asks = [question for (column, own), question in _EXPONENTS.items() if own == name and column in law.columns]
+        yield from (Answer(question, result.router, law.name, "", figure) for question in asks)
+    for point in points:
+        if (loss := result.derived.get(f"loss({point.label})")) is not None:
+            yield Answer(f"Loss {point.label}", result.router, law.name, "", loss, **alike)
+    if has_allocation(law):
+        data = result.fit.problem.data
+        largest = FLOPS_PER_TOKEN * float(np.max(data[N] * data[D]))
+        for best in allocate(result, [times * largest for times in BUDGETS]).optima:
+            yield Answer(f"Optimal D/N, {count(best.flops, 2)} FLOPs", result.router, law.name, "", best.tokens_per_parameter)
 
 
 def _help(result: Result) -> Answer:
     """Whether the loss at E = 64, or the largest E below, is under the dense one at every size; the figure is the least gain."""
     sizes, most, law = np.unique(result.runs.numeric(N)), min(64.0, float(result.runs.numeric(E).max())), result.law
-    dense, routed = ({N: sizes, E: np.full_like(sizes, e)} for e in (1.0, most))
+    # A law with tokens is asked at the most of them.
+    tokens = {D: np.full_like(sizes, result.runs.numeric(D).max())} if D in law.columns else {}
+    dense, routed = ({N: sizes, E: np.full_like(sizes, e), **tokens} for e in (1.0, most))
     gains = estimates(
         result.fit, result.draws, lambda t, b: 10 ** law.log10_loss(t, b, dense) - 10 ** law.log10_loss(t, b, routed), result.options.level
     )
@@ -150,13 +207,13 @@ def _best_router(analysis: Analysis, results: Sequence[Result], point: Point) ->
     gaps = [analysis.difference(best.law.name, best.router, other.router, point) for other in results if other is not best]
     says = best.router if all(gap is not None and gap.sign < 0 for gap in gaps) else "unknown"
     share = chance(results, point).get(best.router)
-    return Answer(f"Best router {point.label}", ALL, best.law.name, says, best.derived[name], chance=share)
+    return Answer(f"{BEST} {point.label}", ALL, best.law.name, says, best.derived[name], chance=share)
 
 
 def chance(results: Sequence[Result], point: Point) -> dict[str, float]:
     """How often each router has the least predicted loss, draws that share their dense runs taken together; empty without draws."""
-    data, drawn = {N: np.array([point.n]), E: np.array([point.e])}, [(r, r.draws.refits) for r in results if r.draws is not None]
-    if len(drawn) < len(results) or not (usable := np.all([refits.usable for _, refits in drawn], axis=0)).any():
+    data, drawn = point.columns(results[0].law), [(r, r.draws.refits) for r in results if r.draws is not None]
+    if data is None or len(drawn) < len(results) or not (usable := np.all([refits.usable for _, refits in drawn], axis=0)).any():
         return {}
     losses = [result.law.log10_loss(refits.theta[usable], refits.beta[usable], data)[:, 0] for result, refits in drawn]
     shares = np.bincount(np.argmin(losses, axis=0), minlength=len(drawn)) / usable.sum()
@@ -184,18 +241,19 @@ def verdict(best: Sequence[Answer], others: Sequence[Answer] = ()) -> Verdict:
 
 
 def _agreed(found: Sequence[Answer]) -> tuple[bool, bool]:
-    """Whether answers are the same: one word, or figures within `SAME` or with intervals that meet; and known: together within `WIDE`."""
+    """Whether answers are the same: one word, or figures within `same` or with intervals that meet; and known: together within `wide`."""
     words = {answer.says for answer in found}
     if words != {""}:
         return len(words) == 1, "unknown" not in words
     values, lows, highs = zip(*(answer.ends for answer in found), strict=True)
-    return max(values) <= SAME * min(values) or max(lows) <= min(highs), max(highs) <= WIDE * min(lows)
+    same, wide = min(answer.same for answer in found), min(answer.wide for answer in found)
+    return max(values) <= same * min(values) or max(lows) <= min(highs), max(highs) <= wide * min(lows)
 
 
 def spread(found: Sequence[Answer]) -> str:
     """The range of figures, such as `4.8 to 5.1`; `beyond 1.3T` where they are further from the data than makes sense."""
-    values, limit = sorted(answer.ends[0] for answer in found), found[0].limit
-    low, high = (f"{'beyond ' * (x >= limit)}{count(float(f'{x:.2g}'))}" for x in (values[0], values[-1]))
+    values, limit, coarse = sorted(answer.ends[0] for answer in found), found[0].limit, found[0].same >= SAME
+    low, high = (f"{'beyond ' * (x >= limit)}{count(float(f'{x:.2g}')) if coarse else count(x, 3)}" for x in (values[0], values[-1]))
     mark = OUTSIDE * (values[-1] < limit and any(answer.figure.extrapolated for answer in found))
     return (low if low == high else f"{low} to {high}") + mark
 
@@ -206,8 +264,12 @@ def compare_document(comparison: Comparison) -> Document:
     ranking, found = analysis.ranking, comparison.agreements
     laws = dict.fromkeys(result.law.name for result in analysis.results)
     title = f"{many(len(laws), 'law')} compared on {many(len(analysis.runs), 'run')} ({analysis.runs.target})"
-    shares = [f"{verdicts.count(name)} {words}" for name, (_, words) in _VERDICTS.items() if name in verdicts]
-    says = f"Of {many(len(verdicts), 'answer')} {listing(shares)}." if shares else "No answers: none of these laws reads N and E."
+    shares = [f"{number} {words[1 if number == 1 else 2]}" for name, words in _VERDICTS.items() if (number := verdicts.count(name))]
+    says = (
+        f"Of {many(len(verdicts), 'answer')} {listing(shares)}."
+        if shares
+        else "No answers: none of these laws is one in N and E, or of dense runs."
+    )
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
     tables = (_survives(comparison), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
@@ -217,13 +279,15 @@ def compare_document(comparison: Comparison) -> Document:
     findings = bullets(
         "compare.j2", ranking=ranking,
         shown=[law for law in dict.fromkeys((analysis.quoted, PAPER_LAW)) if ranking and law in ranking.scores],
-        without=next((one.abstain for one in found if one.question == SHRINKS), ()), routed=[one for one in found if one.router == ALL],
+        without=next((one.abstain for one in found if one.question == SHRINKS), ()), held_out=view.held_out,
+        floorless=next((one.abstain for one in found if one.question == FLOOR), ()),
+        routed=[one for one in found if one.question.startswith(BEST)],
     )  # fmt: skip
     return Document(title, verdict, findings, (*notes_of(analysis, analysis.quoted), draws), sections)
 
 
 def _survives(comparison: Comparison) -> Table | None:
-    there = {(one.question, one.router): one for one in comparison.agreements if one.router != ALL}
+    there = {(one.question, router_name(one.router)): one for one in comparison.agreements if not one.question.startswith(BEST)}
     cells = {key: ", ".join(filter(None, (one.answer, _VERDICTS[one.verdict][0]))) for key, one in there.items()}
     questions, names = (list(dict.fromkeys(key[k] for key in there)) for k in (0, 1))
     rows = [(question, *(cells.get((question, name), "") for name in names)) for question in questions]
@@ -231,12 +295,12 @@ def _survives(comparison: Comparison) -> Table | None:
 
 
 def _answers(comparison: Comparison) -> Table | None:
-    largest, rows = float(comparison.analysis.runs.numeric(N).max()), list[tuple[str, ...]]()
+    runs, rows = comparison.analysis.runs, list[tuple[str, ...]]()
     for one in comparison.agreements:
         for answer in (*one.best, *one.others):
-            figure = cell(answer.figure, largest if one.question == "N_cutoff" else math.inf)
+            figure = cell(answer.figure, float(runs.numeric(N).max()) if one.question == "N_cutoff" else math.inf)
             share = "" if answer.chance is None else f" ({answer.chance:.0%})"
-            rows.append((one.question, one.router, answer.law + " *" * (answer in one.best), answer.says, figure + share))
+            rows.append((one.question, router_name(one.router), answer.law + " *" * (answer in one.best), answer.says, figure + share))
     return made("answers", rows, level=f"{comparison.analysis.options.level:.0%}")
 
 

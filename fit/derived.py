@@ -27,7 +27,7 @@ from fit.quantities import (
 from fit.runs.schema import NATS, C, D, E, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
-from fit.uncertainty.intervals import estimates, new_run_estimates
+from fit.uncertainty.intervals import WIDEST, estimates, new_run_estimates
 
 TIMES = (1.0, 10.0, 100.0)
 """Training budgets that the best N and D are given for, as multiples of the largest run's."""
@@ -81,6 +81,7 @@ class _Figures:
     unit: str
     quantity: Quantity
     distances: Sequence[float]
+    widest: float = WIDEST
 
 
 def derived_figures(
@@ -90,7 +91,7 @@ def derived_figures(
     law, data = fit.law, fit.problem.data
     found: dict[str, Estimate] = {}
     for figures in _of_law(fit, points):
-        rows = estimates(fit, draws, figures.quantity, level, unit=figures.unit, errors=draws is not None)
+        rows = estimates(fit, draws, figures.quantity, level, unit=figures.unit, errors=draws is not None, widest=figures.widest)
         found |= {name: replace(one, distance=far) for name, one, far in zip(figures.names, rows, figures.distances, strict=True)}
     labels, columns, far = _places(law, data, points)
     if labels and draws is not None:
@@ -139,7 +140,9 @@ def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
     found: list[_Figures] = []
     if has_cutoff(law):
         by_flops = N not in law.columns
-        found.append(_Figures(["f_cutoff" if by_flops else "n_cutoff"], "FLOPs" if by_flops else "parameters", cutoff_quantity(law), [1.0]))
+        found.append(
+            _Figures(["f_cutoff" if by_flops else "n_cutoff"], "FLOPs" if by_flops else "parameters", cutoff_quantity(law), [1.0], np.inf)
+        )
     labels, columns, far = _places(law, data, points)
     if labels:
         found.append(_Figures([f"loss({label})" for label in labels], NATS, loss_quantity(law, columns), far))

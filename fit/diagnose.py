@@ -14,8 +14,8 @@ from fit.estimate import Estimate
 from fit.laws.interface import FloorLink
 from fit.laws.paper import utilisation_of
 from fit.runs import codes
-from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, D, E, F, N, P
-from fit.select import RollOutStep, pooled
+from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, C, D, E, F, N, P
+from fit.select import AXES, RollOutStep, furthest, missed, pooled
 from fit.uncertainty.distributions import f_tail
 from fit.uncertainty.draws import FEW_DEGREES, Draws, Scheme, spread_along
 from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, too_many_failed
@@ -47,7 +47,8 @@ SEVERITY: Mapping[str, Severity] = {
 }
 """Every code, which does not change, and how bad it is."""
 
-_SHORT = {N: "N", E: "E", D: "D"}
+_SHORT = {N: "N", E: "E", D: "D", C: "C"}
+_FITTED = {N: "smaller sizes", D: "fewer tokens", C: "less compute"}
 
 _MANY_DRAWS = 1_000_000
 """More draws than this are not worth asking for."""
@@ -242,11 +243,12 @@ def _about_misfit(found: Misfit) -> _Found:
 
 
 def _held_out(steps: Sequence[RollOutStep]) -> _Found:
-    last = [step for step in steps if step.following and step.size == max(one.size for one in steps)]
-    score = pooled(last)
-    if score is not None and score.covered is not None and score.covered < score.runs / 2:
-        hold = f"hold {score.covered} of {score.runs} runs at N = {count(last[0].size)}"
-        yield "held-out-failure", f"fitted to smaller sizes, its prediction intervals {hold}"
+    for by in AXES:
+        last = furthest(steps, by)
+        score = pooled(last)
+        if score is not None and missed(score):
+            hold = f"hold {score.covered} of {score.runs} runs at {_SHORT[by]} = {count(last[0].size)}"
+            yield "held-out-failure", f"fitted to {_FITTED[by]}, its prediction intervals {hold}"
 
 
 def _about_draws(draws: Draws | None, level: float) -> _Found:
@@ -295,7 +297,7 @@ def _about_ranges(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _F
             longer = f"is longer than the range of the losses ({loss.min():.4g} to {loss.max():.4g})"
             yield "wide-interval", f"the {level:.0%} interval of L_0 {longer}"
     if far := {name: figure.distance for name, figure in figures.items() if figure.extrapolated}:
-        times = (f"{name} ({f'{x:.2g}' if x < 1000 else 'over 1,000'} times)" for name, x in far.items())
+        times = (f"{name} ({f'{x:.2g}' if x < 10 else f'{x:.0f}' if x < 1000 else 'over 1,000'} times)" for name, x in far.items())
         yield "extrapolated", f"outside the runs: {', '.join(times)}"
 
 

@@ -1,10 +1,10 @@
 """Which law to believe: how each predicts runs that its fit did not see, one at a time or every larger size at once.
 
-A fit's own residuals say nothing of extrapolation, which is what scaling laws are for. `roll_out` fits all runs up to a size and predicts
-the larger ones, as a user would; `leave_one_out` asks the same within the range. Laws are ranked by the continuous ranked probability
-score (CRPS; Gneiting & Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution, and is the
-absolute error where a prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a lower
-loss than training then reached.
+A fit's own residuals say nothing of extrapolation, which is what scaling laws are for. `roll_out` fits all runs up to a size (or a number
+of tokens) and predicts the larger ones, as a user would; `leave_one_out` asks the same within the range. Laws are ranked by the continuous
+ranked probability score (CRPS; Gneiting & Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution,
+and is the absolute error where a prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a
+lower loss than training then reached.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,14 +12,16 @@ from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float, Int, Shaped
 
 from common.errors import InputError
+from fit.causes import tokens_by_size
 from fit.engine.losses import squared_log
 from fit.engine.refit import refit
 from fit.engine.solve import Fit, certified, solve, why_not_identified
 from fit.errors import NotIdentifiedError
 from fit.quantities import log10_loss_quantity
+from fit.runs.schema import C, D, N
 from fit.uncertainty.delta import prediction_sd
 from fit.uncertainty.distributions import f_tail, t_quantile
 from fit.uncertainty.draws import resample
@@ -30,11 +32,20 @@ LN10 = float(np.log(10))
 LEAST_SIZES = 3
 """Sizes that a fit sees before it predicts the next: the fewest that show a bend (our choice)."""
 
+ROUNDING = 1e-6
+"""Errors of log10 loss up to here are those of losses without noise, written with six digits or more (our choice)."""
+
 LEAST_HELD_OUT = 2
 """Laws are ranked by the sizes held out where there are at least this many; one alone is one accident of its runs."""
 
 WORSE = 0.95
 """One-sided confidence at which a law is called worse than the best (our choice)."""
+
+AXES = (N, D, C)
+"""What runs are held out by, best first: their size, their tokens, and their compute where they name no size."""
+
+_MOST_LEVELS = 12
+"""Sizes, or numbers of tokens, held out one by one; of more, neighbours are held out together (our choice: 240 sizes took 100 s)."""
 
 _CELLS = 1_000_000
 """Weights of runs held at once when each is left out in turn: bounds memory."""
@@ -141,7 +152,7 @@ def leave_one_out(fit: Fit) -> LeaveOneOut:
 class RollOutStep:
     """The runs of one size, predicted by the fit to all runs up to a smaller one.
 
-    `trained_up_to` and `size` in the unit of what is rolled out, parameters or tokens; `fitted` runs went into the fit; `runs` are the
+    `trained_up_to` and `size` are values of the column that is rolled out, `by`; `fitted` runs went into the fit; `runs` are the
     predicted ones, as indices into the data. `sd` is that of a new run's log10 loss; `low` and `high` bound its loss (nats per token).
     `reason`: why there is no prediction, in one line; None where there is one. `following`: the size is the next one, not one further.
     """
@@ -158,6 +169,7 @@ class RollOutStep:
     high: Float[np.ndarray, "held_out"]
     reason: str | None
     following: bool
+    by: str = N
 
     @property
     def distance(self) -> float:
@@ -182,6 +194,41 @@ def pooled(steps: Sequence[RollOutStep]) -> Score | None:
         return None
     names = ("predicted", "observed", "sd", "low", "high")
     return score(*(np.concatenate([getattr(step, name) for step in steps]) for name in names))
+
+
+def furthest(steps: Sequence[RollOutStep], by: str) -> tuple[RollOutStep, ...]:
+    """The step that predicts the largest size, or number of tokens, from the next one below; none where none was held out."""
+    own = [step for step in steps if step.by == by]
+    return tuple(step for step in own if step.following and step.size == max(one.size for one in own))
+
+
+def missed(found: Score | None) -> bool:
+    """Whether prediction intervals hold fewer than half of the runs held out, and errors are more than the rounding of exact losses."""
+    return found is not None and found.covered is not None and found.covered < found.runs / 2 and found.rmse_log10 > ROUNDING
+
+
+def roll_outs(fit: Fit, columns: Mapping[str, Shaped[np.ndarray, "runs"]], *, level: float = 0.95) -> tuple[RollOutStep, ...]:
+    """The roll-out by size, and that by tokens: of laws with tokens, and of all where there are too few sizes to rank laws by.
+
+    `columns` are those of the runs fitted. Tokens that go with size are held out with it; runs without a size are held out by compute.
+    """
+    there = {name: column.astype(np.float64) for name in AXES if (column := columns.get(name)) is not None}
+    there = {name: column for name, column in there.items() if np.isfinite(column).all()}
+    few = N not in there or len(np.unique(there[N])) < LEAST_SIZES + LEAST_HELD_OUT
+    if D in there and ((N in there and tokens_by_size(there[N], there[D])) or not (few or D in fit.law.columns)):
+        del there[D]
+    if C in there and {N, D} & set(there):
+        del there[C]
+    return tuple(replace(step, by=name) for name, column in there.items() for step in roll_out(fit, _levels(column), level=level))
+
+
+def _levels(values: Float[np.ndarray, "runs"]) -> Float[np.ndarray, "runs"]:
+    """Each value, or where there are many the largest of the neighbours it is held out with."""
+    distinct = np.unique(values)
+    if len(distinct) <= _MOST_LEVELS:
+        return values
+    ends = np.array([part[-1] for part in np.array_split(distinct, _MOST_LEVELS)])
+    return ends[np.searchsorted(ends, values)]
 
 
 def roll_out(
@@ -249,12 +296,12 @@ Cells = Mapping[tuple[str, float], float]
 """Mean CRPS of one law's predictions by router and size held out."""
 
 
-def cells_of(steps: Mapping[str, Sequence[RollOutStep]]) -> dict[tuple[str, float], float]:
-    """A law's scores at each next size, by router; NaN where it made no prediction."""
+def cells_of(steps: Mapping[str, Sequence[RollOutStep]], by: str = N) -> dict[tuple[str, float], float]:
+    """A law's scores at each next size, or number of tokens, by router; NaN where it made no prediction."""
     found: dict[tuple[str, float], float] = {}
     for router, own in steps.items():
         for step in own:
-            if step.following:
+            if step.following and step.by == by:
                 found[router, step.size] = step.score.crps if step.score is not None and step.score.crps is not None else np.nan
     return found
 
@@ -264,13 +311,15 @@ class Ranking:
     """Laws by their mean CRPS over the same held-out sizes, best first.
 
     `behind` gives each law's mean difference to the best one and its standard error over these sizes, paired size by size; `equal` are
-    those not shown to be worse (one-sided, 95 %). `cells` says how many sizes, each of one router's runs, this rests on.
+    those not shown to be worse (one-sided, 95 %). `cells` says how many sizes, each of one router's runs, this rests on; `by` the column
+    that was held out, if not size.
     """
 
     scores: Mapping[str, float]
     behind: Mapping[str, tuple[float, float]]
     equal: tuple[str, ...]
     cells: int
+    by: str = N
 
     @property
     def laws(self) -> tuple[str, ...]:
@@ -283,8 +332,8 @@ class Ranking:
         return self.laws[0]
 
 
-def rank(laws: Mapping[str, Cells]) -> Ranking | None:
-    """Rank laws by their scores in the cells that they share.
+def rank(laws: Mapping[str, Cells], by: str = N) -> Ranking | None:
+    """Rank laws by their scores in the cells that they share, of runs held out `by` this column.
 
     Laws with more parameters predict fewer cells. Of the sets of cells that the laws with the most of them share, and in which no router
     is missing, the one with the most scores in all is taken; a law that made no prediction in one of its cells has no place.
@@ -305,7 +354,7 @@ def rank(laws: Mapping[str, Cells]) -> Ranking | None:
     behind = {law: (float((table[law] - best).mean()), float((table[law] - best).std(ddof=1) / np.sqrt(len(keys)))) for law in scores}
     limit = t_quantile(WORSE, float(len(keys) - 1))
     equal = tuple(law for law, (mean, error) in behind.items() if mean <= limit * error)
-    return Ranking(scores, behind, equal, len(keys))
+    return Ranking(scores, behind, equal, len(keys), by)
 
 
 @dataclass(frozen=True)

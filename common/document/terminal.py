@@ -8,8 +8,8 @@ from rich.cells import cell_len
 from common.document import Document, Note, Section, Table
 from common.document.numbers import listing, many
 
-FIRST_NOTES = 5
-"""Warnings on the first screen; the others are counted."""
+FIRST_NOTES, LEAST_NOTES, FIRST_LINES = 5, 1, 30
+"""Warnings on the first screen, fewer where it would be longer than so many lines, and the fewest; the others are counted."""
 
 _GAP, _WIDEST_TEXT = 2, 100
 _UNITS, _WORDS, _PIECES = re.compile(r"\[[^\[\]]*\]\S*|\S+"), re.compile(r"\S+"), re.compile(r"[^\s/_,-]*[/_,-]+|[^\s/_,-]+")
@@ -42,7 +42,9 @@ def terminal(document: Document, width: int = 80, full: bool = False, *, color: 
         for table in document.tables():
             if table.first:
                 write.table(table)
-        write.notes(document.notes, FIRST_NOTES)
+        room = FIRST_LINES - len(write.lines) - 1
+        everything = len(document.notes) <= min(room, FIRST_NOTES)
+        write.notes(document.notes, min(FIRST_NOTES, max(LEAST_NOTES, room - (not everything))))
     return "\n".join(write.lines) + "\n"
 
 

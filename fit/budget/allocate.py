@@ -19,7 +19,7 @@ from fit.estimate import Estimate
 from fit.laws.complex_step import STEP
 from fit.laws.interface import Law
 from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, beyond
-from fit.runs.schema import D, N, U
+from fit.runs.schema import NATS, D, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
 from fit.uncertainty.intervals import estimates
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from fit.analysis import Result
 
 _PER_BUDGET = ("n", "d", "loss", "tokens_per_parameter")
-_UNITS = ("parameters", "tokens", "nats per token", "tokens per parameter")
+_UNITS = ("parameters", "tokens", NATS, "tokens per parameter")
 
 _SCAN = 121
 """Sizes tried for a bracket of the least loss, over the whole range."""
@@ -103,13 +103,15 @@ def allocate(
     Of a `Result` draws and level are its own, and those given here are not used. A law that reads unique tokens needs how many
     there are. Raises `InputError` for a law that is not one in N and D, and for budgets that are not above 0.
     """
+    units = _UNITS
     if not isinstance(fit, Fit):
+        units = tuple(fit.runs.unit if unit == NATS else unit for unit in _UNITS)
         fit, draws, level = fit.fit, fit.draws, fit.options.level
     budgets = [float(one) for one in np.atleast_1d(np.asarray(flops, dtype=np.float64))]
     if not all(np.isfinite(one) and one > 0 for one in (*budgets, flops_per_parameter_token, unique_tokens or 1.0)):
         raise InputError(f"budgets, FLOPs per parameter and token, and unique tokens must be finite and above 0: {budgets}")
     quantity = optimum_quantity(fit.law, budgets, flops_per_parameter_token, unique_tokens)
-    found = estimates(fit, draws, quantity, level, unit=["", "", *(unit for unit in _UNITS for _ in budgets)])
+    found = estimates(fit, draws, quantity, level, unit=["", "", *(unit for unit in units for _ in budgets)])
     columns, optima = fit.problem.data, list[Optimum]()
     compute = flops_per_parameter_token * columns[N] * columns[D]
     for k, budget in enumerate(budgets):

@@ -210,7 +210,7 @@ def isoflop(
     fit = fit_law(_law(budgets), data, runs.loss[place], squared())
     auto: Scheme = "wild" if misfit(fit).uneven else "residuals"
     drawn = resample(fit, auto if scheme == "auto" else scheme, draws, seed, keys=place) if draws else None
-    units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", "nats per token") for _ in budgets)]
+    units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", runs.unit) for _ in budgets)]
     found = estimates(fit, drawn, _quantity(budgets, budgets[0].flops), level, unit=units)
     profiles = tuple(Profile(one.flops, len(one.place), *found[4 + k :: len(budgets)]) for k, one in enumerate(budgets))
     return IsoFLOP(runs, profiles, left, found[0], found[1], budgets, fit, drawn, level, flops_per_parameter_token)

@@ -2,7 +2,8 @@
 
 In all of them a curve is solid within the runs and dashed where it is extrapolated; bands are intervals, left out where a fit has none.
 `residuals` are there for every law, `roll_out` where sizes were held out, `loss_by_size` and `laws_side_by_side` for laws that read N,
-`loss_by_experts` for those with `has_epc`; what is not raises `InputError`.
+`loss_by_experts` for those with `has_epc`, `loss_by_tokens` for those in N and D, `loss_by_compute` for those in C alone,
+`compute_optimal` for those with `has_allocation`; what is not raises `InputError`. Laws in N, E and D are shown at the largest D.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,21 +21,28 @@ from common.document.numbers import count
 from common.errors import InputError
 from common.plots import INK, MARKERS, ROUTERS, SOFT, house_style, panels
 from fit.analysis import PAPER_LAW, Analysis, Result
+from fit.budget.allocate import optimum_quantity
 from fit.estimate import Estimate
-from fit.laws import Law
-from fit.quantities import effective_parameter_count, has_epc, loss_quantity
-from fit.runs.schema import D, E, N
+from fit.quantities import FLOPS_PER_TOKEN, effective_parameter_count, has_allocation, has_epc, loss_quantity
+from fit.report.view import HELD_OUT
+from fit.runs.schema import C, D, E, N, U
+from fit.select import RollOutStep
 from fit.uncertainty.delta import Quantity, evaluate
 from fit.uncertainty.intervals import estimates, new_run_estimates
 
 Points = Float[np.ndarray, "points"]
 
-LABELS = {N: "dense size N (parameters)", E: "number of experts E", D: "training tokens D (tokens)", "": ""}
-_BEYOND, _FAR, _LAWS, _LINES = {N: 10.0, E: 4.0}, 100.0, 4, {N: 5, E: 6}
+LABELS = {
+    N: "dense size N (parameters)", E: "number of experts E", D: "training tokens D (tokens)", C: "training compute C (FLOPs)", "": "",
+}  # fmt: skip
+_BEYOND, _FAR, _LAWS, _LINES = {N: 10.0, E: 4.0, D: 10.0, C: 100.0}, 100.0, 4, {N: 5, E: 6, D: 5}
 """How many times beyond the runs a law is drawn, and laws are compared; laws compared at most, and lines of a panel along N and E."""
 
-_CURVE, _BAND = 120, 12
-"""Points along a curve, and along a band, each of whose ends is read off all draws."""
+_STEPS = 10
+"""Steps of a roll-out in one panel; of more, those are drawn that predict the next value."""
+
+_CURVE, _BAND, _MEANS = 120, 12, 12
+"""Points along a curve; along a band, each of whose ends is read off all draws; and means of residuals at most."""
 
 
 def _of(result: Result, column: str) -> Points:
@@ -43,6 +51,17 @@ def _of(result: Result, column: str) -> Points:
             f"no such figure of law {result.law.name!r}, which does not read {column}: it reads {', '.join(result.law.columns)}"
         )
     return result.fit.problem.data[column]
+
+
+def _column(result: Result, column: str) -> Points:
+    """A column of the runs fitted, the law's or not; empty where it is not there or not in all of them."""
+    values = _of(result, column) if column in result.law.columns else result.runs.columns.get(column, np.empty(0)).astype(np.float64)
+    return values if np.isfinite(values).all() else np.empty(0)
+
+
+def _unit(results: Sequence[Result]) -> str:
+    """The label of an axis of losses, in the runs' own unit."""
+    return f"loss ({results[0].runs.unit})"
 
 
 def _values(results: Sequence[Result], column: str) -> Points:
@@ -100,9 +119,11 @@ def _losses_along(result: Result, along: str, by: str, value: float) -> Callable
     return lambda x: loss_quantity(result.law, _places(result, x, **{by: value, along: x}))
 
 
-def _runs(ax: Axes, result: Result, along: str, by: str, value: float | None, **style: Any) -> None:
-    """The losses of the runs with this value of a column; None: of all."""
+def _runs(ax: Axes, result: Result, along: str, by: str, value: float | None, *, held: bool = False, **style: Any) -> None:
+    """The losses of the runs with this value of a column; None: of all. Those of the most tokens alone where these are held at that."""
     here = _of(result, by) == value if value is not None and by in result.law.columns else np.full(len(result.runs), fill_value=True)
+    if (held or D in result.law.columns) and D not in (along, by):
+        here &= _column(result, D) == _column(result, D).max()
     ax.plot(_of(result, along)[here], 10 ** result.fit.problem.observed[here], markersize=3.5, linestyle="", zorder=3, **style)
 
 
@@ -127,10 +148,80 @@ def loss_by_experts(results: Sequence[Result], size: float | None = None) -> Fig
 
 @house_style()
 def loss_by_size(results: Sequence[Result], experts: float | None = None) -> Figure:
-    """Loss against N: the routers compared at one E (the largest up to 64), then every run of each, a line per E, or per D."""
-    by = next((column for column in (E, D) if len(_values(results, column))), "")
-    values = _values(results, by)
-    return _losses(results, N, by, experts or float(max(values[(values <= 64) | (by == D)], default=values.max(initial=1))))
+    """Loss against N: the routers compared at one E (the largest up to 64), then every run of each, a line per E."""
+    values = _values(results, E)
+    return _losses(results, N, E if len(values) else "", experts or float(max(values[values <= 64], default=values.max(initial=1))))
+
+
+@house_style()
+def loss_by_compute(results: Sequence[Result]) -> Figure:
+    """Loss against training compute: every run, the curve, and the interval of a new run."""
+    return _losses(results, C, "", 1.0)
+
+
+@house_style()
+def loss_by_tokens(results: Sequence[Result]) -> Figure:
+    """Loss against N with a line for each of at most five D, and against D with one for each N: a row of two panels per result.
+
+    Every run is drawn in the colour of the nearest line. Bands: the mean curve, and around it a new run.
+    """
+    figure, axes = panels(2 * len(results), 3.6, across=2, share_x=False, share_y="row", keys=1, right=0.75)
+    for row, (result, name) in enumerate(zip(results, _names(results), strict=True)):
+        for ax, along, by in zip(axes[2 * row : 2 * row + 2], (N, D), (D, N), strict=True):
+            held, ends = _some(_values([result], by), _LINES[by]), list[tuple[float, str]]()
+            nearest = np.argmin(np.abs(np.log(_of(result, by)[:, None] / np.array(held))), axis=1)
+            for k, value in enumerate(held):
+                x, y = _of(result, along)[nearest == k], 10 ** result.fit.problem.observed[nearest == k]
+                ax.plot(x, y, markersize=3.5, linestyle="", zorder=3, **_style(k))
+                curve = _draw(ax, k, result, along, _losses_along(result, along, by, value), _BEYOND[along])
+                at = np.geomspace(_of(result, along).min(), _of(result, along).max() * _BEYOND[along], _BAND)
+                new = new_run_estimates(result.fit, result.draws, _places(result, at, **{by: value, along: at}), result.options.level)
+                _band(ax, at, new, k, 0.14)
+                ends.append((float(curve[-1]), f"{'D' if by == D else 'N'} = {count(value)}"))
+            _axis(ax, along, _values([result], along), _BEYOND[along])
+            plots.losses_along(ax, _unit(results) if along == N else "")
+            order = [0, *range(len(ends) - 1, 0, -1)]
+            plots.label_lines(ax, [ends[k] for k in order], [ROUTERS[k] for k in order], right=True)
+            ax.set_title(f"{name}, {result.law.name}" if along == N else "")
+    level = f"{100 * results[0].options.level:g}% interval"
+    plots.legend_below(figure, [Patch(color=SOFT, alpha=a, label=f"{level}, {of}") for a, of in ((0.4, "mean"), (0.14, "new run"))])
+    return figure
+
+
+@house_style()
+def compute_optimal(results: Sequence[Result]) -> Figure:
+    """N and D of least loss, and that loss, along the training budget, to 100 times the largest run's; crosses are the runs."""
+    found = [result for result in results if has_allocation(result.law)]
+    if not found:
+        raise InputError("no law here has a compute-optimal N and D")
+    figure, axes = panels(3, 3.5, share_x=True, share_y=False, keys=len(found))
+    for k, result in enumerate(found):
+        n, d = _of(result, N), _of(result, D)
+        spent = FLOPS_PER_TOKEN * n * d
+        x, at = (np.geomspace(spent.min(), spent.max() * _FAR, points) for points in (_CURVE, _BAND))
+        for ax, which, seen in zip(axes, range(3), (n, d, 10**result.fit.problem.observed), strict=True):
+
+            def along(budgets: Points, which: int = which, result: Result = result) -> Quantity:
+                """N, D or the loss at the optimum of these budgets, which stand after the exponents."""
+                unique = float(_of(result, U).max()) if U in result.law.columns else None
+                optima, many = optimum_quantity(result.law, budgets.tolist(), unique_tokens=unique), len(budgets)
+                return lambda theta, beta: optima(theta, beta)[..., 2 + which * many : 2 + (which + 1) * many]
+
+            ax.plot(spent, seen, marker="x", color=SOFT, markersize=3.5, linestyle="", zorder=1)
+            plots.curve(ax, x, evaluate(result.fit, along(x)), x <= spent.max(), color=ROUTERS[k % len(ROUTERS)])
+            _band(ax, at, estimates(result.fit, result.draws, along(at), result.options.level, errors=False), k, 0.25)
+    spent = np.concatenate([FLOPS_PER_TOKEN * _of(result, N) * _of(result, D) for result in found])
+    for ax, label in zip(axes, (LABELS[N], LABELS[D], _unit(found)), strict=True):
+        _axis(ax, C, spent, _FAR)
+        (plots.losses_along if ax is axes[2] else lambda a, text: plots.sizes_along(a, "y", text))(ax, label)
+    plots.legend_below(figure, [Line2D([], [], label=name, color=ROUTERS[k % len(ROUTERS)]) for k, name in enumerate(_names(found))])
+    return figure
+
+
+def _at_tokens(results: Sequence[Result]) -> str:
+    """The number of tokens that laws with tokens and experts are shown at."""
+    values = _values(results, D)
+    return f", D = {count(values.max())}" if len(values) else ""
 
 
 def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Figure:
@@ -156,15 +247,15 @@ def _losses(results: Sequence[Result], along: str, by: str, chosen: float) -> Fi
         bands = [along == E or value in (held[0], held[-1]) for value in held]
         curves = [_draw(ax, k, result, along, _losses_along(result, along, by, v), far, banded=b) for v, b in zip(held, bands, strict=True)]
         ends.append([(float(y[-1 if along == E else 0]), f"{letter} = {count(v)}") for y, v in zip(curves, held, strict=True)])
-        ax.set_title(names[k] if several else f"{names[k]}, {result.law.name}")
+        ax.set_title(names[k] if several else f"{names[k]}, {result.law.name}{_at_tokens([result])}")
     for k, ax in enumerate(axes, start=-several):
         _axis(ax, along, values, far, 0.03 if k < 0 or along == E else 0.3 if number == 3 else 0.17)
-        plots.losses_along(ax)
+        plots.losses_along(ax, _unit(results))
         if k >= 0:
             plots.label_lines(ax, [ends[k][0], *ends[k][:0:-1]], ROUTERS[k % len(ROUTERS)], right=along == E)
     if several:
         plots.legend_below(figure, keys)
-        axes[0].set_title(f"at {letter} = {count(chosen)}" if by else "")
+        axes[0].set_title(f"at {letter} = {count(chosen)}{_at_tokens(results)}" if by else "")
     return figure
 
 
@@ -185,25 +276,27 @@ def laws_side_by_side(analysis: Analysis) -> Figure:
     figure, axes = panels(
         len(routers) * (1 + routed), 3.0, max(9.6, 3.2 * columns), across=columns, share_y="row" if many else False, keys=len(laws)
     )
+    at = f", E = {experts:g}" * routed + _at_tokens(shown)
     for result in (result for result in shown if result.law.name in laws):
         k, router = laws.index(result.law.name), routers.index(result.router)
         _draw(axes[router - len(routers)], k, result, N, _losses_along(result, N, E, experts), _FAR, marks=True)
-        _runs(axes[router - len(routers)], result, N, E, experts, marker="x", color=INK)
+        _runs(axes[router - len(routers)], result, N, E, experts, held=bool(_at_tokens(shown)), marker="x", color=INK)
         if routed:
 
-            def worth(n: Points, law: Law = result.law) -> Quantity:
+            def worth(n: Points, result: Result = result) -> Quantity:
                 """EPC/N at these sizes."""
-                return lambda theta, beta: effective_parameter_count(law, theta, beta, n, np.full_like(n, experts)) / n
+                law, others = result.law, {D: _places(result, n)[D]} if D in result.law.columns else {}
+                return lambda theta, beta: effective_parameter_count(law, theta, beta, n, np.full_like(n, experts), others) / n
 
             _draw(axes[router], k, result, N, worth, _FAR, marks=True, keep=(0.2, 50.0))
     for k, ax in enumerate(axes):
         if routed and k < len(routers):
             ax.axhline(1, color=INK, linewidth=0.8)
-            plots.sizes_along(ax, "y", f"EPC / N at E = {experts:g}")
+            plots.sizes_along(ax, "y", "EPC / N")
         else:
-            plots.losses_along(ax, f"loss{f' at E = {experts:g}' if routed else ''} (nats per token)")
+            plots.losses_along(ax, _unit(shown))
         _axis(ax, N, values, _FAR)
-        ax.set_title(routers[k] if k < len(routers) else "")
+        ax.set_title(f"{routers[k]}{at}" if k < len(routers) else "")
     if many:
         plots.outer_labels(axes, columns)
     roles = {analysis.quoted: " (quoted)", PAPER_LAW: " (the paper's)"} if routed else {}
@@ -218,18 +311,23 @@ def residuals(results: Sequence[Result]) -> Figure:
     The grey band is two standard deviations between seeds, where runs were repeated.
     """
     laws, routers = (list(dict.fromkeys(names)) for names in ([r.law.name for r in results], [r.router for r in results]))
-    columns = [column for column in dict.fromkeys((N, E, D, *results[0].law.columns)) if len(_values(results, column)) > 1]
+    columns = [
+        c for c in dict.fromkeys((N, E, D, *results[0].law.columns)) if len(np.unique(np.concatenate([_column(r, c) for r in results]))) > 1
+    ]
     noise = [Patch(color=SOFT, alpha=0.3, label="2 SD between seeds")] if any(r.misfit.seed_ratio for r in results) else []
     keys = [*_keys(routers), *noise]
     figure, axes = panels(len(laws) * len(columns), 3.2, across=len(columns), share_x="col", keys=len(keys))
     for place, ax in enumerate(axes):
         law, column = laws[place // len(columns)], columns[place % len(columns)]
-        values = _values(results, column)
-        for result in (r for r in results if r.law.name == law and column in r.law.columns):
-            k, x, r = routers.index(result.router), _of(result, column), 100 * (10**result.fit.residuals - 1)
+        values = np.unique(np.concatenate([_column(result, column) for result in results]))
+        for result in (r for r in results if r.law.name == law and len(_column(r, column))):
+            k, x, r = routers.index(result.router), _column(result, column), 100 * (10**result.fit.residuals - 1)
             aside = float(values.max() / values.min()) ** (0.016 * (k - (len(routers) - 1) / 2))
             ax.plot(x * aside, r, **_style(k), linestyle="", markersize=3.5, alpha=0.55, markeredgewidth=0)
-            ax.plot(np.unique(x) * aside, [float(r[x == v].mean()) for v in np.unique(x)], color=_style(k)["color"])
+            # Neighbours have one mean where values are many, or runs of one value few.
+            groups = np.array_split(np.unique(x), min(_MEANS, len(np.unique(x)), max(3, len(x) // 3)))
+            middles = [float(np.exp(np.log(group).mean())) * aside for group in groups]
+            ax.plot(middles, [float(r[np.isin(x, group)].mean()) for group in groups], color=_style(k)["color"])
             if result.misfit.seed_ratio:
                 reach = 200 * np.log(10) * result.fit.rmse_log10 / result.misfit.seed_ratio
                 ax.axhspan(-reach, reach, color=SOFT, alpha=0.12, linewidth=0)
@@ -241,18 +339,25 @@ def residuals(results: Sequence[Result]) -> Figure:
     return figure
 
 
+def _predicted(result: Result, by: str) -> list[RollOutStep]:
+    """The steps of a roll-out by this column that have predictions: of the next value, or of all where they are few."""
+    steps = [step for step in result.steps if step.reason is None and step.by == by]
+    return steps if len(steps) <= _STEPS else [step for step in steps if step.following]
+
+
 @house_style()
 def roll_out(results: Sequence[Result], level: float) -> Figure:
     """Errors at sizes larger than any fitted, a panel per result; runs of a size lie side by side from few to many experts.
 
     Bars are prediction intervals of a new run about the observed loss: a run is covered where its bar reaches zero; counts are above.
     """
-    shown, reach = [result for result in results if any(step.reason is None for step in result.steps)], list[float]()
+    reach = list[float]()
+    shown = [(r, name, by) for r, name in zip(results, _names(results), strict=True) for by in HELD_OUT if _predicted(r, by)]
     if not shown:
         raise InputError("no figure of sizes held out: none was predicted from the smaller ones")
     figure, axes = panels(len(shown), 3.5, share_x=False, keys=1)
-    for k, (ax, result, name) in enumerate(zip(axes, shown, _names(shown), strict=True)):
-        steps = [step for step in result.steps if step.reason is None]
+    for ax, (result, name, by) in zip(axes, shown, strict=True):
+        k, steps = results.index(result), _predicted(result, by)
         for place, step in enumerate(steps):
             order = np.argsort(_of(result, E)[step.runs], kind="stable") if E in result.law.columns else np.arange(len(step.runs))
             x = place + (np.linspace(-0.36, 0.36, len(order)) if len(order) > 1 else np.zeros(1))
@@ -263,8 +368,8 @@ def roll_out(results: Sequence[Result], level: float) -> Figure:
             text = f"{step.score.covered}/{step.score.runs}" if step.score is not None and step.score.covered is not None else ""
             ax.annotate(text, (place, 1.0), xycoords=("data", "axes fraction"), ha="center", va="bottom", fontsize=7, color=SOFT)
         ax.set_xticks(range(len(steps)), [f"{count(step.size)}\n\u2264 {count(step.trained_up_to)}" for step in steps], fontsize=7.5)
-        ax.set(xlim=(-0.55, len(steps) - 0.45), xlabel="size predicted / sizes fitted, N (parameters)")
-        ax.set_title(name, pad=14)
+        ax.set(xlim=(-0.55, len(steps) - 0.45), xlabel=f"predicted / fitted, {LABELS[by]}")
+        ax.set_title(name if by == N else f"{name}, by {HELD_OUT[by][0]}", pad=14)
         ax.grid(visible=False, axis="x")
         plots.percent_along(ax, "predicted above observed loss (%)")
     for ax in axes:

@@ -27,6 +27,7 @@ def fit_json(analysis: Analysis) -> dict[str, Any]:
         "provenance": provenance(analysis),
         "selection": {"runs": len(analysis.runs), "log": analysis.runs.log, "warnings": analysis.runs.warnings},
         "quoted": analysis.quoted,
+        "ranked_by": analysis.ranking and analysis.ranking.by,
         "ranking": ranking and [
             {"law": law, "crps": ranking.scores[law], "behind": behind, "se": se, "shown_worse": law not in ranking.equal}
             for law, (behind, se) in ranking.behind.items()
@@ -73,7 +74,7 @@ def _approaches(found: Comparison) -> dict[str, Any]:
 
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
     law, fit, draws, found = result.law, result.fit, result.draws, criteria(result.fit)
-    kept = ("trained_up_to", "size", "fitted", "following", "score", "reason")
+    kept = ("by", "trained_up_to", "size", "fitted", "following", "score", "reason")
     return {
         "router": result.router, "law": law.name, "formula": law.formula, "source": law.source, "runs": fit.num_runs,
         "selection": result.runs.log[len(analysis.runs.log) :], "coefficients": result.coefficients,
@@ -90,7 +91,11 @@ def cleaned(value: Any) -> Any:
     """`value` as JSON has it: dataclasses and mappings as objects, tuples as lists, None for numbers that are not finite."""
     if isinstance(value, Estimate) and value.status is Status.NOT_IDENTIFIED:
         # What the runs do not determine is no result: who wants the number takes it by another name.
-        return {**{name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}, "value": None, "raw_value": value.value}
+        return {
+            **{name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__},
+            "value": None,
+            "raw_value": cleaned(value.value),
+        }
     if hasattr(value, "__dataclass_fields__"):
         return {name: cleaned(getattr(value, name)) for name in value.__dataclass_fields__}
     if isinstance(value, Mapping):

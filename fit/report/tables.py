@@ -1,6 +1,7 @@
 """The rows of a report's tables; their heads and notes are in words.toml. Every number that a finding quotes stands in one of them."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 
@@ -8,7 +9,7 @@ from common.document import Table
 from common.document.numbers import count, percent, plain
 from fit.analysis import Result
 from fit.report.record import provenance
-from fit.report.view import View, cell, router_name
+from fit.report.view import HELD_OUT, OUTSIDE, View, cell, router_name
 from fit.report.words import made
 from fit.select import cells_of, criteria
 from fit.uncertainty.delta import correlations
@@ -21,7 +22,14 @@ def table(view: View, name: str) -> Table | None:
     """The table of this name; None where it has no rows."""
     ranking, routers = view.analysis.ranking, [""] if len(view.routers) == 1 else [f" {name}" for name in view.routers[:_FIRST_ROUTERS]]
     columns = ["law", *(f"{what}{router}" for what in ("CRPS", "EPC/N") for router in routers)]
-    return made(name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=ranking.cells if ranking else 0)
+    cells, optimum = ranking.cells if ranking else 0, with_optimum(view)
+    law = optimum[0].law.name if optimum else ""
+    one = made(name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=cells, held_out=view.held_out, law=law)
+    if one and name == "held_out" and len(by := {row[2] for row in one.rows}) == 1:
+        rows = tuple((*row[:2], *row[3:]) for row in one.rows)
+        return replace(one, title=f"{one.title} by {by.pop()}", columns=(*one.columns[:2], *one.columns[3:]), rows=rows)
+    # Where experts are priced, what the dense runs alone say of tokens is a finding.
+    return replace(one, first=False) if one and name == "optimum" and view.point else one
 
 
 def coefficient_tables(view: View) -> list[Table]:
@@ -42,12 +50,12 @@ def _laws(view: View) -> Iterator[tuple[str, ...]]:
     laws = {law: found for law, found in laws.items() if any(found)}
     for k, (law, found) in enumerate(laws.items()):
         if len(laws) <= _FIRST_ROWS or k < _FIRST_ROWS - 1 or law in view.main:
-            yield law, *(_held_out_error(r) if r else "" for r in found), *(view.ratio(r) if r else "" for r in found)
+            yield law, *(_held_out_error(view, r) if r else "" for r in found), *(view.ratio(r) if r else "" for r in found)
 
 
-def _held_out_error(result: Result) -> str:
+def _held_out_error(view: View, result: Result) -> str:
     """Mean CRPS of ln loss over the sizes held out; empty where there is none."""
-    scores = [value for value in cells_of({result.router: result.steps}).values() if np.isfinite(value)]
+    scores = [value for value in cells_of({result.router: result.steps}, view.analysis.held_out_by).values() if np.isfinite(value)]
     return percent(float(np.mean(scores))) if scores else ""
 
 
@@ -56,7 +64,15 @@ def _held_out(view: View) -> Iterator[tuple[str, ...]]:
         for step in result.steps if view.full or result.law.name in view.main else ():
             if step.following and (score := step.score):
                 errors = f"{score.rmse_percent:.2f}%", f"{score.mean_error:+.4f}"
-                yield *_head(result), count(step.size), str(step.fitted), _text(score.covered), str(score.runs), *errors
+                yield (
+                    *_head(result),
+                    HELD_OUT[step.by][0],
+                    count(step.size),
+                    str(step.fitted),
+                    _text(score.covered),
+                    str(score.runs),
+                    *errors,
+                )
 
 
 def _worth(view: View) -> Iterator[tuple[str, ...]]:
@@ -66,12 +82,22 @@ def _worth(view: View) -> Iterator[tuple[str, ...]]:
             yield *_head(result), *(view.figure(result, name) for name in ("loss", "epc", "ratio")), less
 
 
+def with_optimum(view: View) -> list[Result]:
+    """The fits of the best law that has a compute-optimal N and D."""
+    found = [
+        result for law in view.laws for result in view.analysis.of_law(law) if any(name.startswith("optimal_N") for name in result.derived)
+    ]
+    return [result for result in found if result.law.name == found[0].law.name]
+
+
 def _optimum(view: View) -> Iterator[tuple[str, ...]]:
-    for result in view.analysis.results:
+    for result in with_optimum(view):
         for name in [name for name in result.derived if name.startswith("optimal_N")]:
-            other = name.replace("_N", "_D")
+            other, budget = name.replace("_N", "_D"), name.partition("(")[2].rstrip(")")
             ratio = result.derived[other].value / result.derived[name].value
-            yield name.partition("(")[2].rstrip(")"), view.figure(result, name), view.figure(result, other), plain(ratio, 1)
+            figures = view.figure(result, name), view.figure(result, other)
+            outside = OUTSIDE * any(OUTSIDE in text for text in figures)
+            yield router_name(result.router), budget, *figures, (plain(ratio, 1) if 1 <= ratio < 100 else count(ratio)) + outside
 
 
 def _errors(view: View) -> Iterator[tuple[str, ...]]:
@@ -136,7 +162,8 @@ _ROWS: Mapping[str, Callable[[View], Rows]] = {
     "laws": _laws, "held_out": _held_out, "worth": _worth, "optimum": _optimum, "errors": _errors, "scores": _scores,
     "certificates": _certificates, "warnings": _warnings, "runs": _runs, "provenance": _provenance,
     "dense": lambda view: (
-        (*_head(r), _rmse(r), _held_out_error(r), str(r.fit.problem.num_free)) for r in view.analysis.results if view.point is None
+        (*_head(r), _rmse(r), _held_out_error(view, r), str(r.fit.problem.num_free))
+        for law in view.laws for r in view.analysis.results if r.law.name == law and view.point is None
     ),
     "ranking": lambda view: (
         (law, percent(score), *map(percent, ranking.behind[law]), "no" if law in ranking.equal else "yes")

@@ -10,13 +10,17 @@ from common.document.numbers import count, decimals, interval, plain
 from fit.analysis import DENSE_ROUTER, PAPER_LAW, POOLED, Analysis, Result
 from fit.derived import Point, default_points
 from fit.estimate import Estimate, Status
-from fit.runs.schema import D, E, N
+from fit.runs.schema import C, D, E, N
 
 FAR = 1000.0
 """A figure so many times outside the runs, or more, is given in words."""
 
 OUTSIDE = "†"
 """What marks every figure that is extrapolated: asked for outside the runs, or beyond the largest of its kind."""
+
+
+HELD_OUT = {N: ("size", "sizes"), D: ("tokens", "numbers of tokens"), C: ("compute", "training budgets")}
+"""What runs are held out by, in a table's cell and in a sentence."""
 
 
 def cell(figure: Estimate | None, largest: float = math.inf, name: str = "") -> str:
@@ -26,12 +30,14 @@ def cell(figure: Estimate | None, largest: float = math.inf, name: str = "") -> 
     if figure.status is Status.NOT_IDENTIFIED:
         return str(figure.status)
     if math.isinf(figure.value) or figure.distance > FAR:
+        if figure.low is not None and figure.low < FAR * largest < math.inf:
+            return f"{count(figure.low, 3)} or above, or none"
         return f"no sign of an end below {count(FAR * largest)}" if math.isfinite(largest) else "over 1,000 times outside the runs"
     mark = OUTSIDE * figure.extrapolated
     counted = figure.unit in ("parameters", "FLOPs", "tokens") or name.startswith("optimal_")
     if figure.low is not None and figure.high is not None:
         return interval(figure.value, figure.low, figure.high, counted=counted, limit=FAR * largest) + mark
-    text = count(figure.value, 3) if counted else plain(figure.value, decimals(2 * figure.se) if figure.se else None)
+    text = count(figure.value, 3) if counted else plain(figure.value, decimals(2 * figure.se, figure.value) if figure.se else None)
     return (text if figure.status is Status.NOT_ASKED else f"{text} ({figure.status})") + mark
 
 
@@ -53,9 +59,9 @@ class View:
 
     @cached_property
     def laws(self) -> tuple[str, ...]:
-        """The laws fitted, best first; those without a place last."""
-        ranked = self.analysis.ranking.laws if self.analysis.ranking else (self.analysis.quoted,)
-        return tuple(dict.fromkeys([*ranked, *(result.law.name for result in self.analysis.results)]))
+        """The laws fitted, best first; those without a place in the ranking last, by their residuals."""
+        ranked, errors = self.analysis.ranking.laws if self.analysis.ranking else (self.analysis.quoted,), self.analysis.residual_errors
+        return tuple(dict.fromkeys([*ranked, *sorted(errors, key=lambda law: errors[law])]))
 
     @cached_property
     def main(self) -> tuple[str, ...]:
@@ -65,14 +71,19 @@ class View:
     @cached_property
     def shown(self) -> list[Result]:
         """The fits whose figures are given, law by law: those of the quoted law, the paper's and the dense ones, or all."""
-        dense = [result.law.name for result in self.analysis.results if result.law.dense]
-        chosen = self.laws if self.full else dict.fromkeys([*self.main, *dense])
+        dense = {result.law.name for result in self.analysis.results if result.law.dense}
+        chosen = self.laws if self.full else dict.fromkeys([*self.main, *(law for law in self.laws if law in dense)])
         return [result for law in chosen for result in self.analysis.results if result.law.name == law]
 
     @cached_property
     def routers(self) -> tuple[str, ...]:
         """The routers fitted, dense runs among them only where there is nothing else."""
         return tuple(r for r in self.analysis.routers if r not in (DENSE_ROUTER, POOLED)) or self.analysis.routers
+
+    @property
+    def held_out(self) -> str:
+        """What runs are held out by to rank laws, in a sentence, such as `sizes`."""
+        return HELD_OUT[self.analysis.held_out_by][1]
 
     @property
     def unit(self) -> str:

@@ -141,7 +141,7 @@ class Naming:
     @property
     def line(self) -> str:
         """What was taken for what, in one line."""
-        shown = {name: origin for name, origin in self.columns.items() if name in SHORT or name in (K, STEP, self.target) or name != origin}
+        shown = {name: origin for name, origin in self.columns.items() if name == self.target or name != origin}
         parts = [f"{'loss' if name == self.target else SHORT.get(name, name)} = {origin}" for name, origin in shown.items()]
         return f"columns: {', '.join(parts)} ({self.unit})"
 

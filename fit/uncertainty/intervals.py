@@ -17,17 +17,18 @@ from fit.uncertainty.delta import Quantity, covariance, evaluate, gradient, stan
 from fit.uncertainty.distributions import t_quantile
 from fit.uncertainty.draws import NOISES, Draws
 
-_WIDEST = 1e6
+WIDEST = 1e6
 """An interval of a positive figure whose ends are further apart says that the runs do not determine it (our choice)."""
 
 
 def estimates(
     fit: Fit, draws: Draws | None, quantity: Quantity, level: float = 0.95, *, unit: str | Sequence[str] = "", errors: bool = True,
-    exact: bool = True,
+    exact: bool = True, widest: float = WIDEST,
 ) -> list[Estimate]:  # fmt: skip
     """Figures of a fit with their intervals, the draws' quantiles at expanded levels, and standard errors.
 
-    `exact`: Student's where it holds; not for a quantity that adds noise of its own, and so has other rows than its fits.
+    `exact`: Student's where it holds; not for a quantity that adds noise of its own, and so has other rows than its fits. `widest`: the
+    ratio of the ends above which a positive figure counts as not identified; infinite for a size at which something may never end.
     """
     value = evaluate(fit, quantity)
     low = high = np.full_like(value, np.nan)
@@ -40,7 +41,7 @@ def estimates(
         if exact and draws.scheme == "residuals" and linear_law:
             exact_low, exact_high, linear = _exact(fit, quantity, value, level)
             low, high, enough = np.where(linear, exact_low, low), np.where(linear, exact_high, high), linear | reached
-        status = [_status(*row) for row in zip(value, low, high, enough.tolist(), strict=True)]
+        status = [_status(*row, widest) for row in zip(value, low, high, enough.tolist(), strict=True)]
     units = [unit] * len(value) if isinstance(unit, str) else list(unit)
     return [_estimate(*row) for row in zip(value, low, high, status, units, se, strict=True)]
 
@@ -67,12 +68,12 @@ def too_many_failed(usable: Bool[np.ndarray, "draws"], level: float) -> bool:
     return bool(np.mean(~usable) > (1 - level) / 2 + 1e-12)
 
 
-def _status(value: float, low: float, high: float, enough: bool) -> Status:
+def _status(value: float, low: float, high: float, enough: bool, widest: float = WIDEST) -> Status:
     if not enough:
         return Status.TOO_FEW_DRAWS
     if np.isnan(low) or np.isnan(high) or not low <= value <= high or (np.isinf(low) and np.isinf(high)):
         return Status.NOT_IDENTIFIED
-    if (low > 0 and _WIDEST * low < high < np.inf) or (low == 0 and np.isinf(high)):
+    if (low > 0 and widest * low < high < np.inf) or (low == 0 and np.isinf(high)):
         return Status.NOT_IDENTIFIED
     return Status.OPEN if np.isinf(low) or np.isinf(high) else Status.OK
 

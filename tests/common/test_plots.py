@@ -21,7 +21,7 @@ def drawn() -> Figure:
         curve(ax, x, x / 1e6, x < 5e7, color=ROUTERS[k])
         band(ax, x, x / 2e6, x / 5e5, ROUTERS[k], 0.25)
     plots.sizes_along(left, "x", "N (parameters)")
-    plots.losses_along(left)
+    plots.losses_along(left, "loss (nats per token)")
     plots.experts_along(right, "x", [1e6, 1e7])
     plots.percent_along(right, "error (%)")
     left.set_title("title that is text")

@@ -78,6 +78,20 @@ def test_a_fixed_coefficient_stays_where_others_are_bounded(value: float) -> Non
         np.testing.assert_allclose(found.beta[row], [expected[0], value, expected[1]], rtol=1e-8)
 
 
+def test_a_start_at_a_bound_leaves_it_for_a_gain_of_one_in_a_million() -> None:
+    data, loss = _floorless(1)
+    theta = np.array([[0.12, 0.1]])
+    # The floor shifts with the losses: here it is 1e-4 in residuals of 0.05.
+    shifted = loss - project(make_problem(TOKENS, data, loss, squared(), unbounded=True), theta).beta[0, 0] + 1e-4
+    problem = make_problem(TOKENS, data, shifted, squared())
+    free = project(problem, theta)
+    found = project(problem, theta, start=free.beta * np.array([0.0, 1.0, 1.0]))
+    held = project(make_problem(TOKENS, data, shifted, squared(), fixed={"L_0": 0.0}), theta)
+    assert 1e-9 < held.objective[0] / free.objective[0] - 1 < 1e-5
+    np.testing.assert_allclose(found.beta, free.beta, rtol=1e-12)
+    assert found.beta[0, 0] == pytest.approx(1e-4, rel=1e-6)
+
+
 def _by_scipy(data: dict[str, Float[np.ndarray, "runs"]], observed: Float[np.ndarray, "runs"], loss: Loss, least: float) -> float:
     """Least objective from thirty starts of L-BFGS-B on all five parameters, A and B in units of 10^8 parameters and 10^10 tokens."""
     n, d = np.log(data[N] / 1e8), np.log(data[D] / 1e10)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,13 +11,14 @@ from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection, PolyCollection
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
+from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
 from common.plots import DARK, to_svg
 from fit.analysis import Analysis, Options, analyse
 from fit.report import figures
 from fit.runs import Runs, load_runs
-from fit.runs.schema import E, N
+from fit.runs.schema import D, E, N
 from golden import small_dense
 from tests.checks import unchecked
 
@@ -99,11 +101,13 @@ def check(figure: Figure) -> None:
     assert axes[0].get_ylabel()
     assert axes[-1].get_xlabel()
     # Numbers of experts, and the ratio EPC / N, are counts and have no unit.
-    assert all(re.search(r"\((?:parameters|nats per token|tokens|%|experts)\)|experts E|EPC / N", label) for label in labels), labels
+    assert all(
+        re.search(r"\((?:parameters|nats per token|bits per byte|tokens|FLOPs|%|experts)\)|experts E|EPC / N", label) for label in labels
+    ), labels
     to_svg(figure)
     ticks = [text.get_text() for ax in axes for text in (*ax.get_xticklabels(), *ax.get_yticklabels())]
     assert any(ticks)
-    assert all(re.fullmatch(r"[-+\u2212]?[\d.]*[kMBT]?(\n\u2264 [\d.]+[kMBT]?)?", tick) for tick in ticks), ticks
+    assert all(re.fullmatch(r"[-+\u2212]?[\d.]*(?:[kMBT]|e\d+)?(\n\u2264 [\d.]+(?:[kMBT]|e\d+)?)?", tick) for tick in ticks), ticks
 
 
 @pytest.mark.parametrize("name", DRAW)
@@ -134,12 +138,109 @@ def test_dense_laws_are_drawn(name: str, dense: Analysis) -> None:
 
 def test_a_law_in_tokens_is_drawn_by_size_with_a_line_per_number_of_tokens() -> None:
     results = analyse(load_runs(small_dense(), target="loss_test"), Options(laws=("tokens",), draws=0)).results
-    figure = figures.loss_by_size(results)
+    figure = figures.loss_by_tokens(results)
     check(figure)
-    assert [text.get_text()[:4] for text in figure.axes[0].texts].count("D = ") > 1
-    assert count(points(figure.axes[0])) == len(results[0].runs)
+    for ax, letter, column in zip(figure.axes, "DN", (D, N), strict=True):
+        held = np.unique(results[0].runs.numeric(column))
+        assert [text.get_text()[:4] for text in ax.texts].count(f"{letter} = ") == len(curves(ax)) == min(5, len(held))
+        assert count(points(ax)) == len(results[0].runs)
     for draw in (figures.residuals, lambda results: figures.roll_out(results, LEVEL)):
         check(draw(results))
+
+
+@pytest.fixture(scope="module")
+@unchecked()
+def tokens() -> Analysis:
+    """Dense runs of six numbers of tokens, their losses in bits per byte."""
+    n, d = (axis.ravel() for axis in np.meshgrid([1e7, 3e7, 1e8, 3e8, 1e9], np.geomspace(1e9, 1e11, 6)))
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) / 3 * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
+    return analyse(Runs.from_columns({"N": n, "D": d, "bpb": loss}), Options(laws=("tokens", "dense-floor"), draws=100, level=LEVEL))
+
+
+def test_lines_by_size_and_by_tokens_are_the_laws_in_bands_of_a_new_run(tokens: Analysis) -> None:
+    (result,) = tokens.of_law("tokens")
+    by_size, by_tokens = figures.loss_by_tokens([result]).axes
+    for ax, along, held in ((by_size, N, D), (by_tokens, D, N)):
+        values = np.unique(result.runs.numeric(held))
+        chosen = values[np.linspace(0, len(values) - 1, 5).round().astype(int)]
+        found = bands(ax)
+        for k, ((x, y), value) in enumerate(zip(curves(ax), chosen, strict=True)):
+            np.testing.assert_allclose(y, 10 ** result.fit.log10_loss({along: x, held: np.full_like(x, value)}), rtol=1e-12)
+            mean, new = found[2 * k : 2 * k + 2]
+            half = len(new) // 2
+            assert np.all(new[:half, 1] <= np.exp(np.interp(np.log(new[:half, 0]), np.log(x), np.log(y))))
+            assert np.ptp(new[:, 1]) >= np.ptp(mean[:, 1])
+        assert count(points(ax)) == len(result.runs)
+        assert "extrapolated" in [text.get_text() for text in ax.texts]
+    assert by_size.get_ylabel() == "loss (bits per byte)"
+
+
+def test_compute_optimal_curves_are_where_the_loss_of_a_budget_is_least(tokens: Analysis) -> None:
+    (result,) = tokens.of_law("tokens")
+    figure = figures.compute_optimal([result])
+    check(figure)
+    sizes, number, losses = (curves(ax)[0] for ax in figure.axes)
+    for place in (0, 60, 119):
+        budget = sizes[0][place]
+
+        def loss(log_n: float, budget: float = budget) -> float:
+            n = np.exp([log_n])
+            return float(result.fit.log10_loss({N: n, D: budget / 6 / n})[0])
+
+        best: Any = minimize_scalar(loss, bracket=(np.log(1e7), np.log(1e9)), tol=1e-10)
+        # The minimum of a smooth curve is found to the square root of rounding.
+        assert sizes[1][place] == pytest.approx(np.exp(best.x), rel=1e-4)
+        assert number[1][place] == pytest.approx(budget / 6 / np.exp(best.x), rel=1e-4)
+        assert losses[1][place] == pytest.approx(10**best.fun, rel=1e-9)
+    assert all(bands(ax) for ax in figure.axes)
+    with pytest.raises(InputError, match="compute-optimal"):
+        figures.compute_optimal(tokens.of_law("dense-floor"))
+
+
+def test_roll_out_has_a_panel_by_size_and_one_by_tokens(tokens: Analysis) -> None:
+    (result,) = tokens.of_law("tokens")
+    figure = figures.roll_out([result], LEVEL)
+    check(figure)
+    assert [ax.get_title(loc="left") for ax in figure.axes] == ["Dense", "Dense, by tokens"]
+    for ax, by in zip(figure.axes, (N, D), strict=True):
+        assert count(points(ax)) == sum(len(step.runs) for step in result.steps if step.by == by)
+
+
+def test_residuals_are_drawn_against_tokens_that_the_law_does_not_read(tokens: Analysis) -> None:
+    labels = [ax.get_xlabel() for ax in figures.residuals(tokens.of_law("dense-floor")).axes]
+    assert labels == [figures.LABELS[N], figures.LABELS[D]]
+
+
+def test_a_law_in_compute_is_drawn_along_it() -> None:
+    c = np.geomspace(1e18, 1e22, 9)
+    loss = (1.7 + 300 * c**-0.13) * np.exp(0.002 * np.random.default_rng(0).standard_normal(len(c)))
+    results = analyse(Runs.from_columns({"C": c, "loss": loss}), Options(laws=("frontier",), draws=100, level=LEVEL)).results
+    figure = figures.loss_by_compute(results)
+    check(figure)
+    assert figure.axes[0].get_xlabel() == "training compute C (FLOPs)"
+    assert count(points(figure.axes[0])) == 9
+    assert len(bands(figure.axes[0])) == 2
+    check(figures.residuals(results))
+    check(figures.roll_out(results, LEVEL))
+
+
+def test_laws_in_tokens_and_experts_are_drawn_at_the_most_tokens() -> None:
+    n, e, d = (axis.ravel() for axis in np.meshgrid([5e7, 2e8, 8e8], [1.0, 8, 64], [2e9, 1e10, 5e10]))
+    loss = 1.6 + 200 * n**-0.3 * e**-0.08 + 470 * d**-0.3
+    loss *= np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
+    analysis = analyse(Runs.from_columns({"N": n, "E": e, "D": d, "loss": loss}), Options(laws=("tokens-experts", "bilinear"), draws=0))
+    results = analysis.of_law("tokens-experts")
+    for draw in (figures.loss_by_size, figures.loss_by_experts):
+        (ax,) = draw(results).axes
+        assert count(points(ax)) == 9
+        assert ax.get_title(loc="left") == "all, tokens-experts, D = 50B"
+    worth, losses = figures.laws_side_by_side(analysis).axes
+    assert count(points(losses)) == 2 * 3
+    (x, y) = curves(worth)[0]
+    fit = results[0].fit
+    dense, routed = ({N: size, E: np.full_like(x, count), D: np.full_like(x, 5e10)} for size, count in ((x * y, 1.0), (x, 64.0)))
+    # EPC is bisected to rounding, and log10 loss moves by a tenth of ln N at most.
+    np.testing.assert_allclose(fit.log10_loss(dense), fit.log10_loss(routed), atol=1e-12)
 
 
 @pytest.mark.parametrize("name", ["loss_by_experts", "loss_by_size"])

@@ -80,14 +80,14 @@ def test_numbers_of_findings_are_those_of_the_analysis(default: Analysis) -> Non
     assert cell(gap) in text
 
 
-def test_extrapolated_figures_are_marked_on_the_first_screen_and_in_every_table(small: Analysis) -> None:
-    tables = {one.columns: one for one in fit_document(small, full=True).tables()}
+def test_extrapolated_figures_are_marked_on_the_first_screen_and_in_every_table(default: Analysis) -> None:
+    tables = {one.columns: one for one in fit_document(default, full=True).tables()}
     first = next(one for one in tables.values() if one.first)
     shown = [
-        (small.find(router, row[0]), row[first.columns.index(f"EPC/N {router}")]) for row in first.rows for router in small.routers[1:]
+        (default.find(router, row[0]), row[first.columns.index(f"EPC/N {router}")]) for row in first.rows for router in default.routers[1:]
     ]
     worth = next(one for columns, one in tables.items() if "EPC" in columns)
-    shown += [(small.find(row[1], row[0]), row[worth.columns.index("EPC")]) for row in worth.rows]
+    shown += [(default.find(row[1], row[0]), row[worth.columns.index("EPC")]) for row in worth.rows]
     marked = [(result.derived["epc(240k/E=64)"].extrapolated, "†" in text) for result, text in shown if result]
     assert {expected for expected, _ in marked} == {True, False}
     assert all(expected == found for expected, found in marked)

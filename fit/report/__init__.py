@@ -13,7 +13,7 @@ from fit.estimate import Estimate, Status
 from fit.laws.interface import FloorLink
 from fit.quantities import has_epc
 from fit.report.record import cleaned, fit_json, provenance, simulated_runs
-from fit.report.tables import coefficient_tables, table, with_optimum
+from fit.report.tables import APPROACHED, coefficient_tables, table, with_optimum
 from fit.report.view import View, cell, router_name
 from fit.report.words import bullets, rendered, words
 from fit.runs.grid import ASKED
@@ -34,6 +34,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "laws",
         "dense",
         "optimum",
+        "approaches",
         "ranking",
         "held_out",
     ),
@@ -116,6 +117,7 @@ def _findings(view: View, tables: Mapping[str, Table]) -> tuple[str, ...]:
         rising=_with_sign(changing, 1), growing=_with_sign(changing, -1), held_out=view.held_out, by=ranking.by if ranking else N,
         sure=gap is not None and gap.sign > 0, with_floor=[r.law.name for r in view.analysis.results if isinstance(r.law.link, FloorLink)],
         drawn=[r.law.name for r, c in changing if c.known], parameters=list(_parameters(view)), routers=view.routers,
+        disagree=[APPROACHED[name] for name in view.analysis.approaches.disagree] if view.analysis.approaches else [],
     )  # fmt: skip
 
 

@@ -24,7 +24,10 @@ def table(view: View, name: str) -> Table | None:
     columns = ["law", *(f"{what}{router}" for what in ("CRPS", "EPC/N") for router in routers)]
     cells, optimum = ranking.cells if ranking else 0, with_optimum(view)
     law = optimum[0].law.name if optimum else ""
-    one = made(name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=cells, held_out=view.held_out, law=law)
+    budgets = "" if view.analysis.options.budgets else "; budgets of 1, 10 and 100 times the largest run's"
+    one = made(
+        name, _ROWS[name](view), columns, point=view.at, unit=view.unit, cells=cells, held_out=view.held_out, law=law, budgets=budgets
+    )
     if one and name == "held_out" and len(by := {row[2] for row in one.rows}) == 1:
         rows = tuple((*row[:2], *row[3:]) for row in one.rows)
         return replace(one, title=f"{one.title} by {by.pop()}", columns=(*one.columns[:2], *one.columns[3:]), rows=rows)
@@ -100,6 +103,24 @@ def _optimum(view: View) -> Iterator[tuple[str, ...]]:
             yield router_name(result.router), budget, *figures, (plain(ratio, 1) if 1 <= ratio < 100 else count(ratio)) + outside
 
 
+APPROACHED = {"exponent_n": "exponent of N", "exponent_d": "exponent of D", "n": "N", "d": "D"}
+"""What IsoFLOP profiles and a law are compared by."""
+
+
+def _approaches(view: View) -> Iterator[tuple[str, ...]]:
+    both = view.analysis.approaches
+    if both is None:
+        return
+    ours, best = both.profiles, both.allocation.optima[0]
+    profiles = dict(zip(APPROACHED, (ours.exponent_n, ours.exponent_d, *ours.optimum(both.flops)), strict=True))
+    law = dict(zip(APPROACHED, (both.allocation.exponent_n, both.allocation.exponent_d, best.n, best.d), strict=True))
+    for name, label in APPROACHED.items():
+        at = f"{label} at {both.flops:.2g} FLOPs" if name in ("n", "d") else label
+        yield at, cell(profiles[name]), cell(law[name]), cell(both.differences[name]), "yes" if name in both.disagree else "no"
+    for one in ours.left_out:
+        yield f"{one.flops:.2g} FLOPs", f"left out: {one.reason}", "", "", ""
+
+
 def _errors(view: View) -> Iterator[tuple[str, ...]]:
     for result in view.shown:
         pairs = correlations(result.fit)
@@ -159,7 +180,8 @@ def _text(value: object) -> str:
 
 
 _ROWS: Mapping[str, Callable[[View], Rows]] = {
-    "laws": _laws, "held_out": _held_out, "worth": _worth, "optimum": _optimum, "errors": _errors, "scores": _scores,
+    "laws": _laws, "held_out": _held_out, "worth": _worth, "optimum": _optimum, "approaches": _approaches,
+    "errors": _errors, "scores": _scores,
     "certificates": _certificates, "warnings": _warnings, "runs": _runs, "provenance": _provenance,
     "dense": lambda view: (
         (*_head(r), _rmse(r), _held_out_error(view, r), str(r.fit.problem.num_free))

@@ -124,7 +124,7 @@ def test_no_number_has_more_than_six_significant_digits_beside_counts_of_runs(na
 def test_held_out_sizes_of_dense_runs_are_not_pairs_with_a_router() -> None:
     text = finding("grid", "tokens predicts held-out sizes best")
     assert "router" not in text
-    assert text.endswith("mean over 2.")
+    assert text.endswith("mean over 2 sizes.")
 
 
 def test_with_too_few_sizes_laws_are_ranked_by_held_out_tokens() -> None:

@@ -3,7 +3,7 @@
 The released runs are one design, with our fit as the truth. The other two are made for law `tokens`, with the constants that
 Hoffmann et al. (2022) print (Eq. 10) as the truth: `dense` has 60 runs, N from 1e8 to 1e10 and five numbers of tokens from 2 to 180 a
 parameter, so that runs lie off the ray D = 20 N; `weak` has 16, N from 1e8 to 1e9 and D from 1e10 to 1e11: so little that the bound of
-L_0 at zero holds in a third of the repetitions.
+L_0 at zero holds in two fifths of the repetitions.
 """
 
 from collections.abc import Mapping

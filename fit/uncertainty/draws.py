@@ -7,6 +7,8 @@
 | `pairs` | runs, with replacement | runs err independently, by any spread, where there are many |
 | `wild-clusters` | a random sign and size for the residuals of each model size together | runs of a size share an error |
 
+A new run has the noise of all residuals alike, but by `wild`, where their spread is uneven along a column, that of its place (`spread.py`).
+
 Whole sizes drawn with replacement would be a fourth scheme, and are not offered: six sizes have 462 distinct resamples, and their 95 %
 intervals were measured to hold the truth in 97 to 100 % of simulations.
 

@@ -61,7 +61,7 @@ class Fitting:
     router: Names = ()
     """Routers to fit, several with commas; none: every one there is."""
     loss: str = "log"
-    """What is minimised: log (squared error of log10 loss), squared, or huber:DELTA (of ln loss)."""
+    """What is minimised: log (squared error of log10 loss), squared, or huber:DELTA (of ln loss; Hoffmann et al. have 1e-3)."""
     weights: str = ""
     """A column of relative weights of the runs."""
     fix: Pairs = ()

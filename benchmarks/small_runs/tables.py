@@ -76,7 +76,7 @@ def interactions(scales: Sequence[Scale]) -> Table:
     rows = [(f"{router}, {scale.name}", *(_c(scale, router, law) for law in laws)) for router in ROUTERS for scale in scales]
     note = (
         "c > 0: what experts take off ln L shrinks with N. The last two laws have a floor, a loss that no size goes below. Intervals at "
-        "95%, bootstrap by wild clusters for a law whose residuals are clustered by size, else by residuals."
+        "95%, bootstrap by what the residuals ask for (docs/coverage.md)."
     )
     return Table("The interaction c under four laws", ("runs", *laws), tuple(rows), note)
 

@@ -1,7 +1,7 @@
 """What a fit minimises: the mean over runs of rho(r), with r the residual of one run.
 
 Every loss sees log10 of the predicted and of the measured loss (nats per token). rho is r^2 within `delta` and 2 delta |r| - delta^2
-beyond: Huber's, twice the textbook's (which has a half in front); without a delta the square.
+beyond: Huber's, twice the textbook's (which has a half in front); without a delta the square. Reports state the textbook's, by `stated`.
 """
 
 from dataclasses import dataclass
@@ -37,6 +37,13 @@ class Loss:
     def label(self) -> str:
         """What `loss_named` knows it by."""
         return {"log10": "log", "nats": "squared", "ln": f"huber:{self.delta!r}"}[self.scale]
+
+    def stated(self, objective: float) -> float:
+        """The mean of rho as the literature writes it: r^2/2 within delta and delta (|r| - delta/2) beyond (Huber 1964), or the square.
+
+        Times the runs it is the sum that Hoffmann et al. 2022 and Besiroglu et al. 2024 minimise, over ln loss and with delta 1e-3.
+        """
+        return objective if np.isinf(self.delta) else objective / 2
 
     def residual(
         self, predicted: Inexact[np.ndarray, "*batch runs"], observed: Float[np.ndarray, "*#batch runs"]

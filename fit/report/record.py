@@ -74,13 +74,14 @@ def _approaches(found: Comparison) -> dict[str, Any]:
 
 def _fit(result: Result, analysis: Analysis) -> dict[str, Any]:
     law, fit, draws, found = result.law, result.fit, result.draws, criteria(result.fit)
-    kept = ("by", "trained_up_to", "size", "fitted", "following", "score", "reason")
+    known, kept = fit.certificate, ("by", "trained_up_to", "size", "fitted", "following", "score", "reason")
     return {
         "router": result.router, "law": law.name, "formula": law.formula, "source": law.source, "runs": fit.num_runs,
         "selection": result.runs.log[len(analysis.runs.log) :], "coefficients": result.coefficients,
         "correlations": [{"first": a, "second": b, "value": value} for (a, b), value in correlations(fit).items()],
         "derived": result.derived, "rmse_log10": fit.rmse_log10, "r_squared": fit.r_squared, "criteria": found,
-        "certificate": {**asdict(fit.certificate), "certified": fit.certificate.certified}, "misfit": result.misfit,
+        "certificate": {**asdict(known), "objective": fit.problem.loss.stated(known.objective), "certified": known.certified},
+        "misfit": result.misfit,
         "held_out": [{key: getattr(step, key) for key in kept} for step in result.steps],
         "draws": draws and {"scheme": draws.scheme, "draws": len(draws), "failed": draws.failed, "unfinished": draws.unfinished},
         "warnings": result.warnings,

@@ -5,10 +5,12 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pytest
 from numpy.testing import assert_allclose
+from scipy import special
 
 from common.errors import InputError
 from fit.analysis import Analysis, Options, analyse
 from fit.derived import Point
+from fit.engine.losses import huber
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
 from fit.report import fit_document, fit_json
@@ -167,3 +169,14 @@ def test_no_small_design_ends_in_a_traceback(seed: int) -> None:
         message = str(error)
     assert len(message.splitlines()) <= 3
     assert all(one.low is None or one.high is None or one.low <= one.value <= one.high for one in figures)
+
+
+def test_hubers_objective_is_stated_as_the_literature_writes_it() -> None:
+    # Fault F30: the sum was twice Besiroglu et al.'s. The oracle is scipy.special.huber.
+    n, d = np.repeat([1e7, 1e8, 1e9], 4), np.tile([1e9, 3e9, 1e10, 3e10], 3)
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * np.exp(0.01 * np.sin(np.arange(12)))
+    analysis = analyse(Runs.from_columns({"N": n, "D": d, "loss": loss}), Options(laws=("tokens",), loss=huber(1e-3), draws=0))
+    residuals = np.log(10) * analysis.result("Dense", "tokens").fit.residuals
+    assert np.abs(residuals).max() > 1e-3
+    stated = fit_json(analysis)["fits"][0]["certificate"]["objective"]
+    assert stated == pytest.approx(special.huber(1e-3, residuals).mean(), rel=1e-12)

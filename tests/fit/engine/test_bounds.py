@@ -20,6 +20,7 @@ from fit.runs.schema import D, N
 from fit.uncertainty.delta import covariance, standard_errors
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
+from tests.checks import unchecked
 from tests.fit.designs import Sample, made_up
 
 NEGATIVE_FLOOR = (
@@ -113,6 +114,7 @@ def _sample(holds: bool) -> Sample:
 
 @pytest.mark.parametrize("holds", [True, False])
 @pytest.mark.parametrize("loss", LOSSES)
+@unchecked()
 def test_the_whole_fit_is_no_worse_than_the_best_of_scipys_many_starts(loss: str, holds: bool) -> None:
     data, losses = _sample(holds)
     fit = fit_law(TOKENS, data, losses, loss_named(loss))
@@ -144,6 +146,7 @@ def test_the_floor_that_hoffmanns_form_does_not_have_is_zero() -> None:
     assert any(one.code == "at-bound" and one.message.startswith("L_0") for one in warnings_for(fit, "x"))
 
 
+@unchecked()
 def test_every_resample_ends_at_its_own_bounded_optimum() -> None:
     data, losses = _floorless(1)
     fit = fit_law(TOKENS, data, losses)

@@ -25,6 +25,7 @@ from fit.laws import Law, law_named, per_size
 from fit.quantities import has_allocation, loss_quantity
 from fit.results import Options, Result, figure_cells, frame, parameter_rows
 from fit.runs import Runs, canonical, routers, with_compute
+from fit.runs.grid import ALL_ROUTERS
 from fit.runs.schema import NATS, ROUTER, SHORT, C, D, E, N, listed
 from fit.select import AXES, Ranking, RollOutStep, cells_of, rank, roll_outs
 from fit.uncertainty.draws import Scheme, resample
@@ -181,12 +182,14 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     options = options or Options()
     if options.shared and (options.fixed or options.bounds or options.weights):
         raise InputError("parameters that routers share go with no fixed ones, bounds or weights: leave out --share or these")
-    if options.group != ROUTER:
-        runs = replace(runs, columns={**runs.columns, ROUTER: np.array([str(value) for value in runs[options.group].tolist()])})
-    work, skipped = jobs(runs, options.laws, options.routers, options.shared)
-    outcomes: list[Result | Skipped] = []
-    for job in work:
-        outcomes.append(_fit_job(runs, options, *job))
+    work: list[tuple[str, Runs, str, str | Law]] = []
+    skipped, outcomes = list[Skipped](), list[Result | Skipped]()
+    for group, part in _groups(runs, options.group).items():
+        own, left = jobs(part, options.laws, options.routers, options.shared)
+        work += [(group, part, router, law) for router, law in own]
+        skipped += [replace(one, router=_named(group, one.router, part)) for one in left]
+    for group, part, router, law in work:
+        outcomes.append(replace(_fit_job(part, options, router, law), router=_named(group, router, part)))
         if progress:
             progress(len(outcomes), 2 * len(work), "fits")
     results = [outcome for outcome in outcomes if isinstance(outcome, Result)]
@@ -206,6 +209,20 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
         if progress:
             progress(len(work) + len(finished), len(work) + len(results), "intervals")
     return replace(bare, results=tuple(finished), approaches=_approaches(bare.find(DENSE_ROUTER, "tokens"), options))
+
+
+def _groups(runs: Runs, column: str) -> dict[str, Runs]:
+    """The runs of each value of a column, in order of appearance; all as one, without a name, where routers are the groups."""
+    if column == ROUTER:
+        return {"": runs}
+    values = np.array([str(value) for value in runs[column].tolist()])
+    return {str(value): runs.keep(values == value, f"{column} {value}") for value in dict.fromkeys(values.tolist())}
+
+
+def _named(group: str, router: str, runs: Runs) -> str:
+    """What a fit to a group's runs is called: by the group alone where it has one router."""
+    one = router in (DENSE_ROUTER, ALL_ROUTERS) or len(routers(runs)) == 1
+    return router if not group else group if one else f"{group}, {router}"
 
 
 def _approaches(result: Result | None, options: Options) -> Comparison | None:
@@ -243,9 +260,6 @@ def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Resul
     """The fit of a law to a router's runs, rolled out by size, without draws; or why it has none."""
     name = law if isinstance(law, str) else law.name
     try:
-        if options.group != ROUTER and router not in (DENSE_ROUTER, POOLED):
-            # A router's dense runs are every router's; those of another group are another group's.
-            runs = runs.keep(np.array([str(value) == router for value in runs[options.group].tolist()]), f"{options.group} {router}")
         chosen = runs if router == POOLED else runs_for(runs, router, name)
         if law == "per-size":
             chosen = chosen.keep(with_slope(chosen), "sizes with more than one number of experts")

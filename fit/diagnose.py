@@ -7,10 +7,10 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float, Shaped
 
-from common.document.numbers import count
+from common.document.numbers import count, listing
 from fit.engine.losses import squared_log
 from fit.engine.solve import Fit
-from fit.estimate import Estimate
+from fit.estimate import Estimate, Status
 from fit.laws.interface import FloorLink
 from fit.laws.paper import utilisation_of
 from fit.runs import codes
@@ -195,7 +195,7 @@ def warnings_for(
     figures = figures or {}
     parts = (
         _about_optimum(fit), _about_misfit(found or Misfit()), _held_out(steps), _about_draws(draws, level),
-        _about_signs(fit, figures, level), _about_ranges(fit, figures, level),
+        _about_width(fit, figures, draws, level), _about_signs(fit, figures, level), _about_ranges(fit, figures, level),
     )  # fmt: skip
     warned = [FitWarning(code, SEVERITY[code], about, text) for part in parts for code, text in part]
     return tuple(sorted(warned, key=lambda warning: SEVERITIES.index(warning.severity)))
@@ -267,6 +267,14 @@ def _about_draws(draws: Draws | None, level: float) -> _Found:
         text = f"of {len(draws)} draws {' and '.join(f'{many} {what}' for what, many in lost.items() if many)}"
         gone = too_many_failed(draws.refits.usable, level)
         yield ("not-identified", f"{text}: no intervals") if gone else ("failed-draws", text)
+
+
+def _about_width(fit: Fit, figures: Mapping[str, Estimate], draws: Draws | None, level: float) -> _Found:
+    if draws is None or not fit.certificate.identified or too_many_failed(draws.refits.usable, level):
+        return
+    names = [name for name in fit.law.parameter_names if name in figures and figures[name].status is Status.NOT_IDENTIFIED]
+    if names:
+        yield "not-identified", f"{listing(names)}: the intervals span more than six decades, or hold no end at all"
 
 
 def _about_signs(fit: Fit, figures: Mapping[str, Estimate], level: float) -> _Found:

@@ -180,3 +180,16 @@ def test_hubers_objective_is_stated_as_the_literature_writes_it() -> None:
     assert np.abs(residuals).max() > 1e-3
     stated = fit_json(analysis)["fits"][0]["certificate"]["objective"]
     assert stated == pytest.approx(special.huber(1e-3, residuals).mean(), rel=1e-12)
+
+
+def test_the_sources_of_dense_runs_are_fitted_apart() -> None:
+    n, d = np.repeat([1e7, 1e8, 1e9, 1e10], 4), np.tile([1e9, 3e9, 1e10, 3e10], 4)
+    power = 400 * n**-0.34 + 410 * d**-0.28
+    columns = {
+        "N": np.tile(n, 2),
+        "D": np.tile(d, 2),
+        "loss": np.concatenate([1.7 + power, 1.0 + power]),
+        "source": ["web"] * 16 + ["code"] * 16,
+    }
+    found = analyse(Runs.from_columns(columns), Options(laws=("tokens",), group="source", draws=0))
+    assert {one.router: round(one.coefficients["L_0"].value, 6) for one in found.results} == {"web": 1.7, "code": 1.0}

@@ -17,7 +17,7 @@ from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
 from commands.training import Evaluate, Sample, Show, Tokenize, Train
 
-# Two laws are fitted at once, with matrices so small that the threads of the linear algebra only get in their way.
+# Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 COMMANDS: dict[str, type[Any]] = {

@@ -19,11 +19,11 @@ from fit.diagnose import FitWarning, misfit, seed_noise, warnings_for
 from fit.engine.shared import fit_shared
 from fit.engine.solve import fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
-from fit.estimate import Estimate
+from fit.estimate import Estimate, frame
 from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
 from fit.laws import Law, law_named, per_size
 from fit.quantities import has_allocation, loss_quantity
-from fit.results import Options, Result, figure_cells, frame, parameter_rows
+from fit.results import Options, Result, figure_cells, parameter_rows
 from fit.runs import Runs, canonical, routers, with_compute
 from fit.runs.grid import ALL_ROUTERS
 from fit.runs.schema import NATS, ROUTER, SHORT, C, D, E, N, listed

@@ -12,7 +12,7 @@ from fit.derived import Point
 from fit.diagnose import FitWarning, Misfit
 from fit.engine.losses import Loss
 from fit.engine.solve import Fit
-from fit.estimate import Estimate
+from fit.estimate import Estimate, frame
 from fit.laws import Law, law_named
 from fit.quantities import beyond, loss_quantity
 from fit.runs import Runs
@@ -120,6 +120,7 @@ class Result:
 
 
 def figure_cells(figure: Estimate) -> dict[str, Any]:
+    """The columns of a figure in a table."""
     return {
         "value": figure.value, "low": figure.low, "high": figure.high, "status": str(figure.status), "se": figure.se, "unit": figure.unit,
         "distance": figure.distance,
@@ -127,11 +128,6 @@ def figure_cells(figure: Estimate) -> dict[str, Any]:
 
 
 def parameter_rows(result: Result) -> list[dict[str, Any]]:
+    """A row for each reported parameter of a result."""
     head = {"router": result.router, "law": result.law.name}
     return [{**head, "parameter": name, **figure_cells(figure)} for name, figure in result.coefficients.items()]
-
-
-def frame(rows: Sequence[Mapping[str, Any]]) -> "pl.DataFrame":
-    import polars as pl
-
-    return pl.DataFrame(list(rows), infer_schema_length=None)

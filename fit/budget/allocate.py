@@ -15,7 +15,7 @@ from jaxtyping import Float, Inexact
 
 from common.errors import InputError
 from fit.engine.solve import Fit
-from fit.estimate import Estimate
+from fit.estimate import Estimate, frame
 from fit.laws.complex_step import STEP
 from fit.laws.interface import Law
 from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, beyond
@@ -80,13 +80,6 @@ def figure_row(flops: float | None, name: str, one: Estimate) -> dict[str, float
         "flops": flops, "figure": name, "value": one.value, "low": one.low, "high": one.high, "status": str(one.status), "unit": one.unit,
         "distance": one.distance,
     }  # fmt: skip
-
-
-def frame(rows: Sequence[dict[str, float | str | None]]) -> "pl.DataFrame":
-    """Rows as a data frame; polars takes 0.3 s to import, so that it is loaded here."""
-    import polars as pl
-
-    return pl.DataFrame(list(rows), infer_schema_length=None)
 
 
 def allocate(

@@ -16,12 +16,12 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 from jaxtyping import Float, Inexact, Int
 
-from fit.budget.allocate import Allocation, allocate, figure_row, frame, optimum_quantity
+from fit.budget.allocate import Allocation, allocate, figure_row, optimum_quantity
 from fit.diagnose import misfit
 from fit.engine.losses import Loss, squared
 from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
-from fit.estimate import Estimate
+from fit.estimate import Estimate, frame
 from fit.laws import TOKENS
 from fit.laws.interface import Data, IdentityLink, Law, Theta, stack_features
 from fit.quantities import FLOPS_PER_TOKEN, beyond

@@ -133,6 +133,7 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
         return Cells(frame[name])
 
     def column(full: str, within: tuple[str, ...] = ()) -> Cells:
+        """One of our columns, from a header or an expression; `within` are those whose expressions name it."""
         origin = named.columns[full]
         if full not in done:
             if origin in headers:
@@ -204,6 +205,7 @@ def _filtered(table: Table, frame: pl.DataFrame, where: str) -> Table:
     ours_of = {origin: ours for ours, origin in table.named.columns.items()}
 
     def cells(name: str) -> Cells:
+        """A column that the filter names: the file's own header first."""
         ours = ours_of.get(name, "") if name in frame.columns else table.named.target if name == "loss" else known_as(name)
         if ours in table.frame.columns:
             return Cells(table.frame[ours])

@@ -149,6 +149,7 @@ class Runs:
         from fit.runs.expression import Expression
 
         def column(name: str) -> Cells:
+            """A column of these runs, by our name or a short one."""
             full = full_name(name, self.target, self.columns)
             if full not in self.columns:
                 raise no_such_column(name, self.columns)

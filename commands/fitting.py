@@ -81,7 +81,7 @@ class Fitting:
     by: str = ""
     """A column, such as source or dataset, whose values are fitted apart."""
     at: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="N:E,...|N=,D=,...")] = ()
-    """Models to give EPC and loss for, such as 1.3B:64 or N=70B,D=1.4T; routers are compared at the first."""
+    """Models to give EPC and loss for, such as 1.3B:64, N=70B,D=1.4T or C=1e23; routers are compared at the first."""
     budget: Numbers = ()
     """Training budgets in FLOPs, such as 1e21,1e22, that the best size and tokens are given for."""
 
@@ -165,11 +165,15 @@ def _points(texts: tuple[str, ...]) -> "tuple[Point, ...]":
             pairs = [dict(zip(("N", "E"), part.split(":"), strict=False)) for part in parts]
         for one in pairs:
             values = {name: parsed(value) or 0.0 for name, value in one.items()}
-            if not {"N"} <= set(values) <= {"N", "E", "D", "C"} or not all(0 < x < float("inf") for x in values.values()):
+            if (
+                not {"N", "C"} & set(values)
+                or not set(values) <= {"N", "E", "D", "C"}
+                or not all(0 < x < float("inf") for x in values.values())
+            ):
                 raise InputError(f"--at {text}: takes a size and experts, such as 1.3B:64, or names, such as N=70B,D=1.4T")
             if values.get("E", 1.0) < 1:
                 raise InputError(f"--at {text}: a number of experts is at least 1")
-            found.append(Point(values["N"], values.get("E", 1.0), values.get("D"), values.get("C")))
+            found.append(Point(values.get("N", float("nan")), values.get("E", 1.0), values.get("D"), values.get("C")))
     return tuple(found)
 
 

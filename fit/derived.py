@@ -37,10 +37,10 @@ TIMES = (1.0, 10.0, 100.0)
 class Point:
     """A model that a figure is asked for: its dense size (parameters, embeddings excluded), experts, training tokens and training FLOPs.
 
-    Tokens and FLOPs left out are not known: laws that need them have no figure there.
+    What is left out is not known: laws that need it have no figure there.
     """
 
-    n: float
+    n: float = np.nan
     e: float = 1.0
     d: float | None = None
     c: float | None = None
@@ -50,12 +50,12 @@ class Point:
         """Such as `1.31B/E=64`, `70B/D=1.4T`."""
         further = [f"{name}={count(value)}" for name, value in (("D", self.d), ("C", self.c)) if value is not None]
         experts = [f"E={self.e:g}"] if self.e > 1 or not further else []
-        return "/".join([count(self.n), *experts, *further])
+        return "/".join([*([count(self.n)] if np.isfinite(self.n) else []), *experts, *further])
 
     def columns(self, law: Law) -> dict[str, Float[np.ndarray, "1"]] | None:
         """The values of the law's columns at this point; None where one of them is not known."""
         flops = self.c if self.c is not None or self.d is None else FLOPS_PER_TOKEN * self.n * self.d
-        known = {N: self.n, E: self.e, D: self.d, C: flops}
+        known = {N: self.n if np.isfinite(self.n) else None, E: self.e, D: self.d, C: flops}
         values = {name: known.get(name) for name in law.columns}
         return {name: np.array([value]) for name, value in values.items() if value is not None} if None not in values.values() else None
 

@@ -193,3 +193,12 @@ def test_the_sources_of_dense_runs_are_fitted_apart() -> None:
     }
     found = analyse(Runs.from_columns(columns), Options(laws=("tokens",), group="source", draws=0))
     assert {one.router: round(one.coefficients["L_0"].value, 6) for one in found.results} == {"web": 1.7, "code": 1.0}
+
+
+def test_a_table_of_compute_and_loss_alone_is_asked_by_compute() -> None:
+    c = np.geomspace(1e18, 1e22, 9)
+    runs = Runs.from_columns({"C": c, "loss": 1.6 + 900 * c**-0.15})
+    found = analyse(runs, Options(draws=0, points=(Point(c=1e24),)))
+    assert found.quoted == "frontier"
+    assert found.result("Dense", "frontier").derived["loss(C=1.0e24)"].value == pytest.approx(1.6 + 900 * 1e24**-0.15, rel=1e-6)
+    assert "frontier" in printed(found)

@@ -17,7 +17,7 @@ from fit.runs import codes
 from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, C, D, E, F, N, P
 from fit.select import AXES, RollOutStep, furthest, missed, pooled
 from fit.uncertainty.distributions import f_tail
-from fit.uncertainty.draws import FEW_DEGREES, Draws, Scheme, spread_along
+from fit.uncertainty.draws import FEW_DEGREES, WEBB, Draws, Scheme, spread_along
 from fit.uncertainty.intervals import degrees_of_freedom, draws_needed, tail, too_many_failed
 from fit.uncertainty.spread import Spread, clearest
 
@@ -37,6 +37,7 @@ SEVERITY: Mapping[str, Severity] = {
     "at-bound": "warning",  # a parameter ended where its search range ends
     "ill-conditioned": "warning",  # parameters that the runs can hardly tell apart
     "few-runs": "warning",  # hardly more runs than parameters
+    "few-clusters": "warning",  # the clusters have too few different draws
     "too-few-draws": "warning",  # the level asks for quantiles beyond the draws
     "wide-interval": "note",  # an interval spans more than the runs do, or reaches beyond them
     "sign-not-shown": "note",  # an interval does not exclude zero
@@ -259,9 +260,16 @@ def _about_draws(draws: Draws | None, level: float) -> _Found:
         yield "few-residuals", f"{few}: noise was drawn from a normal with their spread"
     if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
         needed, degrees = draws_needed(draws, level), degrees_of_freedom(draws)
+        if draws.scheme == "wild-clusters" and needed > (different := len(WEBB) ** draws.units):
+            yield (
+                "few-clusters",
+                f"{draws.units} clusters are too few: they have {different:,} different draws, and a {level:.4g} interval takes {needed:,}",
+            )
+            needed = 0
         never = f"no number of draws does with {degrees:.0f} degrees of freedom"
         enough = f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else never
-        yield "too-few-draws", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
+        if needed:
+            yield "too-few-draws", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
     if draws.failed:
         lost = {"did not converge": draws.unfinished, "do not identify the law": draws.failed - draws.unfinished}
         text = f"of {len(draws)} draws {' and '.join(f'{many} {what}' for what, many in lost.items() if many)}"

@@ -202,3 +202,15 @@ def test_a_table_of_compute_and_loss_alone_is_asked_by_compute() -> None:
     assert found.quoted == "frontier"
     assert found.result("Dense", "frontier").derived["loss(C=1.0e24)"].value == pytest.approx(1.6 + 900 * 1e24**-0.15, rel=1e-6)
     assert "frontier" in printed(found)
+
+
+def test_three_sizes_are_too_few_clusters_however_many_draws_there_are() -> None:
+    # Fault F13: Webb's six weights have 6^3 = 216 different draws, and Student's t with two degrees of freedom asks for 117,000.
+    n, d = np.repeat([1e6, 1e7, 1e8], 4), np.tile([1e9, 3e9, 1e10, 3e10], 3)
+    loss = (1.7 + 400 * n**-0.34 + 410 * d**-0.28) * (1 + 0.01 * np.sin(np.arange(12)))
+    options = Options(laws=("tokens",), scheme="wild-clusters", draws=300)
+    result = analyse(Runs.from_columns({"N": n, "D": d, "loss": loss}), options).result("Dense", "tokens")
+    (message,) = [one.message for one in result.warnings if one.code == "few-clusters"]
+    assert message.startswith("3 clusters are too few: they have 216 different draws")
+    assert not any(figure.known for figure in result.coefficients.values())
+    assert "too-few-draws" not in [one.code for one in result.warnings]

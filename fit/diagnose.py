@@ -261,10 +261,8 @@ def _about_draws(draws: Draws | None, level: float) -> _Found:
     if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
         needed, degrees = draws_needed(draws, level), degrees_of_freedom(draws)
         if draws.scheme == "wild-clusters" and needed > (different := len(WEBB) ** draws.units):
-            yield (
-                "few-clusters",
-                f"{draws.units} clusters are too few: they have {different:,} different draws, and a {level:.4g} interval takes {needed:,}",
-            )
+            few = "1 cluster is" if draws.units == 1 else f"{draws.units} clusters are"
+            yield "few-clusters", f"{few} too few: {different:,} different draws do not reach the ends of a {level:.4g} interval"
             needed = 0
         never = f"no number of draws does with {degrees:.0f} degrees of freedom"
         enough = f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else never

@@ -211,6 +211,6 @@ def test_three_sizes_are_too_few_clusters_however_many_draws_there_are() -> None
     options = Options(laws=("tokens",), scheme="wild-clusters", draws=300)
     result = analyse(Runs.from_columns({"N": n, "D": d, "loss": loss}), options).result("Dense", "tokens")
     (message,) = [one.message for one in result.warnings if one.code == "few-clusters"]
-    assert message.startswith("3 clusters are too few: they have 216 different draws")
+    assert message.startswith("3 clusters are too few: 216 different draws do not reach")
     assert not any(figure.known for figure in result.coefficients.values())
     assert "too-few-draws" not in [one.code for one in result.warnings]

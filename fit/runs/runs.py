@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from common.errors import InputError
 from fit.runs.grid import DataWarning, SelectionStep, codes, design_warnings, in_order, removed_sizes, router_labels, short_runs
-from fit.runs.schema import LOSSES, NATS, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
+from fit.runs.names import known_as
+from fit.runs.schema import NATS, OURS, STEP, N, Source, count, listed, no_such_column, number, quoted
 
 _MOST_FILES = 4
 """Of more files the log has a line for each thing done, not one for each file."""
@@ -28,16 +29,23 @@ if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3
 
 @dataclass(frozen=True)
 class Request:
-    """What was asked for: paths, where each of our columns came from, and the filters on runs since (`where`, `best_of`).
+    """What was asked for: the tables as they were read, and the filters on runs since, in their order.
 
-    The tables read stay in memory, so that standard input and data frames can be asked again too.
+    A filter is an expression of `where`, or the columns of `best_of`. The tables stay in memory, so that standard input and data frames
+    can be asked again too.
     """
 
-    paths: tuple[str, ...]
-    columns: Mapping[str, str]
     tables: "tuple[Table, ...]" = field(repr=False, compare=False)
-    where: tuple[str, ...] = ()
-    best_of: tuple[str, ...] = ()
+    filters: tuple[str | tuple[str, ...], ...] = ()
+
+    @property
+    def columns(self) -> Mapping[str, str]:
+        """Where each of our columns came from in the first table: a header, or an expression over headers."""
+        return self.tables[0].named.columns
+
+    def then(self, one: str | tuple[str, ...]) -> "Request":
+        """The request with one more filter."""
+        return replace(self, filters=(*self.filters, one))
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -70,7 +78,7 @@ class Runs:
 
         table = read_table(raw_table(columns), Reading(target=target, strict=True))
         target, many = table.named.target, len(table.lines)
-        log, found = (SelectionStep("runs made in memory", many, 0),), columns_of([table.frame], table.named.target)
+        log, found = (SelectionStep("runs made in memory", many, 0), *table.log), columns_of([table.frame], table.named.target)
         return _judged(cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, None, table.named.unit))
 
     def __len__(self) -> int:
@@ -94,9 +102,18 @@ class Runs:
 
         return pl.DataFrame(dict(self.columns), nan_to_null=True)
 
+    def _full_name(self, name: str) -> str:
+        """The column that `name` stands for: itself if there is one, `loss`, a header of the file, or what people call one of ours."""
+        if name in self.columns or name in OURS:
+            return name
+        if name == "loss":
+            return self.target
+        origins = {origin: ours for ours, origin in self.request.columns.items()} if self.request else {}
+        return origins.get(name) or known_as(name)
+
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "runs"]:
         """The column `name`, or the one it is short for; `InputError` if it is not there or has an empty cell."""
-        name = full_name(name, self.target, self.columns)
+        name = self._full_name(name)
         if name not in self.columns:
             raise no_such_column(name, self.columns)
         values = self.columns[name]
@@ -119,7 +136,7 @@ class Runs:
 
     def has(self, name: str) -> bool:
         """Whether there is a column `name`, or one that it is short for; its cells may be empty."""
-        return full_name(name, self.target, self.columns) in self.columns
+        return self._full_name(name) in self.columns
 
     def place(self, run: int) -> str:
         """Where run number `run` (from 0) was read, for messages."""
@@ -149,49 +166,41 @@ class Runs:
         from fit.runs.expression import Expression
 
         def column(name: str) -> Cells:
-            """A column of these runs, by our name or a short one."""
-            full = full_name(name, self.target, self.columns)
+            """A column of these runs, empty cells null."""
+            full = self._full_name(name)
             if full not in self.columns:
                 raise no_such_column(name, self.columns)
             return Cells(pl.Series(self.columns[full], nan_to_null=True))
 
-        found = Expression(expression, column, tuple(self.columns))
-        mask, reasons = found.mask(len(self))
-        rule = f"--where {expression.strip() if expression.strip().isprintable() else repr(expression)}"
-        if not mask.any():
-            notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
-            raise InputError(f"{quoted(rule)} leaves none of {len(self)} runs{notes}")
-        kept = self.keep(mask, rule, [f"{reason}" for reason in reasons])
-        noted = [DataWarning("matches-nothing", note) for note in found.unmatched]
-        request = self.request and replace(self.request, where=(*self.request.where, expression))
-        return replace(kept, warnings=(*kept.warnings, *noted), request=request)
+        headers = (*self.columns, *(self.request.columns.values() if self.request else ()))
+        found = Expression(expression, column, headers).filter(len(self), "run")
+        kept = self.keep(found.mask, found.rule, found.reasons)
+        return replace(kept, warnings=(*kept.warnings, *found.warnings), request=self.request and self.request.then(expression))
 
     def best_of(self, columns: Sequence[str]) -> "Runs":
         """Of the runs that agree in router and `columns` the one with the lowest loss, the first of equals: over learning rates, say."""
-        from fit.runs.headers import known_as
-
-        origins = {origin: ours for ours, origin in (self.request.columns if self.request else {}).items()}
-        names = [full_name(known_as(origins.get(name, name)), self.target, self.columns) for name in columns]
-        cell = codes([router_labels(self.columns), *(self[name] for name in names)])
+        cell = codes([router_labels(self.columns), *(self[name] for name in columns)])
         order = np.lexsort((np.arange(len(self)), self.loss, cell))
         best = np.zeros(len(self), dtype=np.bool_)
         best[order[np.append(True, cell[order][1:] != cell[order][:-1])]] = True
         many = len(np.unique(cell))
         reason = [f"{count(int(np.sum(~best)))} with a higher loss in their cell, of {count(many, 'cell')}"]
         kept = self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
-        return replace(kept, request=self.request and replace(self.request, best_of=tuple(columns)))
+        return replace(kept, request=self.request and self.request.then(tuple(columns)))
 
     def again(self, *, step: int | None = None, target: str | None = None) -> "Runs":
-        """The same request at another `step` (None: the last) or of another `target`: same tables, columns and `where` filters.
+        """The same request at another `step` (None: the last) or of another `target`: same tables, columns and filters.
 
         What `keep` chose is not chosen again. Raises `InputError` as `load_runs` does, and for runs made in memory.
         """
         if self.request is None:
             raise InputError("these runs were made in memory, one entry per run: there is no other step or target to read")
-        runs = _selected(replace(self.request, where=(), best_of=()), target or self.target, step)
-        for expression in self.request.where:
-            runs = runs.where(expression)
-        return runs.best_of(self.request.best_of) if self.request.best_of else runs
+        runs = _selected(Request(self.request.tables), target or self.target, step)
+        if target in (None, self.target):
+            runs = replace(runs, unit=self.unit)
+        for one in self.request.filters:
+            runs = runs.where(one) if isinstance(one, str) else runs.best_of(one)
+        return runs
 
 
 def _judged(runs: Runs) -> Runs:
@@ -229,8 +238,7 @@ def load_runs(
     if not tables:
         raise InputError("no file given; name at least one file, or - for standard input")
     first = tables[0].named
-    request = Request(tuple(table.source.path for table in tables), first.columns, tables)
-    runs = _selected(request, first.target, step)
+    runs = _selected(Request(tables), first.target, step)
     runs = replace(runs, unit=unit or first.unit)
     return runs.best_of(best_of) if best_of else runs
 
@@ -254,8 +262,6 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     """One evaluation of each run. The log says for each file what was taken for what, what was left out, and which evaluations count."""
     from fit.runs.reading import chosen_rows, columns_of
 
-    if target in NUMBERS | TEXTS | {RUN}:
-        raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     tables = tuple(table.with_target(target) for table in request.tables)
     unit = next(table.named.unit for table in tables)
     sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
@@ -273,7 +279,7 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     file_of = np.repeat(np.arange(len(tables)), [len(rows) for rows, _, _ in chosen])
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
-    warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
+    warnings = (*aside, *short_runs(columns))
     return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, unit))
 
 
@@ -287,10 +293,8 @@ def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple
         steps += [*table.log, last]
         file = "" if single or many else f"{name}: "
         log += [one if one.rule.startswith(name) else replace(one, rule=f"{file}{one.rule}") for one in steps]
-        found = [(warning.code, warning.message) for warning in table.warnings]
-        found += [("column-set-aside", f"its own {quoted(header)} is not used, as another was asked for") for header in table.set_aside]
-        for code, message in found:
-            warnings.setdefault(code, []).append(message if single else f"{name}: {message}")
+        for warning in table.warnings:
+            warnings.setdefault(warning.code, []).append(warning.message if single else f"{name}: {warning.message}")
     if len(tables) > _MOST_FILES:
         log = [_together([one for one in log if one.rule == rule]) for rule in dict.fromkeys(one.rule for one in log)]
     return log, [

@@ -61,7 +61,7 @@ RECOGNISED = {
     "Parameters",
     "total_parameter_count": "P total_params Total.Parameters",
     "num_experts": "E experts n_experts Num_Experts config/num_experts moe_num_experts num_local_experts",
-    "tokens_seen": "D tokens train_tokens n_tokens Training-Tokens dataset/size config.train.tokens tokens_seen",
+    "tokens_seen": "D tokens train_tokens n_tokens Training-Tokens dataset/size data.size config.train.tokens tokens_seen",
     "training_flops": "C flops Compute train_flops total-flops training_compute",
     "flops_per_step": "F flops_per_step",
     "k": "k top_k Top-K num_experts_per_tok",

@@ -157,6 +157,11 @@ def test_runs_can_be_made_in_memory_and_are_checked_like_files() -> None:
     runs = Runs.from_columns({"loss": [3.0, 2.5], "E": [1, 8], "N": [1e6, 1e6], "router": ["Dense", "Hash"]})
     assert runs["num_experts"].tolist() == [1, 8]
     assert runs["router_type"].tolist() == ["Dense", "Hash"]
+    assert [step.rule for step in Runs.from_columns({"loss": [3.0]}).log] == [
+        "runs made in memory",
+        "no column of experts or routers: all runs are dense",
+    ]
+    assert "column-set-aside" in codes(Runs.from_columns({"loss": [3.0], "N": [None], "params": [1e6]}))
     for columns, message in (
         ({"loss": [3.0], "E": [0.5]}, "row 1, column E: '0.5': must be a whole number"),
         ({"loss": [3.0, float("nan")]}, "row 2, column loss: empty"),
@@ -222,7 +227,7 @@ def test_the_same_request_is_read_at_another_step_with_its_columns_and_filters(w
     assert (other.loss.tolist(), other.target) == ([4, 3.5], "loss_c4")
     assert other.again(target="nats").loss.tolist() == [3, 2.5]
     assert early.request is not None
-    assert (early.request.paths, early.request.where) == ((str(path),), ("E < 64",))
+    assert early.request.filters == ("E < 64",)
     assert early.request.columns["nats"] == "nats"
     path.unlink()
     assert runs.again(step=2).log[-1].rule == "--where E < 64"
@@ -230,6 +235,31 @@ def test_the_same_request_is_read_at_another_step_with_its_columns_and_filters(w
         runs.again(step=3)
     with pytest.raises(InputError, match="no column 'loss_pile' to fit"):
         runs.again(target="loss_pile")
+
+
+def test_a_request_is_repeated_with_its_unit_its_origins_and_its_filters_in_their_order(write: Callable[..., Path]) -> None:
+    text = "run,step,params,lr,score,loss_c4\na,1,1e6,.1,8,5\nb,1,1e6,.2,9,4\nc,1,1e7,.1,7,3\nd,1,1e7,.2,6,2\n"
+    path = write(text)
+    best = load_runs(path, columns={"loss": "ln(score)"}, unit="points", best_of=("N",)).where("lr > 0.15")
+    # The best of 1e6 has another learning rate: filtered first, another run would be the best.
+    assert best["lr"].tolist() == best.again().columns["lr"].tolist() == [0.2]
+    assert best.again().unit == best.again(step=1).unit == "points"
+    other = best.again(target="loss_c4")
+    assert (other.unit, other.loss.tolist()) == ("nats per token", [4, 2])
+    assert other.again(target="loss").log[0].rule == "columns: N = params, run = run, loss = ln(score) (nats per token)"
+
+
+def test_a_column_of_runs_has_the_names_that_a_filter_of_rows_knows(write: Callable[..., Path]) -> None:
+    path = write("model.size,k,val loss,lr\n1e6,8,3,.1\n1e7,16,2,.2\n")
+    columns = {"E": "k"}
+    runs = load_runs(path, columns=columns)
+    for name in ("model.size", "params", "N", "dense_parameter_count"):
+        assert runs[name].tolist() == [1e6, 1e7]
+        assert runs.where(f"{name} == 1e7").loss.tolist() == load_runs(path, columns=columns, where=f"{name} == 1e7").loss.tolist() == [2]
+    assert runs.where("val loss < 2.5 and loss < 2.5").loss.tolist() == [2]
+    # One of our own names is no header that became another column.
+    assert runs["E"].tolist() == [8, 16]
+    assert not runs.has("k")
 
 
 def test_the_training_steps_of_a_renamed_file_are_not_lost() -> None:

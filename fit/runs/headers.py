@@ -95,12 +95,6 @@ class Naming:
         parts = [f"{'loss' if name == self.target else SHORT.get(name, name)} = {origin}" for name, origin in shown.items()]
         return f"columns: {', '.join(parts)} ({self.unit})"
 
-    def with_target(self, target: str) -> "Naming":
-        """The same for another loss. Raises `InputError` if it is none."""
-        _check_loss(target)
-        columns = {name: origin for name, origin in self.columns.items() if name != self.target}
-        return Naming({**columns, target: self.columns.get(target, target)}, target, _unit(target, target))
-
 
 def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, place: str) -> Naming:
     """What the headers are: first what is `asked` for (our names or short ones = header or expression), then what is recognised.
@@ -110,8 +104,8 @@ def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, pl
     headers = frame.columns
     loss = target or ("loss" if "loss" in asked and asked["loss"] not in headers else asked.get("loss"))
     loss = LOSSES[0] if loss is None and LOSSES[0] in asked else loss
-    if loss is not None:
-        _check_loss(loss)
+    if loss is not None and known_as(loss) in OURS:
+        raise InputError(f"{quoted(loss)} is not a loss; the release's are {listed(LOSSES)}")
     full = [loss or "loss" if name == "loss" else known_as(name) for name in asked]
     found = dict(zip(full, asked.values(), strict=True))
     if len(found) < len(asked):
@@ -138,11 +132,6 @@ def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, pl
         found[loss] = loss
     order = [name for name in (*SHORT, K, STEP, SEED, SIZE_LABEL, loss) if name in found]
     return Naming({name: found[name] for name in (*order, *(n for n in found if n not in order))}, loss, _unit(loss, found[loss]))
-
-
-def _check_loss(name: str) -> None:
-    if known_as(name) in OURS:
-        raise InputError(f"{quoted(name)} is not a loss; the release's are {listed(LOSSES)}")
 
 
 def columns_option(**columns: str) -> str:

@@ -75,17 +75,6 @@ class Table:
         step = SelectionStep(rule, int(np.count_nonzero(mask)), int(np.count_nonzero(~mask)), tuple(reasons))
         return replace(self, frame=self.frame.filter(mask), lines=self.lines[mask], log=(*self.log, step))
 
-    def with_target(self, target: str) -> "Table":
-        """The table for another loss, read as numbers. Raises `InputError` where it has no such column."""
-        if target == self.named.target:
-            return self
-        if target not in self.frame.columns:
-            there = [name for name in self.frame.columns if "loss" in name.lower()]
-            raise InputError(f"{self.source.name}, row 1: no column {quoted(target)} to fit (loss columns there: {listed(there)})")
-        numbers = as_numbers(self.frame[target])
-        numbers = numbers.set(~(numbers.is_finite() & (numbers > 0)).fill_null(False), None)
-        return replace(self, frame=self.frame.with_columns(numbers.alias(target)), named=self.named.with_target(target))
-
     def place(self, row: int) -> str:
         """Where a row was read, for messages."""
         return f"{self.source.name}, row {self.lines[row]}"

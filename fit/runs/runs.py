@@ -27,33 +27,13 @@ if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3
     from fit.runs.reading import Table
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: the tables as they were read, and the filters on runs since, in their order.
-
-    A filter is an expression of `where`, or the columns of `best_of`. The tables stay in memory, so that standard input and data frames
-    can be asked again too.
-    """
-
-    tables: "tuple[Table, ...]" = field(repr=False, compare=False)
-    filters: tuple[str | tuple[str, ...], ...] = ()
-
-    @property
-    def columns(self) -> Mapping[str, str]:
-        """Where each of our columns came from in the first table: a header, or an expression over headers."""
-        return self.tables[0].named.columns
-
-    def then(self, one: str | tuple[str, ...]) -> "Request":
-        """The request with one more filter."""
-        return replace(self, filters=(*self.filters, one))
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Runs:
     """The runs to fit, one entry per run in every column: numbers as float64 (NaN where empty), others as numpy strings.
 
     `target` names the loss that is fitted, `unit` its unit, `step` is the training step asked for, None for the last.
-    `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1.
+    `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1. `origins` says where each of
+    our columns came from in the first file: a header, or an expression over headers.
     """
 
     columns: Mapping[str, Shaped[np.ndarray, "runs"]]
@@ -64,7 +44,7 @@ class Runs:
     warnings: tuple[DataWarning, ...]
     file_of: Int[np.ndarray, "runs"]
     line_of: Int[np.ndarray, "runs"]
-    request: Request | None = None
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
     unit: str = NATS
 
     @classmethod
@@ -79,7 +59,9 @@ class Runs:
         table = read_table(raw_table(columns), Reading(target=target, strict=True))
         target, many = table.named.target, len(table.lines)
         log, found = (SelectionStep("runs made in memory", many, 0), *table.log), columns_of([table.frame], table.named.target)
-        return _judged(cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, None, table.named.unit))
+        return _judged(
+            cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, table.named.columns, table.named.unit)
+        )
 
     def __len__(self) -> int:
         return len(self.line_of)
@@ -108,8 +90,7 @@ class Runs:
             return name
         if name == "loss":
             return self.target
-        origins = {origin: ours for ours, origin in self.request.columns.items()} if self.request else {}
-        return origins.get(name) or known_as(name)
+        return next((ours for ours, origin in self.origins.items() if origin == name), "") or known_as(name)
 
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "runs"]:
         """The column `name`, or the one it is short for; `InputError` if it is not there or has an empty cell."""
@@ -172,10 +153,9 @@ class Runs:
                 raise no_such_column(name, self.columns)
             return Cells(pl.Series(self.columns[full], nan_to_null=True))
 
-        headers = (*self.columns, *(self.request.columns.values() if self.request else ()))
-        found = Expression(expression, column, headers).filter(len(self), "run")
+        found = Expression(expression, column, (*self.columns, *self.origins.values())).filter(len(self), "run")
         kept = self.keep(found.mask, found.rule, found.reasons)
-        return replace(kept, warnings=(*kept.warnings, *found.warnings), request=self.request and self.request.then(expression))
+        return replace(kept, warnings=(*kept.warnings, *found.warnings))
 
     def best_of(self, columns: Sequence[str]) -> "Runs":
         """Of the runs that agree in router and `columns` the one with the lowest loss, the first of equals: over learning rates, say."""
@@ -185,22 +165,7 @@ class Runs:
         best[order[np.append(True, cell[order][1:] != cell[order][:-1])]] = True
         many = len(np.unique(cell))
         reason = [f"{count(int(np.sum(~best)))} with a higher loss in their cell, of {count(many, 'cell')}"]
-        kept = self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
-        return replace(kept, request=self.request and self.request.then(tuple(columns)))
-
-    def again(self, *, step: int | None = None, target: str | None = None) -> "Runs":
-        """The same request at another `step` (None: the last) or of another `target`: same tables, columns and filters.
-
-        What `keep` chose is not chosen again. Raises `InputError` as `load_runs` does, and for runs made in memory.
-        """
-        if self.request is None:
-            raise InputError("these runs were made in memory, one entry per run: there is no other step or target to read")
-        runs = _selected(Request(self.request.tables), target or self.target, step)
-        if target in (None, self.target):
-            runs = replace(runs, unit=self.unit)
-        for one in self.request.filters:
-            runs = runs.where(one) if isinstance(one, str) else runs.best_of(one)
-        return runs
+        return self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
 
 
 def _judged(runs: Runs) -> Runs:
@@ -223,7 +188,7 @@ def load_runs(
     every run is dense, as in a file without experts and routers. Raises `InputError` naming file, row and column.
     """
     from fit.runs.formats import files_of, raw_table
-    from fit.runs.reading import Reading, checkpoints_without_runs, read_table
+    from fit.runs.reading import Reading, Table, checkpoints_without_runs, read_table
 
     asked = list(source) if isinstance(source, list | tuple) else [source]
     if sum(isinstance(path, str | Path) and str(path) == "-" for path in asked) > 1:
@@ -231,15 +196,19 @@ def load_runs(
     sources = [one for path in asked for one in (files_of(str(path)) if isinstance(path, str | Path) else [path])]
     constants = {str(path): _from_name(path, filename) for path in sources} if filename else {}
     how = Reading(columns or {}, target, where, dense, strict, constants)
-    tables = tuple(read_table(raw_table(one), how) for one in sources)
-    for table in tables:
+    tables = list[Table]()
+    for one in sources:
+        raw = raw_table(one)
+        table = read_table(raw, how)
+        if tables and table.named.target != tables[0].named.target:  # the loss of the first file is that of all
+            table = read_table(raw, replace(how, target=tables[0].named.target))
         if question := checkpoints_without_runs(table):
             raise question
+        tables.append(table)
     if not tables:
         raise InputError("no file given; name at least one file, or - for standard input")
-    first = tables[0].named
-    runs = _selected(Request(tables), first.target, step)
-    runs = replace(runs, unit=unit or first.unit)
+    runs = _selected(tables, step)
+    runs = replace(runs, unit=unit or runs.unit)
     return runs.best_of(best_of) if best_of else runs
 
 
@@ -258,12 +227,12 @@ def _from_name(path: Any, pattern: str) -> dict[str, str]:
     return dict(zip(names, found.groups(), strict=True))
 
 
-def _selected(request: Request, target: str, step: int | None) -> Runs:
+def _selected(tables: "Sequence[Table]", step: int | None) -> Runs:
     """One evaluation of each run. The log says for each file what was taken for what, what was left out, and which evaluations count."""
     from fit.runs.reading import chosen_rows, columns_of
 
-    tables = tuple(table.with_target(target) for table in request.tables)
-    unit = next(table.named.unit for table in tables)
+    named = tables[0].named
+    target = named.target
     sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
     if not any(len(rows) for rows, _, _ in chosen):
         names = ", ".join(source.name for source in sources)
@@ -280,7 +249,7 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
     warnings = (*aside, *short_runs(columns))
-    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, unit))
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, named.columns, named.unit))
 
 
 def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple[list[SelectionStep], list[DataWarning]]:

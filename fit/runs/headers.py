@@ -196,6 +196,10 @@ def _loss(frame: pl.DataFrame, used: Collection[str], place: str) -> tuple[str, 
             )
         if found:
             return ("loss", f"ln({found[0]})") if kind is _LOSSES[-1] else (found[0], found[0])
+    if known := [
+        header for header in headers if header not in used and any(name in kind for kind in _LOSSES for name in plain_names(header))
+    ]:
+        raise InputError(f"{place}, column {known[0]}: no number in any row; there is no loss to fit")
     likely = [header for header in numeric if _is_like_a_loss(header)]
     if len(likely) == 1:
         return likely[0], likely[0]

@@ -113,6 +113,12 @@ def test_a_unit_at_the_end_of_a_header_is_a_factor(write: Callable[..., Path]) -
     assert not load_runs(write("d_k,loss\n64,3\n")).has("D")
 
 
+def test_a_loss_without_numbers_is_named(write: Callable[..., Path]) -> None:
+    for cells in ("3 nats", ""):
+        with pytest.raises(InputError, match=r"runs\.csv, column val_loss: no number in any row"):
+            load_runs(write(f"N,val_loss\n1e6,{cells}\n1e7,{cells}\n"))
+
+
 def test_two_headers_for_one_column_are_asked_about(write: Callable[..., Path]) -> None:
     with pytest.raises(InputError) as raised:
         load_runs(write("params,active params,loss\n1e6,5e5,3\n"))

@@ -160,16 +160,13 @@ def _points(texts: tuple[str, ...]) -> "tuple[Point, ...]":
     for text in texts:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         if "=" in text:
-            pairs = [{part.partition("=")[0].strip(): part.partition("=")[2] for part in parts}]
+            pairs = [[part.partition("=")[::2] for part in parts]]
         else:
-            pairs = [dict(zip(("N", "E"), part.split(":"), strict=False)) for part in parts]
+            pairs = [list(zip(("N", "E", ""), part.split(":"), strict=False)) for part in parts]
         for one in pairs:
-            values = {name: parsed(value) or 0.0 for name, value in one.items()}
-            if (
-                not {"N", "C"} & set(values)
-                or not set(values) <= {"N", "E", "D", "C"}
-                or not all(0 < x < float("inf") for x in values.values())
-            ):
+            values = {name.strip(): parsed(value) or 0.0 for name, value in one}
+            named = {"N", "C"} & {*values} and {*values} <= {"N", "E", "D", "C"} and len(values) == len(one)
+            if not (named and all(0 < value < float("inf") for value in values.values())):
                 raise InputError(f"--at {text}: takes a size and experts, such as 1.3B:64, or names, such as N=70B,D=1.4T")
             if values.get("E", 1.0) < 1:
                 raise InputError(f"--at {text}: a number of experts is at least 1")

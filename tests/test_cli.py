@@ -132,6 +132,8 @@ def test_runs_come_from_standard_input_as_well() -> None:
         (["fit", "--columns", "loss"], "loss"),
         (["fit", "--loss", "huber:0"], "--loss"),
         (["fit", "--at", "big:64"], "--at big:64"),
+        (["fit", "--at", "1M:64:2"], "--at 1M:64:2"),
+        (["fit", "--at", "N=1M,N=2M"], "--at N=1M,N=2M"),
         (["fit", "--fix", "c"], "--fix c"),
         (["fit", "--weights", "absent"], "absent"),
         (["fit", "--draws", "-1"], "draws"),

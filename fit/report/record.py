@@ -48,7 +48,7 @@ def provenance(analysis: Analysis) -> dict[str, Any]:
     return cleaned({
         "routelaw": ours, "python": platform.python_version(), "numpy": np.__version__, "files": runs.sources,
         "simulated_runs": simulated_runs(analysis), "target": runs.target, "unit": runs.unit, "step": runs.step,
-        "columns": runs.request.columns if runs.request else {},
+        "columns": runs.origins,
         "laws": [law if isinstance(law, str) else law.name for law in options.laws], "routers": options.routers, "loss": options.loss.name,
         "scheme": options.scheme, "draws": options.draws, "seed": options.seed, "level": options.level,
         "points": options.points, "fixed": options.fixed, "bounds": options.bounds, "weights": options.weights, "group": options.group,

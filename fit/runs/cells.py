@@ -11,7 +11,8 @@ from jaxtyping import Float, Shaped
 _WRITTEN = re.compile(
     r"([+-]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d*)?(?:[eE][+-]?\d+)?)\s*(thousand|million|billion|trillion|[kmbgt])?", re.IGNORECASE
 )
-_TIMES = {"k": "e3", "m": "e6", "b": "e9", "g": "e9", "t": "e12"}
+UNITS = {"k": 3, "thousand": 3, "m": 6, "million": 6, "b": 9, "g": 9, "billion": 9, "t": 12, "trillion": 12}
+"""Units of cells and headers, as powers of ten."""
 
 
 def parsed(text: str) -> float | None:
@@ -19,9 +20,9 @@ def parsed(text: str) -> float | None:
     found = _WRITTEN.fullmatch(text.strip())
     if found is None or not (digits := found[1].replace(",", "")):
         return None
-    unit = _TIMES[found[2][0].lower()] if found[2] and "e" not in digits.lower() else ""
+    power = UNITS[found[2].lower()] if found[2] else 0
     try:
-        return float(digits + unit) if unit or not found[2] else float(digits) * float(f"1{_TIMES[found[2][0].lower()]}")
+        return float(digits) * 10.0**power if "e" in digits.lower() else float(f"{digits}e{power}")
     except ValueError:
         return None
 

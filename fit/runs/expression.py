@@ -12,13 +12,14 @@ import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
 from common.errors import InputError
 from fit.runs.cells import Cells, parsed
+from fit.runs.grid import DataWarning
 from fit.runs.schema import count, listed, number, quoted
 
 _ALLOWED = {
@@ -35,6 +36,15 @@ _OPERATORS = frozenset({"and", "or", "not", "in"})
 _Decided = tuple[Bool[np.ndarray, "..."], Bool[np.ndarray, "..."]]
 """Where a condition is true, and where it is false; neither where an empty cell decides."""
 _Found = TypeVar("_Found", _Decided, Float[np.ndarray, "..."])
+
+
+class Filter(NamedTuple):
+    """What `--where` does to rows: which are kept, the rule and the reasons for the log, and a warning for what no row satisfies."""
+
+    mask: Bool[np.ndarray, "rows"]
+    rule: str
+    reasons: tuple[str, ...]
+    warnings: tuple[DataWarning, ...]
 
 
 @dataclass(frozen=True)
@@ -72,7 +82,17 @@ class Expression:
             reason = getattr(error, "msg", "") or getattr(error, "reason", "nested too deeply")
             raise self._error(reason if self.text.strip() else "empty") from None
 
-    def mask(self, rows: int) -> tuple[Bool[np.ndarray, "rows"], tuple[str, ...]]:
+    def filter(self, rows: int, what: str) -> Filter:
+        """Which of the `rows`, each a `what`, satisfy the text. Raises `InputError` if none does."""
+        mask, reasons = self._mask(rows)
+        text = self.text.strip()
+        rule = f"--where {text if text.isprintable() else repr(self.text)}"
+        if not mask.any():
+            notes = f": {'; '.join(self.unmatched)}" if self.unmatched else ""
+            raise InputError(f"{quoted(rule)} leaves none of {count(rows, what)}{notes}")
+        return Filter(mask, rule, reasons, tuple(DataWarning("matches-nothing", note) for note in self.unmatched))
+
+    def _mask(self, rows: int) -> tuple[Bool[np.ndarray, "rows"], tuple[str, ...]]:
         """Which of the `rows` satisfy the text, and why the others do not, with counts.
 
         What an empty cell decides is neither true nor false, as in SQL: `k == 1 or arch == 'dense'` holds where k is empty in a dense row.

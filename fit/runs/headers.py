@@ -1,7 +1,6 @@
 """Which of a stranger's headers is which column: recognised by name, or written as `--columns N=params,D=flops/(6*N)`.
 
-A header is compared without case, dots, slashes, blanks and underscores. Ours come first, then the names below, which are those met in
-public files of runs. Where two headers could be the same column nothing is guessed.
+Ours come first, then the names of `names.py`. Where two headers could be the same column nothing is guessed.
 """
 
 import csv
@@ -13,54 +12,30 @@ from dataclasses import dataclass
 import polars as pl
 
 from common.errors import InputError
-from fit.runs.cells import as_numbers
+from fit.runs.cells import UNITS, as_numbers
+from fit.runs.names import KNOWN, column_of, known_as, plain, plain_names
 from fit.runs.schema import (
-    ALIASES,
     LOSSES,
     NATS,
     NUMBERS,
+    OURS,
     ROUTER,
     RUN,
     SEED,
     SHORT,
     SIZE_LABEL,
     STEP,
-    C,
     D,
     E,
-    F,
     K,
     N,
     P,
-    R,
     U,
     listed,
     no_such_column,
     quoted,
 )  # fmt: skip
 
-_KNOWN: Mapping[str, str] = {
-    N: "n params parameters nparams nparameters numparams numparameters paramcount parametercount modelsize modelparams modelparameters "
-    "size nonembeddingparams nonembeddingparameters nonembparams nparamsnonembedding activeparams activeparameters nactive nactiveparams "
-    "activatedparams activatedparameters denseparams denseparameters paramsactive paramsnonembedding",
-    P: "totalparams totalparameters ntotal ntotalparams paramstotal totalparamcount totalparametercount",
-    E: "e experts nexperts numexpert expertcount numlocalexperts nroutedexperts numroutedexperts moenumexperts numberofexperts "
-    "totalexperts",
-    D: "d tokens ntokens numtokens traintokens trainingtokens tokensseen tokenstrained totaltokens datasettokens tokencount "
-    "datatokens tokensconsumed consumedtokens numtraintokens ntraintokens trainedtokens datasetsize tokenbudget",
-    C: "flops flop compute trainflops trainingflops trainflop trainingflop totalflops totalflop traincompute "
-    "trainingcompute totalcompute computebudget "
-    "flopbudget flopsbudget totaltrainflops",
-    F: "flopsperstep",
-    U: "uniquetokens nuniquetokens numuniquetokens uniquedatatokens",
-    K: "k topk numexpertspertok numexpertspertoken expertspertoken expertspertok nactiveexperts activeexperts moetopk routertopk",
-    R: "routingfrequency moefrequency",
-    ROUTER: "router routertype routername routingmethod routing arch architecture modeltype modelarch architecturetype",
-    RUN: "run runid runname hyperid experimentid experimentname expname wandbid",
-    STEP: "step steps iter iteration iterations globalstep trainstep trainingstep trainerglobalstep stepnumber",
-    SEED: "seed randomseed rngseed",
-    SIZE_LABEL: "sizelabel",
-}
 _LOSSES = (
     ("valloss", "validationloss", "evalloss", "testloss", "heldoutloss", "devloss", "lossval", "losseval", "losstest", "lossvalidation",
      "finalvalloss", "finalevalloss", "finalvalidationloss", "finaltestloss", "valce", "evalce", "valnll", "testnll", "valcrossentropy",
@@ -74,43 +49,18 @@ _LOSSES = (
 """Losses, the better kinds first: of held-out text, of no kind, of training, in bits per byte, as perplexity."""
 
 _PERPLEXITIES = frozenset(_LOSSES[-1])
-_TIMES = {"THOUSAND": "1e3", "MILLION": "1e6", "BILLION": "1e9", "TRILLION": "1e12", "K": "1e3", "M": "1e6", "B": "1e9", "T": "1e12"}
 _UNIT = re.compile(
-    r"(?:[\W_]*(?:(?:in|of)[\W_]+)?(thousand|million|billion|trillion)s?|\W+([KMBT])|(?<=[a-z]{2})([MB])|(?<=[a-z]{3})_([kmbtKMBT]))[\W_]*$"
+    r"""(?:
+      [\W_]* (?:(?:in|of)[\W_]+)? (thousand|million|billion|trillion)s?  # params_millions, tokens [in billions]
+    | \W+ ([KMBT])                                                       # Params (M)
+    | (?<=[a-z]{2}) ([MB])                                               # tokensB
+    | (?<=[a-z]{3}) _([kmbtKMBT])                                        # n_params_b
+    )[\W_]*$""",
+    re.VERBOSE,
 )
-"""The unit at the end of a header: `params_millions`, `Params (M)`, `tokens [in billions]`, `tokensB`, `n_params_b`."""
-_COLUMN_OF = {name: full for full, names in _KNOWN.items() for name in (full.replace("_", ""), *names.split())}
-_WRAPPERS = frozenset((
-    "config", "cfg", "conf", "summary", "hparams", "hyperparameters", "hyperparams", "args", "arguments", "settings", "metric",
-    "metrics", "result", "results", "model", "meta", "metadata", "info", "stats", "run", "runs", "data", "final",
-))  # fmt: skip
-"""Parts before a dot or slash that say where a value was kept and not what it is, as in `config.n_params`."""
-_SYMBOL = re.compile(r"\s*[(\[]\s*(?:[NDCEPFL]|FLOPs?|tokens|params|parameters|nats(?:\s*(?:/|per)\s*token)?)\s*[)\]]\s*$", re.IGNORECASE)
-"""A symbol or a base unit after a header, as in `Model Size (N)` and `Loss [nats]`: it changes nothing."""
+"""The unit at the end of a header."""
 _OF_OTHER_KINDS = re.compile(r"aux|balanc|router|z[\W_]*loss|spik|std|stderr|variance|scale|initial|delta|diff|pred|fit", re.IGNORECASE)
 """What the names of losses contain that are no language-model loss of a run."""
-
-
-def plain(header: str) -> str:
-    """A header without case and without anything but letters and digits."""
-    return re.sub(r"[\W_]+", "", header).lower()
-
-
-def _plain_names(header: str) -> tuple[str, ...]:
-    """The header, and what is left of it without the parts that say where it was kept: `config.n_params`, `summary.val/loss`."""
-    bare = _SYMBOL.sub("", header)
-    parts = [part for part in re.split(r"[./:]", bare) if part]
-    if len(parts) > 2 and plain(parts[-1]) == "value":
-        parts = parts[:-1]
-    first = 0
-    while first < len(parts) - 1 and plain(parts[first]) in _WRAPPERS:
-        first += 1
-    return tuple(dict.fromkeys([plain(header), plain(bare), plain("/".join(parts[first:]))]))
-
-
-def _column_of(header: str) -> str:
-    """Our column for a header as people write it, empty where it is none."""
-    return next((_COLUMN_OF[name] for name in _plain_names(header) if name in _COLUMN_OF), "")
 
 
 def parse_columns(text: str) -> dict[str, str]:
@@ -145,11 +95,6 @@ class Naming:
         parts = [f"{'loss' if name == self.target else SHORT.get(name, name)} = {origin}" for name, origin in shown.items()]
         return f"columns: {', '.join(parts)} ({self.unit})"
 
-    def with_target(self, target: str) -> "Naming":
-        """The same for another loss."""
-        columns = {name: origin for name, origin in self.columns.items() if name != self.target}
-        return Naming({**columns, target: self.columns.get(target, target)}, target, _unit(target, target))
-
 
 def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, place: str) -> Naming:
     """What the headers are: first what is `asked` for (our names or short ones = header or expression), then what is recognised.
@@ -157,23 +102,25 @@ def naming(frame: pl.DataFrame, asked: Mapping[str, str], target: str | None, pl
     `target` None: the loss is looked for. Raises `InputError` where two headers could be one column, or there is no loss.
     """
     headers = frame.columns
-    if target is not None and known_as(target) in {*NUMBERS, ROUTER, SIZE_LABEL, RUN}:
-        raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
     loss = target or ("loss" if "loss" in asked and asked["loss"] not in headers else asked.get("loss"))
     loss = LOSSES[0] if loss is None and LOSSES[0] in asked else loss
+    if loss is not None and known_as(loss) in OURS:
+        raise InputError(f"{quoted(loss)} is not a loss; the release's are {listed(LOSSES)}")
     full = [loss or "loss" if name == "loss" else known_as(name) for name in asked]
     found = dict(zip(full, asked.values(), strict=True))
     if len(found) < len(asked):
         twice = next(name for name, own in zip(asked, full, strict=True) if full.count(own) > 1)
         raise InputError(f"--columns: {quoted(twice)} is asked for twice, under two of its names")
     used = set(found.values())
-    for name in _KNOWN:
+    for name in KNOWN:
         if name not in found and name not in headers and (origin := _recognised(name, frame, used, place)):
             found[name] = origin
             used.add(origin)
     if P in found and not {N, E} & {*found, *headers}:
         found[N] = found.pop(P)  # the total of a dense model is its size
-    found.update({header: header for header in headers if (header in NUMBERS or header in _KNOWN) and header not in found})
+    # A header is one column, but may name the runs as well: run=seed.
+    own = [header for header in headers if header in OURS and (header not in used or header == found.get(RUN))]
+    found.update({header: header for header in own if header not in found})
     if STEP in found and RUN not in found and (origin := _run_by_name(frame, found[STEP], used)):
         found[RUN] = origin
     if loss is None:
@@ -197,10 +144,10 @@ def _recognised(full: str, frame: pl.DataFrame, used: Collection[str], place: st
     """The header of one of our columns, with the factor that its unit says; empty where there is none."""
     short, candidates = SHORT.get(full, full), dict[str, str]()
     for header in frame.columns:
-        unit = _UNIT.search(header) if full in (N, P, D, U) and _column_of(header) != full else None
-        known = header == short or _column_of(header[: unit.start()] if unit else header) == full
+        unit = _UNIT.search(header) if full in (N, P, D, U) and column_of(header) != full else None
+        known = header == short or column_of(header[: unit.start()] if unit else header) == full
         if known and header not in used and _may_be(full, header, frame[header]):
-            candidates[header] = f"{header}*{_TIMES[next(filter(None, unit.groups())).upper()]}" if unit else header
+            candidates[header] = f"{header}*1e{UNITS[next(filter(None, unit.groups())).lower()]}" if unit else header
     if short in candidates:
         return candidates[short]
     if not candidates and full in (N, E, D) and short in frame.columns and frame[short].null_count() < len(frame):
@@ -218,7 +165,7 @@ def _recognised(full: str, frame: pl.DataFrame, used: Collection[str], place: st
 def _run_by_name(frame: pl.DataFrame, step: str, used: Collection[str]) -> str:
     """A header such as `name` if it is that of a run: no two rows share it at one step."""
     for header in frame.columns:
-        if _plain_names(header)[-1] in ("name", "model", "modelname", "displayname") and header not in used and step in frame.columns:
+        if plain_names(header)[-1] in ("name", "model", "modelname", "displayname") and header not in used and step in frame.columns:
             return header if frame.select(header, step).is_unique().all() else ""
     return ""
 
@@ -239,7 +186,7 @@ def _loss(frame: pl.DataFrame, used: Collection[str], place: str) -> tuple[str, 
         return LOSSES[0], LOSSES[0]
     numeric = [name for name in headers if name not in used and as_numbers(frame[name]).null_count() < len(frame)]
     for kind in _LOSSES:
-        found = [header for header in numeric if any(name in kind for name in _plain_names(header))]
+        found = [header for header in numeric if any(name in kind for name in plain_names(header))]
         if len(found) > 1 and "loss" in found:
             found = ["loss"]
         if len(found) > 1:
@@ -249,6 +196,10 @@ def _loss(frame: pl.DataFrame, used: Collection[str], place: str) -> tuple[str, 
             )
         if found:
             return ("loss", f"ln({found[0]})") if kind is _LOSSES[-1] else (found[0], found[0])
+    if known := [
+        header for header in headers if header not in used and any(name in kind for kind in _LOSSES for name in plain_names(header))
+    ]:
+        raise InputError(f"{place}, column {known[0]}: no number in any row; there is no loss to fit")
     likely = [header for header in numeric if _is_like_a_loss(header)]
     if len(likely) == 1:
         return likely[0], likely[0]
@@ -277,7 +228,7 @@ def _unit(loss: str, origin: str) -> str:
         return "bits per token"
     if loss != origin and origin.startswith("ln("):
         return NATS
-    if _PERPLEXITIES & {*_plain_names(origin)}:
+    if _PERPLEXITIES & {*plain_names(origin)}:
         return "perplexity"
     known = any(word in name for word in ("loss", "nll", "entropy", "nats")) or name.endswith("ce")
     return NATS if known else f"unit of {origin}"
@@ -292,8 +243,3 @@ def run_parts(origin: str, headers: Collection[str], ours: Collection[str]) -> t
         if part not in headers and part != "@file" and known_as(part) not in {*ours} - {RUN}:
             raise no_such_column(part, headers)
     return parts
-
-
-def known_as(name: str) -> str:
-    """Our column for a name that people use, such as `params` or `top_k`; the name itself where it is none of these."""
-    return ALIASES.get(name) or _column_of(name) or name

@@ -14,7 +14,8 @@ from fit.runs.cells import Cells, as_numbers
 from fit.runs.expression import Expression
 from fit.runs.formats import RawTable
 from fit.runs.grid import DENSE, DataWarning, SelectionStep
-from fit.runs.headers import Naming, columns_option, known_as, naming, run_parts
+from fit.runs.headers import Naming, columns_option, naming, run_parts
+from fit.runs.names import known_as
 from fit.runs.schema import (
     ALIASES,
     NATS,
@@ -28,6 +29,7 @@ from fit.runs.schema import (
     D,
     E,
     F,
+    K,
     N,
     P,
     Source,
@@ -42,8 +44,10 @@ from fit.runs.schema import (
 # numpy keeps text at the width of the longest cell; past this many characters in all a column does not fit into memory.
 _MOST_TEXT = 250_000_000
 _MOST_ROWS = 8
-_SIZES, _LEAST_SIZE = {N: "N", P: "P", D: "D"}, 1e3
-"""A size below this in every row is likely in thousands, millions or billions; F may be in any unit."""
+_LEAST: Mapping[str, float] = {N: 1e3, P: 1e3, D: 1e5}
+"""Our choice: a smaller model or a shorter training is likely in thousands, millions or billions; F may be in any unit."""
+_OTHER_FLOPS = 100.0
+"""Training FLOPs that differ from 6 N D by more are in another unit; attention, routing and embeddings are worth less than this."""
 STEP_TOKENS = 2.0**19
 """Tokens of the release's step, 256 x 2048."""
 _LIKE_PERPLEXITY = 12.5
@@ -56,15 +60,13 @@ _LIKE_BITS = 1.2
 class Table:
     """One source under our names: known numbers are Float64, other cells text or as they were, empty ones null.
 
-    `named` says where each column comes from, `set_aside` lists headers whose name another column took, `log` what was done to rows,
-    one `SelectionStep` each, counted in rows.
+    `named` says where each column comes from, `log` what was done to rows, one `SelectionStep` each, counted in rows.
     """
 
     source: Source
     frame: pl.DataFrame
     lines: Int[np.ndarray, "rows"]
     named: Naming
-    set_aside: tuple[str, ...]
     log: tuple[SelectionStep, ...] = ()
     warnings: tuple[DataWarning, ...] = ()
 
@@ -72,17 +74,6 @@ class Table:
         """The rows in `mask`, with a line in the log."""
         step = SelectionStep(rule, int(np.count_nonzero(mask)), int(np.count_nonzero(~mask)), tuple(reasons))
         return replace(self, frame=self.frame.filter(mask), lines=self.lines[mask], log=(*self.log, step))
-
-    def with_target(self, target: str) -> "Table":
-        """The table for another loss, read as numbers. Raises `InputError` where it has no such column."""
-        if target == self.named.target:
-            return self
-        if target not in self.frame.columns:
-            there = [name for name in self.frame.columns if "loss" in name.lower()]
-            raise InputError(f"{self.source.name}, row 1: no column {quoted(target)} to fit (loss columns there: {listed(there)})")
-        numbers = as_numbers(self.frame[target])
-        numbers = numbers.set(~(numbers.is_finite() & (numbers > 0)).fill_null(False), None)
-        return replace(self, frame=self.frame.with_columns(numbers.alias(target)), named=self.named.with_target(target))
 
     def place(self, row: int) -> str:
         """Where a row was read, for messages."""
@@ -115,7 +106,7 @@ def read_table(raw: RawTable, how: Reading) -> Table:
     table = _with_experts(table, how.dense)
     if how.where.strip():
         table = _filtered(table, frame, how.where)
-    return _judged(table, raw, how.strict)
+    return _with_flops_per_step(_questioned(_judged(table, raw, how.strict)))
 
 
 def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
@@ -152,7 +143,11 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
     used = {origin for full, origin in named.columns.items() if origin in headers and origin != full}
     # Another column was asked for under one of their names; one that the definition is over is not lost.
     others = [header for header in headers if named.columns.get(ALIASES.get(header, header), header) != header]
-    set_aside = tuple(header for header in others if not re.search(rf"\b{re.escape(header)}\b", named.columns[ALIASES.get(header, header)]))
+    warnings = tuple(
+        DataWarning("column-set-aside", f"its own {quoted(header)} is not used, as another was asked for")
+        for header in others
+        if not re.search(rf"\b{re.escape(header)}\b", named.columns[ALIASES.get(header, header)])
+    )
     rest = [frame[header] for header in headers if header not in used and header not in ours and header not in others]
     taken = {*headers, *ours}
     for header in others:
@@ -161,7 +156,7 @@ def _renamed(raw: RawTable, frame: pl.DataFrame, named: Naming) -> Table:
             while free in taken:
                 free += " (set aside)"
             rest.append(frame[header].alias(free))
-    return Table(raw.source, pl.DataFrame([*ours.values(), *rest]), raw.lines, named, set_aside)
+    return Table(raw.source, pl.DataFrame([*ours.values(), *rest]), raw.lines, named, warnings=warnings)
 
 
 def _run_names(parts: Sequence[str], raw: RawTable, cells: Callable[[str], Cells]) -> pl.Series:
@@ -177,31 +172,40 @@ def _run_names(parts: Sequence[str], raw: RawTable, cells: Callable[[str], Cells
 
 
 def _with_experts(table: Table, dense: bool) -> Table:
-    """The table with its number of experts: 1 where the runs are dense."""
+    """The table with its number of experts: 1 where the runs are dense, which may have no k."""
     frame = table.frame
     if dense or (E not in frame.columns and ROUTER not in frame.columns):
         rule = "--dense: one expert in every run" if dense else "no column of experts or routers: all runs are dense"
         frame = frame.drop(ROUTER, strict=False).with_columns(pl.lit(1.0).alias(E))
         return replace(table, frame=frame, log=(*table.log, SelectionStep(rule, len(frame), 0)))
-    if E not in frame.columns:
-        return table
-    label = pl.Series([None] * len(frame), dtype=pl.String)
-    if ROUTER in frame.columns:
-        label = frame[ROUTER].cast(pl.String).str.to_lowercase()
-    is_dense = np.array((label == DENSE.lower()).fill_null(False).to_numpy())
-    experts, none = frame[E], Cells(frame[E]).numbers == 0
-    ones = (is_dense & (experts.is_null().to_numpy() | none)) | (label.is_null().to_numpy() & none)
-    if not ones.any():
-        return table
-    filled = pl.select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(experts.cast(pl.String)).alias(E))
-    where = f"{table.named.columns[ROUTER]} says dense" if (ones <= is_dense).all() else f"{table.named.columns[E]} is 0"
-    step = SelectionStep(f"{E} = 1 where {where}", len(frame), 0, (count(int(ones.sum()), "row"),))
-    return replace(table, frame=frame.with_columns(filled.to_series()), log=(*table.log, step))
+    label = (frame[ROUTER] if ROUTER in frame.columns else pl.Series([None] * len(frame))).cast(pl.String).str.to_lowercase()
+    says_dense = (label == DENSE.lower()).fill_null(False).to_numpy()
+    if E in frame.columns:
+        ones = (says_dense & _is_none(frame[E])) | (label.is_null().to_numpy() & (Cells(frame[E]).numbers == 0))
+        if ones.any():
+            filled = pl.select(pl.when(pl.Series(ones)).then(pl.lit("1")).otherwise(frame[E].cast(pl.String)).alias(E))
+            where = f"{table.named.columns[ROUTER]} says dense" if (ones <= says_dense).all() else f"{table.named.columns[E]} is 0"
+            table = _with_cells(table, filled.to_series(), f"{E} = 1 where {where}", ones)
+        says_dense |= Cells(table.frame[E]).numbers == 1
+    if K in frame.columns and (without := says_dense & _is_none(frame[K]) & frame[K].is_not_null().to_numpy()).any():
+        table = _with_cells(table, frame[K].set(pl.Series(without), None), f"no {K} in dense rows", without)
+    return table
+
+
+def _is_none(cells: pl.Series) -> Bool[np.ndarray, "rows"]:
+    """Where a cell of experts is empty, 0, or a word for none."""
+    words = cells.cast(pl.String).str.to_lowercase().is_in(["-", "n/a", "na", "none", "null", "nan"]).fill_null(True)
+    return words.to_numpy() | (Cells(cells).numbers == 0)
+
+
+def _with_cells(table: Table, cells: pl.Series, rule: str, changed: Bool[np.ndarray, "rows"]) -> Table:
+    """The table with a column's cells changed in some rows, with a line in the log."""
+    step = SelectionStep(rule, len(cells), 0, (count(int(np.count_nonzero(changed)), "row"),))
+    return replace(table, frame=table.frame.with_columns(cells), log=(*table.log, step))
 
 
 def _filtered(table: Table, frame: pl.DataFrame, where: str) -> Table:
     """The rows for which `where` is true, by the file's own headers or ours, before any row is judged."""
-
     ours_of = {origin: ours for ours, origin in table.named.columns.items()}
 
     def cells(name: str) -> Cells:
@@ -213,14 +217,9 @@ def _filtered(table: Table, frame: pl.DataFrame, where: str) -> Table:
             raise no_such_column(name, dict.fromkeys([*frame.columns, *table.frame.columns]))
         return Cells(frame[name] if name in frame.columns else table.frame[name])
 
-    found = Expression(where, cells, (*frame.columns, *table.frame.columns))
-    mask, reasons = found.mask(len(frame))
-    rule = f"--where {where.strip() if where.strip().isprintable() else repr(where)}"
-    if not mask.any():
-        notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
-        raise InputError(f"{quoted(rule)} leaves none of {count(len(frame), 'row')}{notes}")
-    kept = table.keep(mask, rule, reasons)
-    return replace(kept, warnings=(*kept.warnings, *(DataWarning("matches-nothing", note) for note in found.unmatched)))
+    found = Expression(where, cells, (*frame.columns, *table.frame.columns)).filter(len(frame), "row")
+    kept = table.keep(found.mask, found.rule, found.reasons)
+    return replace(kept, warnings=(*kept.warnings, *found.warnings))
 
 
 def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
@@ -255,7 +254,7 @@ def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
         ]
         keep &= ~nameless
     if not faults:
-        return _questioned(replace(table, frame=pl.DataFrame(columns)))
+        return replace(table, frame=pl.DataFrame(columns))
     line, column, _, what = min(faults)
     first = f"{table.source.name}, row {line}{f', column {column}' if column else ''}: {what}"
     lost = len(raw.ragged) + int(np.count_nonzero(~keep))
@@ -267,7 +266,7 @@ def _judged(table: Table, raw: RawTable, strict: bool) -> Table:
     step = SelectionStep("rows that are no runs", total - lost, lost, _reasons(faults))
     kept = replace(table, frame=pl.DataFrame(columns).filter(keep), lines=table.lines[keep], log=(*table.log, step))
     message = f"{count(lost, 'row')} of {total} left out: {'; '.join(_reasons(faults))}"
-    return _questioned(replace(kept, warnings=(*kept.warnings, DataWarning("rows-left-out", message))))
+    return replace(kept, warnings=(*kept.warnings, DataWarning("rows-left-out", message)))
 
 
 def _reasons(faults: Sequence[tuple[int, str, str, str]]) -> tuple[str, ...]:
@@ -285,11 +284,17 @@ def _reasons(faults: Sequence[tuple[int, str, str, str]]) -> tuple[str, ...]:
 def _questioned(table: Table) -> Table:
     """With a question where the numbers look as if they were in another unit, and the option that answers it."""
     asked, columns = list[DataWarning](), table.named.columns
-    for column, short in _SIZES.items():
+    for column, least in _LEAST.items():
         values = table.frame[column].drop_nulls().to_numpy() if column in table.frame.columns else np.empty(0)
-        if len(values) and values.max() < _LEAST_SIZE:
+        if len(values) and values.min() < least:
             origin, span = columns.get(column, column), f"{number(float(values.min()))} to {number(float(values.max()))}"
-            asked.append(DataWarning("small-sizes", f"{origin} is {span}: in millions? then {columns_option(**{short: f'{origin}*1e6'})}"))
+            option = columns_option(**{SHORT[column]: f"{origin}*1e6"})
+            asked.append(DataWarning("small-sizes", f"{origin} is {span}: in millions? then {option}"))
+    if {N, D, C} <= set(columns):
+        ratio = (table.frame[C] / (6 * table.frame[N] * table.frame[D])).drop_nulls().to_numpy()
+        if len(ratio) and not 1 / _OTHER_FLOPS < (middle := float(np.median(ratio))) < _OTHER_FLOPS:
+            message = f"{columns[C]} is {middle:.3g} times 6 N D: in another unit? then {columns_option(C='6*N*D')}"
+            asked.append(DataWarning("flops-unit", message))
     if N in columns and C in columns and D not in table.frame.columns:
         option = columns_option(D=f"{columns[C]}/(6*N)")
         asked.append(DataWarning("no-tokens", f"no column of tokens: if {columns[C]} is 6 N D, then {option}"))
@@ -300,7 +305,7 @@ def _questioned(table: Table) -> Table:
     elif len(losses) and float(losses.max()) < _LIKE_BITS and table.named.unit == NATS:
         message = f"{origin} is at most {number(float(losses.max()))}: in bits per byte? then --unit 'bits per byte'"
         asked.append(DataWarning("loss-unit", message))
-    return _with_flops_per_step(replace(table, warnings=(*table.warnings, *asked)))
+    return replace(table, warnings=(*table.warnings, *asked))
 
 
 def _with_flops_per_step(table: Table) -> Table:

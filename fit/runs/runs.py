@@ -15,7 +15,8 @@ from jaxtyping import Bool, Float, Int, Shaped
 
 from common.errors import InputError
 from fit.runs.grid import DataWarning, SelectionStep, codes, design_warnings, in_order, removed_sizes, router_labels, short_runs
-from fit.runs.schema import LOSSES, NATS, NUMBERS, RUN, STEP, TEXTS, N, Source, count, full_name, listed, no_such_column, number, quoted
+from fit.runs.names import known_as
+from fit.runs.schema import NATS, OURS, STEP, N, Source, count, listed, no_such_column, number, quoted
 
 _MOST_FILES = 4
 """Of more files the log has a line for each thing done, not one for each file."""
@@ -26,26 +27,13 @@ if TYPE_CHECKING:  # loaded only where a table is read or made: polars takes 0.3
     from fit.runs.reading import Table
 
 
-@dataclass(frozen=True)
-class Request:
-    """What was asked for: paths, where each of our columns came from, and the filters on runs since (`where`, `best_of`).
-
-    The tables read stay in memory, so that standard input and data frames can be asked again too.
-    """
-
-    paths: tuple[str, ...]
-    columns: Mapping[str, str]
-    tables: "tuple[Table, ...]" = field(repr=False, compare=False)
-    where: tuple[str, ...] = ()
-    best_of: tuple[str, ...] = ()
-
-
 @dataclass(frozen=True, eq=False, repr=False)
 class Runs:
     """The runs to fit, one entry per run in every column: numbers as float64 (NaN where empty), others as numpy strings.
 
     `target` names the loss that is fitted, `unit` its unit, `step` is the training step asked for, None for the last.
-    `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1.
+    `file_of` and `line_of` say where each run was read: an index into `sources`, and a line counted from 1. `origins` says where each of
+    our columns came from in the first file: a header, or an expression over headers.
     """
 
     columns: Mapping[str, Shaped[np.ndarray, "runs"]]
@@ -56,7 +44,7 @@ class Runs:
     warnings: tuple[DataWarning, ...]
     file_of: Int[np.ndarray, "runs"]
     line_of: Int[np.ndarray, "runs"]
-    request: Request | None = None
+    origins: Mapping[str, str] = field(default_factory=dict[str, str])
     unit: str = NATS
 
     @classmethod
@@ -70,8 +58,10 @@ class Runs:
 
         table = read_table(raw_table(columns), Reading(target=target, strict=True))
         target, many = table.named.target, len(table.lines)
-        log, found = (SelectionStep("runs made in memory", many, 0),), columns_of([table.frame], table.named.target)
-        return _judged(cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, None, table.named.unit))
+        log, found = (SelectionStep("runs made in memory", many, 0), *table.log), columns_of([table.frame], table.named.target)
+        return _judged(
+            cls(found, target, None, (), log, table.warnings, np.full(many, -1), table.lines, table.named.columns, table.named.unit)
+        )
 
     def __len__(self) -> int:
         return len(self.line_of)
@@ -94,9 +84,17 @@ class Runs:
 
         return pl.DataFrame(dict(self.columns), nan_to_null=True)
 
+    def _full_name(self, name: str) -> str:
+        """The column that `name` stands for: itself if there is one, `loss`, a header of the file, or what people call one of ours."""
+        if name in self.columns or name in OURS:
+            return name
+        if name == "loss":
+            return self.target
+        return next((ours for ours, origin in self.origins.items() if origin == name), "") or known_as(name)
+
     def __getitem__(self, name: str) -> Shaped[np.ndarray, "runs"]:
         """The column `name`, or the one it is short for; `InputError` if it is not there or has an empty cell."""
-        name = full_name(name, self.target, self.columns)
+        name = self._full_name(name)
         if name not in self.columns:
             raise no_such_column(name, self.columns)
         values = self.columns[name]
@@ -119,7 +117,7 @@ class Runs:
 
     def has(self, name: str) -> bool:
         """Whether there is a column `name`, or one that it is short for; its cells may be empty."""
-        return full_name(name, self.target, self.columns) in self.columns
+        return self._full_name(name) in self.columns
 
     def place(self, run: int) -> str:
         """Where run number `run` (from 0) was read, for messages."""
@@ -149,49 +147,25 @@ class Runs:
         from fit.runs.expression import Expression
 
         def column(name: str) -> Cells:
-            """A column of these runs, by our name or a short one."""
-            full = full_name(name, self.target, self.columns)
+            """A column of these runs, empty cells null."""
+            full = self._full_name(name)
             if full not in self.columns:
                 raise no_such_column(name, self.columns)
             return Cells(pl.Series(self.columns[full], nan_to_null=True))
 
-        found = Expression(expression, column, tuple(self.columns))
-        mask, reasons = found.mask(len(self))
-        rule = f"--where {expression.strip() if expression.strip().isprintable() else repr(expression)}"
-        if not mask.any():
-            notes = f": {'; '.join(found.unmatched)}" if found.unmatched else ""
-            raise InputError(f"{quoted(rule)} leaves none of {len(self)} runs{notes}")
-        kept = self.keep(mask, rule, [f"{reason}" for reason in reasons])
-        noted = [DataWarning("matches-nothing", note) for note in found.unmatched]
-        request = self.request and replace(self.request, where=(*self.request.where, expression))
-        return replace(kept, warnings=(*kept.warnings, *noted), request=request)
+        found = Expression(expression, column, (*self.columns, *self.origins.values())).filter(len(self), "run")
+        kept = self.keep(found.mask, found.rule, found.reasons)
+        return replace(kept, warnings=(*kept.warnings, *found.warnings))
 
     def best_of(self, columns: Sequence[str]) -> "Runs":
         """Of the runs that agree in router and `columns` the one with the lowest loss, the first of equals: over learning rates, say."""
-        from fit.runs.headers import known_as
-
-        origins = {origin: ours for ours, origin in (self.request.columns if self.request else {}).items()}
-        names = [full_name(known_as(origins.get(name, name)), self.target, self.columns) for name in columns]
-        cell = codes([router_labels(self.columns), *(self[name] for name in names)])
+        cell = codes([router_labels(self.columns), *(self[name] for name in columns)])
         order = np.lexsort((np.arange(len(self)), self.loss, cell))
         best = np.zeros(len(self), dtype=np.bool_)
         best[order[np.append(True, cell[order][1:] != cell[order][:-1])]] = True
         many = len(np.unique(cell))
         reason = [f"{count(int(np.sum(~best)))} with a higher loss in their cell, of {count(many, 'cell')}"]
-        kept = self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
-        return replace(kept, request=self.request and replace(self.request, best_of=tuple(columns)))
-
-    def again(self, *, step: int | None = None, target: str | None = None) -> "Runs":
-        """The same request at another `step` (None: the last) or of another `target`: same tables, columns and `where` filters.
-
-        What `keep` chose is not chosen again. Raises `InputError` as `load_runs` does, and for runs made in memory.
-        """
-        if self.request is None:
-            raise InputError("these runs were made in memory, one entry per run: there is no other step or target to read")
-        runs = _selected(replace(self.request, where=(), best_of=()), target or self.target, step)
-        for expression in self.request.where:
-            runs = runs.where(expression)
-        return runs.best_of(self.request.best_of) if self.request.best_of else runs
+        return self.keep(best, f"--best-of {','.join(columns)}", reason if not best.all() else ())
 
 
 def _judged(runs: Runs) -> Runs:
@@ -214,7 +188,7 @@ def load_runs(
     every run is dense, as in a file without experts and routers. Raises `InputError` naming file, row and column.
     """
     from fit.runs.formats import files_of, raw_table
-    from fit.runs.reading import Reading, checkpoints_without_runs, read_table
+    from fit.runs.reading import Reading, Table, checkpoints_without_runs, read_table
 
     asked = list(source) if isinstance(source, list | tuple) else [source]
     if sum(isinstance(path, str | Path) and str(path) == "-" for path in asked) > 1:
@@ -222,16 +196,19 @@ def load_runs(
     sources = [one for path in asked for one in (files_of(str(path)) if isinstance(path, str | Path) else [path])]
     constants = {str(path): _from_name(path, filename) for path in sources} if filename else {}
     how = Reading(columns or {}, target, where, dense, strict, constants)
-    tables = tuple(read_table(raw_table(one), how) for one in sources)
-    for table in tables:
+    tables = list[Table]()
+    for one in sources:
+        raw = raw_table(one)
+        table = read_table(raw, how)
+        if tables and table.named.target != tables[0].named.target:  # the loss of the first file is that of all
+            table = read_table(raw, replace(how, target=tables[0].named.target))
         if question := checkpoints_without_runs(table):
             raise question
+        tables.append(table)
     if not tables:
         raise InputError("no file given; name at least one file, or - for standard input")
-    first = tables[0].named
-    request = Request(tuple(table.source.path for table in tables), first.columns, tables)
-    runs = _selected(request, first.target, step)
-    runs = replace(runs, unit=unit or first.unit)
+    runs = _selected(tables, step)
+    runs = replace(runs, unit=unit or runs.unit)
     return runs.best_of(best_of) if best_of else runs
 
 
@@ -250,14 +227,12 @@ def _from_name(path: Any, pattern: str) -> dict[str, str]:
     return dict(zip(names, found.groups(), strict=True))
 
 
-def _selected(request: Request, target: str, step: int | None) -> Runs:
+def _selected(tables: "Sequence[Table]", step: int | None) -> Runs:
     """One evaluation of each run. The log says for each file what was taken for what, what was left out, and which evaluations count."""
     from fit.runs.reading import chosen_rows, columns_of
 
-    if target in NUMBERS | TEXTS | {RUN}:
-        raise InputError(f"{quoted(target)} is not a loss; the release's are {listed(LOSSES)}")
-    tables = tuple(table.with_target(target) for table in request.tables)
-    unit = next(table.named.unit for table in tables)
+    named = tables[0].named
+    target = named.target
     sources, chosen = tuple(table.source for table in tables), [chosen_rows(table, target, step) for table in tables]
     if not any(len(rows) for rows, _, _ in chosen):
         names = ", ".join(source.name for source in sources)
@@ -273,8 +248,8 @@ def _selected(request: Request, target: str, step: int | None) -> Runs:
     file_of = np.repeat(np.arange(len(tables)), [len(rows) for rows, _, _ in chosen])
     if len(tables) > 1:
         log.append(SelectionStep(f"{len(tables)} files together", len(line_of), 0))
-    warnings, request = (*aside, *short_runs(columns)), replace(request, tables=tables)
-    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, request, unit))
+    warnings = (*aside, *short_runs(columns))
+    return _judged(Runs(columns, target, step, sources, tuple(log), warnings, file_of, line_of, named.columns, named.unit))
 
 
 def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple[list[SelectionStep], list[DataWarning]]:
@@ -287,10 +262,8 @@ def _account(tables: "Sequence[Table]", taken: Sequence[SelectionStep]) -> tuple
         steps += [*table.log, last]
         file = "" if single or many else f"{name}: "
         log += [one if one.rule.startswith(name) else replace(one, rule=f"{file}{one.rule}") for one in steps]
-        found = [(warning.code, warning.message) for warning in table.warnings]
-        found += [("column-set-aside", f"its own {quoted(header)} is not used, as another was asked for") for header in table.set_aside]
-        for code, message in found:
-            warnings.setdefault(code, []).append(message if single else f"{name}: {message}")
+        for warning in table.warnings:
+            warnings.setdefault(warning.code, []).append(warning.message if single else f"{name}: {warning.message}")
     if len(tables) > _MOST_FILES:
         log = [_together([one for one in log if one.rule == rule]) for rule in dict.fromkeys(one.rule for one in log)]
     return log, [

@@ -1,7 +1,7 @@
 """The columns of a table of runs: the release's names, shorter ones for them, and which values each may hold.
 
 One row is one evaluation of one run. The names are those of the release (github.com/google-deepmind/scaling_laws_for_routing,
-`data/curves.csv.gz`); the notation is the paper's, section 2. What other people call them is in `headers.py`.
+`data/curves.csv.gz`); the notation is the paper's, section 2. What other people call them is in `names.py`.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -29,6 +29,7 @@ NEEDED = frozenset({STEP, N, P, F, D, C, U, E, K, R, M})
 NUMBERS = NEEDED | {SEED, "d_model", "num_blocks", "num_heads", "kqv_size"}
 # Text even when every cell looks like a number: a size may be labelled "370".
 TEXTS = frozenset({ROUTER, SIZE_LABEL})
+OURS = NUMBERS | TEXTS | {RUN}
 ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "C": C, "U": U, "router": ROUTER, "run": RUN}
 SHORT: Mapping[str, str] = {full: short for short, full in ALIASES.items()}
 
@@ -90,11 +91,6 @@ def number(value: float) -> str:
 def count(many: int, what: str = "run") -> str:
     """`1 run`, `2 runs`."""
     return f"{many} {what}" if many == 1 else f"{many} {what}s"
-
-
-def full_name(name: str, target: str, present: Collection[str] = ()) -> str:
-    """The column that `name` stands for: itself if it is `present`, else what it is short for (`loss`, `N`, ...)."""
-    return name if name in present else target if name == "loss" else ALIASES.get(name, name)
 
 
 def no_such_column(name: str, present: Collection[str]) -> InputError:

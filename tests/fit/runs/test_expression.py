@@ -101,7 +101,7 @@ def test_a_filter_keeps_the_runs_it_describes(expression: str, runs: list[int]) 
         ("k == 1" + "0" * 5000, "--where"),
         ("k == 1 and read_csv('/etc/passwd') == 1", "is not allowed"),
         ("k == (SELECT 1)", "syntax"),
-        ("num_expert == 1", "no column 'num_expert'; did you mean num_experts"),
+        ("num_experst == 1", "no column 'num_experst'; did you mean num_experts"),
         ("k == 3", r"leaves none of 4 runs: no run has k == 3 \(k is 1, 2\)"),
         ("router_type == 'hash'", "router_type is Dense, Hash, S-Base"),
         ("routing_frequency == 0.083", "routing_frequency is 0.08333333333333333, 0.5, 1"),

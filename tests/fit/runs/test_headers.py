@@ -61,7 +61,7 @@ RECOGNISED = {
     "Parameters",
     "total_parameter_count": "P total_params Total.Parameters",
     "num_experts": "E experts n_experts Num_Experts config/num_experts moe_num_experts num_local_experts",
-    "tokens_seen": "D tokens train_tokens n_tokens Training-Tokens dataset/size config.train.tokens tokens_seen",
+    "tokens_seen": "D tokens train_tokens n_tokens Training-Tokens dataset/size data.size config.train.tokens tokens_seen",
     "training_flops": "C flops Compute train_flops total-flops training_compute",
     "flops_per_step": "F flops_per_step",
     "k": "k top_k Top-K num_experts_per_tok",
@@ -111,6 +111,12 @@ def test_a_unit_at_the_end_of_a_header_is_a_factor(write: Callable[..., Path]) -
         assert f"N = {header}*1e" in runs.log[0].rule
     # Not the dimension of the keys: a symbol of one letter takes no unit.
     assert not load_runs(write("d_k,loss\n64,3\n")).has("D")
+
+
+def test_a_loss_without_numbers_is_named(write: Callable[..., Path]) -> None:
+    for cells in ("3 nats", ""):
+        with pytest.raises(InputError, match=r"runs\.csv, column val_loss: no number in any row"):
+            load_runs(write(f"N,val_loss\n1e6,{cells}\n1e7,{cells}\n"))
 
 
 def test_two_headers_for_one_column_are_asked_about(write: Callable[..., Path]) -> None:

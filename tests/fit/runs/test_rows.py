@@ -26,7 +26,7 @@ BAD_ROWS = [
     ("0,200,-3,1,1000000,Dense,42", "column loss_validation: '-3': must be a finite number above 0"),
     ("0,200,3,0,1000000,Hash,42", "column num_experts: '0': must be a whole number of experts, at least 1"),
     ("0,200,3,2.5,1000000,Dense,42", "column num_experts: '2.5': must be a whole number"),
-    ("0,200,3,nan,1000000,Dense,42", "column num_experts: 'nan': must be a whole number"),
+    ("0,200,3,nan,1000000,Hash,42", "column num_experts: 'nan': must be a whole number"),
     ("0,200,3,many,1000000,Dense,42", "column num_experts: 'many': not a number"),
     ("0,200,3,1,0,Dense,42", "column dense_parameter_count: '0': must be a finite number above 0"),
     ("0,200,3,1,370Q,Dense,42", "column dense_parameter_count: '370Q': not a number"),
@@ -160,6 +160,8 @@ def test_dense_rows_have_one_expert_however_they_say_so(write: Callable[..., Pat
     for text, experts in (
         ("arch,N,E,loss\ndense,1e6,,3\nmoe,1e6,8,2\n", [1, 8]),
         ("arch,N,E,loss\nDense,1e6,0,3\nmoe,1e6,8,2\n", [1, 8]),
+        ("arch,N,E,loss\ndense,1e6,-,3\nmoe,1e6,8,2\n", [1, 8]),
+        ("arch,N,E,loss\ndense,1e6,N/A,3\nmoe,1e6,8,2\n", [1, 8]),
         ("N,E,loss\n1e6,0,3\n1e6,8,2\n", [1, 8]),
         ("N,loss\n1e6,3\n1e6,2\n", [1, 1]),
     ):
@@ -174,10 +176,24 @@ def test_dense_rows_have_one_expert_however_they_say_so(write: Callable[..., Pat
     assert not every.has("router")
 
 
+@pytest.mark.parametrize("none", ["0", "-", "none", ""])
+def test_dense_rows_need_no_experts_per_token(write: Callable[..., Path], none: str) -> None:
+    for header, dense, routed in (
+        ("arch,E", "dense,", "moe,8"),
+        ("E,lr", "1,1", "8,1"),
+        ("E,lr", "0,1", "8,1"),
+        ("arch,lr", "dense,1", "moe,1"),
+    ):
+        runs = load_runs(write(f"{header},k,N,loss\n{dense},{none},1e6,3\n{routed},2,1e6,2\n"))
+        assert runs.columns["k"].tolist() == pytest.approx([np.nan, 2], nan_ok=True), header
+    # A routed row without them is no run.
+    assert load_runs(write("E,k,N,loss\n1,1,1e6,3\n8,0,1e6,2\n"))["k"].tolist() == [1]
+
+
 NUMBERS = [
     ("10M", 1e7), ("1.5B", 1.5e9), ("32k", 32e3), ("1,000,000", 1e6), ("18.9 M", 18.9e6), ("1T", 1e12), ("2 billion", 2e9),
     ("1.2 Million", 1.2e6), ("1e7", 1e7), ("1E+07", 1e7), ("  5  ", 5.0), ("+3", 3.0), (".5", 0.5), ("1,234.5", 1234.5), ("7G", 7e9),
-    ("1e-3M", 1e3), ("160m", 160e6),
+    ("1e-3M", 1e3), ("160m", 160e6), ("5 thousand", 5e3), ("1e3 thousand", 1e6), ("2 trillion", 2e12),
 ]  # fmt: skip
 
 
@@ -193,11 +209,11 @@ def test_what_is_no_number_is_none(text: str) -> None:
     assert as_numbers(pl.Series([text, "1"])).to_list() == [None, 1.0]
 
 
-@given(st.integers(0, 10**15), st.sampled_from(["k", "M", "B", "T"]), st.integers(0, 6))
+@given(st.integers(0, 10**15), st.sampled_from(["k", "M", "B", "T", " thousand", " million", " billion", " trillion"]), st.integers(0, 6))
 def test_a_unit_is_exactly_its_power_of_ten(digits: int, unit: str, places: int) -> None:
     # The oracle is exact decimal arithmetic, rounded once.
     text = format(Decimal(digits).scaleb(-places), "f")
-    power = {"k": 3, "M": 6, "B": 9, "T": 12}[unit]
+    power = {"k": 3, "M": 6, "B": 9, "T": 12, " thousand": 3, " million": 6, " billion": 9, " trillion": 12}[unit]
     assert as_numbers(pl.Series([f"{text}{unit}"])).to_list() == [float(Decimal(text).scaleb(power))]
 
 
@@ -209,6 +225,14 @@ def test_commas_between_thousands_are_read_as_python_writes_them(value: int) -> 
 def test_numbers_in_another_unit_are_asked_about(write: Callable[..., Path]) -> None:
     sizes = load_runs(write("model_size,tokens,loss\n10,1e9,3\n900,1e9,2\n"))
     assert only(sizes, "small-sizes") == "model_size is 10 to 900: in millions? then --columns 'N=model_size*1e6'"
+    # One that is too small for its unit is enough: sizes in millions go above 1,000.
+    wide = load_runs(write("params,tokens,loss\n44,1e9,3\n16183,1e9,2\n"))
+    assert only(wide, "small-sizes") == "params is 44 to 16183: in millions? then --columns 'N=params*1e6'"
+    tokens = load_runs(write("params,tokens,loss\n1e8,2000,3\n1e9,20000,2\n"))
+    assert only(tokens, "small-sizes") == "tokens is 2000 to 20000: in millions? then --columns 'D=tokens*1e6'"
+    flops = load_runs(write("params,tokens,compute,loss\n1e8,1e9,0.6,3\n1e9,1e9,6,2\n"))
+    assert only(flops, "flops-unit") == "compute is 1e-18 times 6 N D: in another unit? then --columns 'C=6*N*D'"
+    assert codes(load_runs(write("params,tokens,compute,loss\n1e8,1e9,2e18,3\n1e9,1e9,2e19,2\n"))) == []
     perplexity = load_runs(write("N,test loss\n1e6,30\n1e9,9\n"))
     assert only(perplexity, "loss-unit") == "test loss reaches 30: a perplexity? then --columns 'loss=ln(test loss)'"
     bits = load_runs(write("N,loss\n1e6,0.9\n1e9,0.7\n"))

@@ -3,8 +3,6 @@
 import csv
 import gzip
 import hashlib
-import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -157,6 +155,11 @@ def test_runs_can_be_made_in_memory_and_are_checked_like_files() -> None:
     runs = Runs.from_columns({"loss": [3.0, 2.5], "E": [1, 8], "N": [1e6, 1e6], "router": ["Dense", "Hash"]})
     assert runs["num_experts"].tolist() == [1, 8]
     assert runs["router_type"].tolist() == ["Dense", "Hash"]
+    assert [step.rule for step in Runs.from_columns({"loss": [3.0]}).log] == [
+        "runs made in memory",
+        "no column of experts or routers: all runs are dense",
+    ]
+    assert "column-set-aside" in codes(Runs.from_columns({"loss": [3.0], "N": [None], "params": [1e6]}))
     for columns, message in (
         ({"loss": [3.0], "E": [0.5]}, "row 1, column E: '0.5': must be a whole number"),
         ({"loss": [3.0, float("nan")]}, "row 2, column loss: empty"),
@@ -209,27 +212,41 @@ def test_runs_show_themselves_in_a_line() -> None:
     assert runs.to_polars()["num_experts"].to_list() == [1, 8, 8]
 
 
-def test_the_same_request_is_read_at_another_step_with_its_columns_and_filters(write: Callable[..., Path]) -> None:
+def test_the_last_evaluations_are_those_of_the_step_that_is_asked_for(write: Callable[..., Path]) -> None:
     text = "name,iter,nats,c4,experts\na,1,4,5,1\na,2,3,4,1\nb,1,3.5,4.5,8\nb,2,2.5,3.5,8\nc,2,2,3,64\n"
-    path = write(text)
-    mapping = parse_columns("run=name,step=iter,loss=nats,E=experts,loss_c4=c4")
-    runs = load_runs(path, columns=mapping).where("E < 64")
-    early = runs.again(step=1)
-    assert runs.loss.tolist() == [3, 2.5]
-    assert (early.loss.tolist(), early.step, early["hyper_id"].tolist()) == ([4, 3.5], 1, ["a", "b"])
-    assert early.again().loss.tolist() == runs.loss.tolist()
-    other = runs.again(target="loss_c4")
-    assert (other.loss.tolist(), other.target) == ([4, 3.5], "loss_c4")
-    assert other.again(target="nats").loss.tolist() == [3, 2.5]
-    assert early.request is not None
-    assert (early.request.paths, early.request.where) == ((str(path),), ("E < 64",))
-    assert early.request.columns["nats"] == "nats"
-    path.unlink()
-    assert runs.again(step=2).log[-1].rule == "--where E < 64"
+    path, mapping = write(text), parse_columns("run=name,step=iter,loss=nats,E=experts,loss_c4=c4")
+    for step, target, losses in ((None, None, [3, 2.5]), (1, None, [4, 3.5]), (None, "loss_c4", [4, 3.5]), (1, "loss_c4", [5, 4.5])):
+        asked = {name: origin for name, origin in mapping.items() if target is None or name != "loss"}
+        runs = load_runs(path, columns=asked, target=target, step=step, where="E < 64")
+        assert (runs.loss.tolist(), runs.step, runs["hyper_id"].tolist()) == (losses, step, ["a", "b"])
+        assert runs.origins[target or "nats"] == ("c4" if target else "nats")
     with pytest.raises(InputError, match=r"no run has a finite nats at step 3 \(steps there: 1, 2\)"):
-        runs.again(step=3)
-    with pytest.raises(InputError, match="no column 'loss_pile' to fit"):
-        runs.again(target="loss_pile")
+        load_runs(path, columns=mapping, step=3)
+
+
+def test_the_loss_of_the_first_file_is_that_of_all(write: Callable[..., Path]) -> None:
+    first, second = write("N,val_loss\n1e6,3\n", "a.csv"), write("N,train_loss,val_loss\n1e7,9,\n1e8,8,\n", "b.csv")
+    both = write("N,loss,val_loss\n1e7,9,2\n", "c.csv")
+    ppl = [write("N,ppl\n1e6,9\n", "d.csv"), write("N,ppl\n1e7,8\n", "e.csv")]
+    assert load_runs([first, both]).loss.tolist() == [3, 2]
+    assert load_runs(ppl).loss.tolist() == np.log([9, 8]).tolist()
+    with pytest.raises(InputError, match=r"b\.csv, row 2, column val_loss: empty"):
+        load_runs([first, second])
+    with pytest.raises(InputError, match=r"d\.csv, row 1: no column 'val_loss' to fit"):
+        load_runs([first, ppl[0]])
+
+
+def test_a_column_of_runs_has_the_names_that_a_filter_of_rows_knows(write: Callable[..., Path]) -> None:
+    path = write("model.size,k,val loss,lr\n1e6,8,3,.1\n1e7,16,2,.2\n")
+    columns = {"E": "k"}
+    runs = load_runs(path, columns=columns)
+    for name in ("model.size", "params", "N", "dense_parameter_count"):
+        assert runs[name].tolist() == [1e6, 1e7]
+        assert runs.where(f"{name} == 1e7").loss.tolist() == load_runs(path, columns=columns, where=f"{name} == 1e7").loss.tolist() == [2]
+    assert runs.where("val loss < 2.5 and loss < 2.5").loss.tolist() == [2]
+    # One of our own names is no header that became another column.
+    assert runs["E"].tolist() == [8, 16]
+    assert not runs.has("k")
 
 
 def test_the_training_steps_of_a_renamed_file_are_not_lost() -> None:
@@ -237,20 +254,11 @@ def test_the_training_steps_of_a_renamed_file_are_not_lost() -> None:
     path = Path(__file__).parents[4] / "shared" / "cases" / "10_mapped_curves.csv"
     if not path.exists():
         pytest.skip("the cases are not beside this checkout (expected ../shared/cases)")
-    runs = load_runs(path, columns=parse_columns("run=run_name,N=params,E=experts,step=iter,loss=val_loss"))
-    at = {step: runs.again(step=step) for step in (500, 1000)}
+    columns = parse_columns("run=run_name,N=params,E=experts,step=iter,loss=val_loss")
+    runs = load_runs(path, columns=columns)
+    at = {step: load_runs(path, columns=columns, step=step) for step in (500, 1000)}
     assert {len(early) for early in at.values()} == {len(runs)}
     assert all((early.loss > runs.loss).all() for early in at.values())
-
-
-def test_standard_input_can_be_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(GOOD.encode())))
-    assert load_runs("-").again(step=0).loss.tolist() == [10.5, 10.5]
-
-
-def test_runs_made_in_memory_have_no_other_step() -> None:
-    with pytest.raises(InputError, match="made in memory"):
-        Runs.from_columns({"loss": [3.0]}).again(step=1)
 
 
 @given(st.lists(st.tuples(st.sampled_from([1.0, 2.0, float("nan")]), st.sampled_from(["a", "b"])), min_size=1, max_size=20))

@@ -11,10 +11,11 @@ from fit.engine.solve import fit_law
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate, Status
 from fit.laws import CATALOGUE, SEPARABLE
-from fit.runs import Runs
+from fit.runs import Runs, load_runs
 from fit.runs.schema import ROUTER, E, N
 from fit.uncertainty.draws import resample
 from fit.uncertainty.intervals import estimates
+from golden import small_curves
 from tests.checks import unchecked
 from tests.fit.designs import bilinear_losses, ends, grid
 
@@ -42,7 +43,7 @@ def _check(figure: Estimate, where: object) -> None:
 
 
 @unchecked()
-def test_no_figure_of_weak_data_lies_outside_its_interval(simulated_runs: Runs, small_runs: Runs) -> None:
+def test_no_figure_of_weak_data_lies_outside_its_interval(simulated_runs: Runs) -> None:
     """Every figure of three laws on the weak data of ten seeds."""
     shown = hidden = 0
     for seed in range(10):
@@ -50,7 +51,7 @@ def test_no_figure_of_weak_data_lies_outside_its_interval(simulated_runs: Runs, 
         runs = simulated_runs
         if seed % 2:
             target = ("loss_validation", "loss_test", "loss_bible", "loss_code")[seed // 2 % 4]
-            runs = small_runs.again(target=target, step=1000 if seed % 3 == 0 else None)
+            runs = load_runs(small_curves(), target=target, step=1000 if seed % 3 == 0 else None)
         weak = _weak(runs, generator)
         routers = [name for name in dict.fromkeys(weak[ROUTER].tolist()) if name != "Dense"]
         laws = tuple(generator.choice(LAWS, 3, replace=False).tolist())

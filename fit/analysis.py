@@ -294,6 +294,8 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     known = {*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios}
     fixed = {key: value for key, value in options.fixed.items() if key in known}
     bounds = {key: value for key, value in options.bounds.items() if key in known}
+    if options.weights and np.any(there := runs.numeric(options.weights) != 0) and not there.all():
+        runs = runs.keep(there, f"{options.weights} other than 0")
     weights = runs.numeric(options.weights) if options.weights else None
     if C in law.columns:
         runs = with_compute(runs)

@@ -133,6 +133,12 @@ def test_runs_of_weight_zero_are_left_out_of_fits_and_draws() -> None:
     assert found.draws.failed == 0
 
 
+def test_a_value_that_a_law_cannot_be_held_at_is_refused_with_the_reason() -> None:
+    reason = "no law fitted here has a parameter 'E_max'; .*\nbounded has, and was not fitted: E_max of law 'bounded' lies from 1.053"
+    with pytest.raises(InputError, match=reason):
+        analyse(made_runs(), Options(laws=("separable", "bounded"), draws=0, fixed={"E_max": 0.0}))
+
+
 def test_a_law_of_ones_own_is_fitted_beside_those_of_the_catalogue() -> None:
     found = analyse(made_runs(), Options(laws=(CURVED, "separable"), draws=50, level=0.8))
     assert {result.law.name for result in found.results} == {"curved", "separable"}

@@ -138,6 +138,10 @@ def test_a_law_of_repeats_has_intervals_too() -> None:
     assert found.optima[0].n.status is Status.OK
     # More tokens than there are different ones: beyond what one epoch has.
     assert found.optima[0].d.value > 1e10
+    # A budget of 1,000 parameters and 1,000 tokens, where the search ends: no figure, and so nowhere near the runs.
+    none = allocate(fit, 6e6, unique_tokens=1e10).optima[0]
+    assert np.isnan(none.n.value)
+    assert none.n.distance == np.inf
 
 
 def test_where_no_size_is_best_the_figure_is_not_a_number() -> None:

@@ -33,7 +33,7 @@ from fit.engine.solve import fit_law
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate
 from fit.laws import Law, law_named
-from fit.quantities import cutoff, effective_parameter_count, has_cutoff, has_epc
+from fit.quantities import cutoff, epc_quantity, has_cutoff, has_epc, log10_loss_quantity
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Scheme, resample
 from fit.uncertainty.intervals import estimates, new_run_estimates
@@ -78,15 +78,14 @@ def quantities(law: Law, points: dict[str, Float[np.ndarray, "points"]]) -> tupl
     """Names of everything asked for but new runs, and the quantity that gives it."""
     parts: list[tuple[list[str], Quantity]] = [(list(law.parameter_names), law.parameter_values)]
     if has_epc(law):
-        n, e = points["dense_parameter_count"], points["num_experts"]
-        parts.append(([f"EPC, {place}" for place in PLACES], lambda t, b: effective_parameter_count(law, t, b, n, e)))
+        parts.append(([f"EPC, {place}" for place in PLACES], epc_quantity(law, points)))
     if has_cutoff(law):
         # The logarithm, since under a law with a floor N_cutoff itself is beyond any float.
         parts.append((["N_cutoff"], lambda t, b: np.log10(cutoff(law, b))[:, None]))
     if law.name == "tokens":
         # N_opt ~ C^(b/(a + b)): what the law is fitted for.
         parts.append((["exponent of N_opt"], lambda t, b: t[..., 1:2] / t.sum(axis=-1, keepdims=True)))
-    parts.append(([f"mean loss, {place}" for place in PLACES], lambda t, b: law.log10_loss(t, b, points)))
+    parts.append(([f"mean loss, {place}" for place in PLACES], log10_loss_quantity(law, points)))
     names = [name for part, _ in parts for name in part]
     return names, lambda t, b: np.concatenate([quantity(t, b) for _, quantity in parts], axis=-1)
 

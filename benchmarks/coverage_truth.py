@@ -91,11 +91,10 @@ def make_truth(law: Law, design: Design, router: str, curves: Path) -> Truth:
         return _made(law, design)
     data, loss = sample_for(law, router, curves)
     fit = fit_law(law, data, loss)
-    freedom = len(loss) - law.num_parameters
     picked = [_nearest(data, n, e) for n, e, _ in PLACES.values()]
     scale = np.array([times for _, _, times in PLACES.values()])
     points = {name: values[picked] * (scale if name in SIZES else 1.0) for name, values in data.items()}
-    return Truth(law, fit.theta, fit.beta, data, fit.rmse_log10 * (len(loss) / freedom) ** 0.5, points)
+    return Truth(law, fit.theta, fit.beta, data, fit.rmse_log10 * (len(loss) / fit.degrees) ** 0.5, points)
 
 
 def _nearest(data: dict[str, Float[np.ndarray, "runs"]], n: float, e: float) -> int:

@@ -21,7 +21,7 @@ from fit.engine.solve import fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate, frame
 from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
-from fit.laws import Law, law_named, per_size
+from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.quantities import has_allocation, loss_quantity
 from fit.results import Options, Result, figure_cells, parameter_rows
 from fit.runs import Runs, canonical, routers, with_compute
@@ -196,7 +196,7 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     skipped += [outcome for outcome in outcomes if isinstance(outcome, Skipped)]
     if not results:
         raise NotIdentifiedError(_why_none(runs, skipped))
-    _refuse_unused(results, options)
+    _refuse_unused(results, skipped, options)
     bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
@@ -237,13 +237,20 @@ def _approaches(result: Result | None, options: Options) -> Comparison | None:
     return compare_approaches(profiles, largest, options.loss) if len(profiles.budgets) > 1 else None
 
 
-def _refuse_unused(results: Sequence[Result], options: Options) -> None:
+def _parameters(law: Law) -> set[str]:
+    """What of a law can be fixed or bounded."""
+    return {*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios}
+
+
+def _refuse_unused(results: Sequence[Result], skipped: Sequence[Skipped], options: Options) -> None:
     """Raises `InputError` for what was asked for and no law here can use, which would otherwise be passed over in silence."""
     laws = list({result.law.name: result.law for result in results}.values())
-    known = {name for law in laws for name in (*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios)}
+    known = {name for law in laws for name in _parameters(law)}
     for name in (*options.fixed, *options.bounds):
         if name not in known:
-            raise InputError(f"no law fitted here has a parameter {name!r}; they have: {', '.join(sorted(known))}")
+            having = [one for one in skipped if one.law in CATALOGUE and name in _parameters(CATALOGUE[one.law])]
+            why = "".join(f"\n{one.law} has, and was not fitted: {one.reason}" for one in having[-1:])
+            raise InputError(f"no law fitted here has a parameter {name!r}; they have: {', '.join(sorted(known))}{why}")
     if options.budgets and not any(has_allocation(law) for law in laws):
         raise InputError(
             "no law fitted here has a best size and tokens for a budget\nthat takes runs of several tokens, and a law such as --law tokens"
@@ -291,9 +298,11 @@ def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
 
 def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     """Fit one law to these runs and roll it out by size. Raises `NotIdentifiedError` where they do not identify it."""
-    known = {*law.coefficients, *(shape.name for shape in law.shapes), *law.ratios}
+    known = _parameters(law)
     fixed = {key: value for key, value in options.fixed.items() if key in known}
     bounds = {key: value for key, value in options.bounds.items() if key in known}
+    if options.weights and np.any(there := runs.numeric(options.weights) != 0) and not there.all():
+        runs = runs.keep(there, f"{options.weights} other than 0")
     weights = runs.numeric(options.weights) if options.weights else None
     if C in law.columns:
         runs = with_compute(runs)

@@ -1,4 +1,4 @@
-"""What a fitted law implies: worth of experts (EPC), N_cutoff, slopes, compute-optimal allocation (Eqs. 8 to 11).
+"""What a fitted law implies: worth of experts (EPC), N_cutoff, slopes (Eqs. 8 to 11).
 
 Each is a function of shape parameters and coefficients, of the fit or of its draws; sizes are found by solving for them, so that a law of
 any form has them.
@@ -97,11 +97,13 @@ def effective_parameter_count(
     """Size of the dense model with the same loss as a routed one of dense size `n` with `e` experts: L(N̄, 1) = L(N, E) (Eq. 11).
 
     `n` in parameters, embeddings excluded; `e` at least 1; `others`: further columns of the law, such as tokens, alike in both models.
-    Infinite where no dense model reaches that loss. Raises `InputError` for a law without N and E.
+    Infinite where no dense model reaches that loss. Raises `InputError` for a law without N and E, and for columns that are missing.
     """
     others = others or {}
     if not has_epc(law):
         raise InputError(f"law {law.name!r} has no effective parameter count: it is not a law in N and E")
+    if missing := [name for name in law.columns if name not in (N, E, *others)]:
+        raise InputError(f"law {law.name!r} reads {', '.join(missing)} too: give it in `others`")
     return size_reaching(law, theta, beta, law.log10_loss(theta, beta, {**others, N: n, E: e}), {**others, N: n, E: np.ones_like(e)})
 
 
@@ -121,7 +123,7 @@ def slope(law: Law, theta: Theta, beta: Beta, data: Values, column: str) -> Floa
 def expert_slope(law: Law, beta: Beta, n: Float[np.ndarray, "sizes"]) -> Float[np.ndarray, "*batch sizes"]:
     """b(N) = b + c log N, the slope of the link in log Ê at these sizes (Eq. 8): negative where experts help."""
     roles = law.roles
-    if roles is None or roles.experts is None:
+    if roles is None:
         raise InputError(f"law {law.name!r} has no slope in the number of experts")
     found = roles.sign * np.broadcast_to(beta[..., [roles.experts]], (*beta.shape[:-1], len(n)))
     if roles.interaction is not None:
@@ -135,7 +137,7 @@ def cutoff(law: Law, beta: Beta) -> Float[np.ndarray, "*batch"]:
     Infinite where the gain does not shrink with size (c not positive): the law then has no such size.
     """
     roles = law.roles
-    if roles is None or roles.experts is None or roles.interaction is None:
+    if roles is None or roles.interaction is None:
         raise InputError(f"law {law.name!r} has no N_cutoff: its gain from experts does not change with size")
     b, c = roles.sign * beta[..., roles.experts], beta[..., roles.interaction]
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
@@ -148,25 +150,8 @@ def cutoff_quantity(law: Law) -> Quantity:
 
 
 def has_allocation(law: Law) -> bool:
-    """Whether the law is a sum of a power of N and one of D, so that a budget has a best N and D."""
+    """Whether the law is a sum of a power of N and one of D, so that a budget has a best N and D (`fit.budget`)."""
     return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns[:2] == (N, D)
-
-
-def allocation_quantity(law: Law, flops: float) -> Quantity:
-    """Compute-optimal N and D for `flops` training FLOPs, C = 6 N D (Hoffmann et al. 2022, Eq. 4)."""
-    where = [law.parameter_names.index(name) for name in ("A", "a", "B", "b")]
-
-    def optimum(
-        theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
-    ) -> Float[np.ndarray, "draws quantities"]:
-        """N and D: N = G (C/6)^(b/(a+b)), G = (a A / b B)^(1/(a+b)), D = C/6N."""
-        values = law.parameter_values(theta, beta)
-        scale, a, other, b = (values[..., k] for k in where)
-        with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            n = (a * scale / (b * other)) ** (1 / (a + b)) * (flops / FLOPS_PER_TOKEN) ** (b / (a + b))
-            return np.stack([n, flops / FLOPS_PER_TOKEN / n], axis=-1)
-
-    return optimum
 
 
 def beyond(values: Float[np.ndarray, "runs"], value: float) -> float:

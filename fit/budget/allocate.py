@@ -18,7 +18,7 @@ from fit.engine.solve import Fit
 from fit.estimate import Estimate, frame
 from fit.laws.complex_step import STEP
 from fit.laws.interface import Law
-from fit.quantities import FLOPS_PER_TOKEN, allocation_quantity, beyond
+from fit.quantities import FLOPS_PER_TOKEN, beyond, has_allocation
 from fit.runs.schema import NATS, D, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
@@ -120,26 +120,27 @@ def _far(values: Float[np.ndarray, "runs"], value: float) -> float:
 
 def optimum_quantity(law: Law, flops: Sequence[float], k: float = FLOPS_PER_TOKEN, unique_tokens: float | None = None) -> Quantity:
     """Both exponents, then N_opt, D_opt, the loss there and D_opt/N_opt, each for every budget; NaN where a law has no optimum."""
-    if law.columns[:2] != (N, D) or not {"a", "b"} <= set(law.parameter_names):
+    if not has_allocation(law):
         raise InputError(f"law {law.name!r} has no best N and D: it is not a law in N and D, as --law tokens is")
     if U in law.columns and unique_tokens is None:
         raise InputError(f"law {law.name!r} needs to know how many different tokens there are, such as unique_tokens=1e11")
-    where = [law.parameter_names.index(name) for name in ("a", "b")]
+    where = [law.parameter_names.index(name) for name in ("A", "a", "B", "b")]
     given = {} if U not in law.columns or unique_tokens is None else {U: unique_tokens}
 
     def figures(
         theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]
     ) -> Float[np.ndarray, "draws quantities"]:
         """A row of them for each draw."""
-        a, b = (law.parameter_values(theta, beta)[..., place] for place in where)
-        # A budget C at k FLOPs per parameter and token buys what C 6/k does at 6.
-        closed = [allocation_quantity(law, budget * FLOPS_PER_TOKEN / k) for budget in flops] if not given else []
-        sizes = [one(theta, beta)[..., 0] for one in closed] or [_least(law, theta, beta, budget / k, given[U]) for budget in flops]
-        n = np.stack(sizes, axis=-1)
+        in_n, a, in_d, b = (law.parameter_values(theta, beta)[..., [place]] for place in where)
+        products = np.array(flops) / k
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-            d = np.array(flops) / k / n
+            if given:
+                n = np.stack([_least(law, theta, beta, product, given[U]) for product in products.tolist()], axis=-1)
+            else:
+                n = (a * in_n / (b * in_d)) ** (1 / (a + b)) * products ** (b / (a + b))
+            d = products / n
             loss = 10 ** law.log10_loss(theta, beta, {N: n, D: d, **{name: np.full_like(n, value) for name, value in given.items()}})
-            return np.concatenate([np.stack([b / (a + b), a / (a + b)], axis=-1), n, d, loss, d / n], axis=-1)
+            return np.concatenate([b / (a + b), a / (a + b), n, d, loss, d / n], axis=-1)
 
     return figures
 

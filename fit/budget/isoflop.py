@@ -208,8 +208,7 @@ def isoflop(
     place = np.concatenate([one.place for one in budgets])
     data = {N: runs.numeric(N)[place], C: np.repeat([one.flops for one in budgets], [len(one.place) for one in budgets])}
     fit = fit_law(_law(budgets), data, runs.loss[place], squared())
-    auto: Scheme = "wild" if misfit(fit).uneven else "residuals"
-    drawn = resample(fit, auto if scheme == "auto" else scheme, draws, seed, keys=place) if draws else None
+    drawn = resample(fit, misfit(fit).scheme if scheme == "auto" else scheme, draws, seed, keys=place) if draws else None
     units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", runs.unit) for _ in budgets)]
     found = estimates(fit, drawn, _quantity(budgets, budgets[0].flops), level, unit=units)
     profiles = tuple(Profile(one.flops, len(one.place), *found[4 + k :: len(budgets)]) for k, one in enumerate(budgets))

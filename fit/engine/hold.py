@@ -14,6 +14,7 @@ class _Held:
     """The functions and the link of a law without its shape `gone`, which is shape `over` divided by `value`."""
 
     law: Law
+    name: str
     gone: int
     over: int
     value: float
@@ -37,8 +38,16 @@ class _Held:
         return self.law.parameter_values(self.whole(theta), beta)
 
     def bounds(self, data: Data, loss: Float[np.ndarray, "runs"]) -> tuple[tuple[float, float], ...]:
-        """Bounds of the shapes that are left: `over` so that the one that is gone stays within its own."""
+        """Bounds of the shapes that are left: `over` so that the one that is gone stays within its own.
+
+        Raises `InputError` for a value that no two shapes within theirs have for a ratio (but for rounding).
+        """
         limits = self.law.limits(data, loss)
+        least, most = limits[self.over] / limits[self.gone][::-1]
+        if not least * (1 - 1e-9) <= self.value <= most * (1 + 1e-9):
+            raise InputError(
+                f"{self.name} of law {self.law.name!r} lies from {least:.4g} to {most:.4g}, and cannot be held at {self.value:g}"
+            )
         limits[self.over] = np.clip(limits[self.over], *(limits[self.gone] * self.value))
         return tuple((float(low), float(high)) for low, high in np.delete(limits, self.gone, axis=0))
 
@@ -54,12 +63,13 @@ class _Held:
 def hold(law: Law, name: str, value: float) -> Law:
     """The law with the ratio `name` held at `value` (in its reported unit), and one shape less to fit.
 
-    It reports the same parameters, the held one among them. Raises `InputError` for a parameter that is not a ratio.
+    It reports the same parameters, the held one among them. Raises `InputError` for a parameter that is not a ratio, and, once fitted, for
+    a value outside its range.
     """
     if name not in law.ratios:
         raise InputError(f"law {law.name!r} has no ratio {name!r} to hold; it has: {', '.join(law.ratios) or 'none'}")
     over, gone = ([shape.name for shape in law.shapes].index(part) for part in law.ratios[name])
-    held = _Held(law, gone, over, value)
+    held = _Held(law, name, gone, over, value)
     return replace(
         law,
         name=f"{law.name} at {name} = {value:g}",

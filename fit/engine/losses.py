@@ -27,6 +27,8 @@ class Loss:
     def __post_init__(self) -> None:
         if not self.delta > 0:
             raise ValueError(f"Huber's delta must be positive, not {self.delta}")
+        if np.isfinite(self.delta) and self.scale != "ln":
+            raise ValueError(f"Huber's loss is one of ln loss, not of {self.scale}")
 
     @property
     def name(self) -> str:

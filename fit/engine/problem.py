@@ -191,9 +191,9 @@ def make_problem(
 ) -> Problem:
     """The problem of fitting `law` to runs with these columns and losses (nats per token).
 
-    `fixed` gives values, `bounds` intervals, of coefficients and shape parameters by name. `weights` are relative. `unbounded`
-    lifts the law's own bounds of coefficients. Raises `InputError`
-    for columns that are missing, of other lengths, or hold what no run has (NaN, infinity, a loss that is not positive).
+    `fixed` gives values, `bounds` intervals, of coefficients and shape parameters by name. `weights` are relative, and runs of weight 0
+    are left out. `unbounded` lifts the law's own bounds of coefficients. Raises `InputError` for columns that are missing, of other
+    lengths, or hold what no run has (NaN, infinity, a loss that is not positive), and for a parameter or a range that no search has.
     """
     columns = {name: _column(law, name, data, len(loss)) for name in law.columns}
     loss = np.asarray(loss, dtype=np.float64)
@@ -203,16 +203,28 @@ def make_problem(
     if own.shape != loss.shape or not (np.isfinite(own) & (own >= 0)).all() or own.sum() <= 0:
         raise InputError(f"weights must be {len(loss)} finite numbers of at least 0, and not all 0")
     least = [0.0 if name in law.nonnegative and not unbounded else -np.inf for name in law.coefficients]
+    # Left out here, so that nothing after counts, raises or draws a residual that no fit has seen.
+    columns, loss, own = {name: column[own > 0] for name, column in columns.items()}, loss[own > 0], own[own > 0]
     box = np.stack([least, np.full(len(least), np.inf)], axis=-1)
     limits = law.limits(columns, loss)
     places = {name: box[j] for j, name in enumerate(law.coefficients)} | {shape.name: limits[k] for k, shape in enumerate(law.shapes)}
     for name, (low, high) in {**{key: (value, value) for key, value in (fixed or {}).items()}, **(bounds or {})}.items():
         if name not in places:
             raise InputError(f"law {law.name!r} has no parameter {name!r} to fix or bound; it has: {', '.join(places)}")
-        if not low <= high:
-            raise InputError(f"bounds of {name} must rise, and are {low:g} to {high:g}")
+        _check_range(law, name, low, high)
         places[name][:] = low, high
     return Problem(law, columns, np.log10(loss), objective or squared_log(), limits, box, own / own.mean(), np.log10(loss))
+
+
+def _check_range(law: Law, name: str, low: float, high: float) -> None:
+    """Raises `InputError` for what no parameter can be held in: shape parameters are searched between finite bounds."""
+    if not low <= high:
+        raise InputError(f"bounds of {name} must rise, and are {low:g} to {high:g}")
+    shape = next((one for one in law.shapes if one.name == name), None)
+    positive = shape is not None and shape.spacing == "log"
+    if (positive and low <= 0) or ((shape is not None or low == high) and not np.isfinite([low, high]).all()):
+        asked = f"{low:g}" if low == high else f"{low:g} to {high:g}"
+        raise InputError(f"{name} of law {law.name!r} must be finite{' and above 0' if positive else ''}, not {asked}")
 
 
 def _column(law: Law, name: str, data: Mapping[str, Float[np.ndarray, "runs"]], runs: int) -> Float[np.ndarray, "runs"]:

@@ -221,16 +221,16 @@ def fit_law(
     """Fit `law` to its global optimum.
 
     `data` has the columns the law names, one value per run; `loss` in nats per token; `objective` defaults to squared error of log10 loss.
-    `fixed` holds parameters at values, `bounds` within intervals; `weights` count runs more or less; `unbounded` lifts the
-    bounds that the law has for its coefficients. Raises `NotIdentifiedError` for
-    fewer runs than parameters and `InputError` for values that no run has; never returns NaN. What the runs do not identify is in
-    the certificate.
+    `fixed` holds parameters at values, `bounds` within intervals; `weights` count runs more or less, and leave out those of weight 0;
+    `unbounded` lifts the bounds that the law has for its coefficients. Raises `NotIdentifiedError` for fewer runs than parameters and
+    `InputError` for values that no run or parameter has; never returns NaN. What the runs do not identify is in the certificate.
     """
     for name in [name for name in fixed or {} if name in law.ratios]:
         law, fixed = hold(law, name, (fixed or {})[name]), {key: value for key, value in (fixed or {}).items() if key != name}
     problem = make_problem(law, data, loss, objective, fixed=fixed, bounds=bounds, weights=weights, unbounded=unbounded)
-    if len(loss) < problem.num_free:
-        there = "there is 1 run" if len(loss) == 1 else f"there are {len(loss)} runs"
+    runs = len(problem.observed)
+    if runs < problem.num_free:
+        there = "there is 1 run" if runs == 1 else f"there are {runs} runs"
         raise NotIdentifiedError(f"law {law.name!r} has {problem.num_free} parameters and {there}: it takes more runs or a smaller law")
     return solve(problem)
 

@@ -58,7 +58,7 @@ def _floor_law(name: str, title: str, formula: str, *, saturating: bool, interac
         signs={"a": 1, "b": 1, "c": 1},
         bounds=partial(_bounds, shapes=shapes),
         ratios={"E_max": ("E_start", "rho")} if saturating else {},
-        roles=Roles(base=float(np.e), size=0, experts=1, interaction=2 if interaction else None, sign=-1),
+        roles=Roles(base=float(np.e), experts=1, interaction=2 if interaction else None, sign=-1),
     )
 
 
@@ -77,7 +77,7 @@ def _dense_features(theta: Theta, data: Data, column: str) -> Inexact[np.ndarray
     return stack_features(theta, (-x, np.ones_like(x)))
 
 
-def _dense_law(name: str, title: str, column: str, scale: str, formula: str, source: str, roles: Roles | None = None) -> Law:
+def _dense_law(name: str, title: str, column: str, scale: str, formula: str, source: str) -> Law:
     return Law(
         name=name,
         title=title,
@@ -93,7 +93,6 @@ def _dense_law(name: str, title: str, column: str, scale: str, formula: str, sou
         units={"L_0": "nats per token", scale: "nats per token"},
         signs={"a": 1},
         bounds=partial(_bounds, shapes=(_FLOOR,)),
-        roles=roles,
         dense=True,
     )
 
@@ -105,7 +104,6 @@ DENSE_FLOOR = _dense_law(
     "C",
     "L = L_0 + C N^-a",
     "not the paper's: its dense baseline with an irreducible floor; Hoffmann et al. 2022, Eq. 2, at one number of tokens",
-    Roles(base=float(np.e), size=0, sign=-1),
 )
 FRONTIER = _dense_law(
     "frontier",

@@ -126,15 +126,14 @@ class Published:
 
 @dataclass(frozen=True)
 class Roles:
-    """Which coefficients belong to log N, log Ê and their product, the signs they enter with, and the base of their logarithm.
+    """Which coefficients belong to log Ê and to log N log Ê, the sign the first enters with, and the base of their logarithm.
 
     With these, slopes and N_cutoff follow from the coefficients alike for every law that has them (Eq. 8). `sign` is -1 for laws
-    written with exponents -a and -b. An absent role is None.
+    written with exponents -a and -b. Without an interaction it is None.
     """
 
     base: float
-    size: int
-    experts: int | None = None
+    experts: int
     interaction: int | None = None
     sign: int = 1
 
@@ -185,11 +184,6 @@ class Law:
 
     def __repr__(self) -> str:
         return f"Law({self.name}: {self.formula})"
-
-    @property
-    def num_parameters(self) -> int:
-        """Number of parameters: coefficients and shape parameters."""
-        return len(self.coefficients) + len(self.shapes)
 
     @property
     def parameter_names(self) -> tuple[str, ...]:

@@ -89,7 +89,6 @@ DENSE = Law(
     report=_dense_report,
     units={"N_c": "parameters"},
     signs={"alpha_N": 1},
-    roles=Roles(base=10.0, size=0, sign=-1),
     dense=True,
     published=(Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline"),),
 )
@@ -103,7 +102,7 @@ SEPARABLE = Law(
     coefficients=("a", "b", "d"),
     features=_separable,
     signs={"a": -1, "b": -1},
-    roles=Roles(base=10.0, size=0, experts=1),
+    roles=Roles(base=10.0, experts=1),
 )
 
 BILINEAR = Law(
@@ -115,7 +114,7 @@ BILINEAR = Law(
     coefficients=("a", "b", "c", "d"),
     features=_bilinear,
     signs=_SIGNS,
-    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
+    roles=Roles(base=10.0, experts=1, interaction=2),
 )
 
 BOUNDED = Law(
@@ -132,7 +131,7 @@ BOUNDED = Law(
     units={"E_start": "experts", "E_max": "experts"},
     signs=_SIGNS,
     ratios={"E_max": ("E_start", "rho")},
-    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
+    roles=Roles(base=10.0, experts=1, interaction=2),
     published=tuple(
         Published(router, dict(zip(("a", "b", "c", "d", "E_start", "E_max", "N_cutoff"), row, strict=True)), "the paper, Table 3")
         for router, row in {
@@ -158,7 +157,7 @@ UTILISATION = Law(
     signs=_SIGNS,
     bounds=_utilisation_bounds,
     ratios={"B_max": ("B_start", "rho")},
-    roles=Roles(base=10.0, size=0, experts=1, interaction=2),
+    roles=Roles(base=10.0, experts=1, interaction=2),
 )
 
 

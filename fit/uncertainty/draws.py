@@ -152,7 +152,7 @@ def resample(
 ) -> Draws:
     """Refit `fit` to `draws` resamples, by one of the schemes of this module.
 
-    `clusters` are the values, such as the model size, that the runs of a cluster share. `keys` number the runs among those of all fits
+    `clusters` are the values, such as the model size, that the fit's runs of a cluster share. `keys` number them among those of all fits
     that are to be compared; left out, 0, 1, 2 ... The same seed gives the same draws.
     """
     if scheme not in get_args(Scheme):
@@ -162,12 +162,11 @@ def resample(
     generator = np.random.default_rng(seed)
     problem, runs = fit.problem, np.arange(fit.num_runs)
     keys = runs if keys is None else keys
-    units, noise, spread = runs, noise_residuals(fit), None
-    sizes = np.zeros(0) if clusters is None else np.unique(clusters)
+    units, noise, spread, sizes = runs, noise_residuals(fit), None, np.zeros(0)
     if scheme == "wild-clusters":
         if clusters is None:
             raise InputError(f"the scheme {scheme!r} needs the cluster of each run, such as its dense_parameter_count")
-        units = np.unique(clusters, return_inverse=True)[1]
+        sizes, units = np.unique(clusters, return_inverse=True)
     if scheme == "residuals":
         # A row of numbers for every key, so that they do not depend on how many more there are.
         uniform = generator.random((int(keys.max()) + 1, draws))[keys].T

@@ -68,7 +68,9 @@ def profile(fit: Fit, name: str, value: float) -> float:
     """
     whole = fit.problem
     if name in fit.law.ratios:
-        law = hold(fit.law, name, value)
+        # Bounds of the fit's own hold in its profile too.
+        own = tuple((float(low), float(high)) for low, high in whole.limits)
+        law = hold(replace(fit.law, bounds=lambda data, loss: own), name, value)
         problem = replace(whole, law=law, limits=law.limits(whole.data, 10**whole.observed))
     else:
         limits = whole.limits.copy()

@@ -99,7 +99,7 @@ CURVED = Law(
     columns=(N, E),
     coefficients=("a", "q", "b", "c", "d"),
     features=_curved,
-    roles=Roles(base=10.0, size=0, experts=2, interaction=3),
+    roles=Roles(base=10.0, experts=2, interaction=3),
 )
 """The README's own law, with roles."""
 

@@ -122,6 +122,23 @@ def test_fixed_bounds_weights_and_loss_reach_every_law_that_has_them() -> None:
     assert found.result("a", "bilinear").fit.parameters["c"] == 0
 
 
+def test_runs_of_weight_zero_are_left_out_of_fits_and_draws() -> None:
+    runs = made_runs()
+    weight = np.where(np.arange(len(runs)) % 3 == 1, 0.0, 1.0)
+    options = Options(laws=("separable",), draws=50, weights="weight", scheme="wild-clusters")
+    found = analyse(replace(runs, columns={**runs.columns, "weight": weight}), options).result("a", "separable")
+    assert not (found.runs["weight"] == 0).any()
+    assert found.fit.num_runs == len(found.runs)
+    assert found.draws is not None
+    assert found.draws.failed == 0
+
+
+def test_a_value_that_a_law_cannot_be_held_at_is_refused_with_the_reason() -> None:
+    reason = "no law fitted here has a parameter 'E_max'; .*\nbounded has, and was not fitted: E_max of law 'bounded' lies from 1.053"
+    with pytest.raises(InputError, match=reason):
+        analyse(made_runs(), Options(laws=("separable", "bounded"), draws=0, fixed={"E_max": 0.0}))
+
+
 def test_a_law_of_ones_own_is_fitted_beside_those_of_the_catalogue() -> None:
     found = analyse(made_runs(), Options(laws=(CURVED, "separable"), draws=50, level=0.8))
     assert {result.law.name for result in found.results} == {"curved", "separable"}

@@ -1,21 +1,18 @@
-"""Effective parameter counts, N_cutoff, slopes and allocations: the paper's closed forms, and what each is by definition for any law."""
+"""Effective parameter counts, N_cutoff and slopes: the paper's closed forms, and what each is by definition for any law."""
 
 from dataclasses import replace
-from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.optimize import minimize_scalar
 
 from common.errors import InputError
-from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, TOKENS, UTILISATION, Law, per_size
+from fit.laws import BILINEAR, BOUNDED, CATALOGUE, SEPARABLE, TOKENS_EXPERTS, UTILISATION, Law, per_size
 from fit.quantities import (
     D,
     E,
     N,
-    allocation_quantity,
     beyond,
     cutoff,
     cutoff_quantity,
@@ -181,24 +178,6 @@ def test_the_slope_in_experts_is_b_plus_c_log_n_with_the_laws_sign() -> None:
     np.testing.assert_allclose(expert_slope(CATALOGUE["floor-interaction"], floor, SIZES), -0.12 + 0.002 * np.log(SIZES), rtol=1e-12)
 
 
-@pytest.mark.parametrize("flops", [1e18, 1e21, 1e24])
-def test_the_allocation_is_the_least_loss_along_six_n_d(flops: float) -> None:
-    theta, beta = _truth(TOKENS)
-    n, d = allocation_quantity(TOKENS, flops)(theta[None], beta[None])[0]
-    assert 6 * n * d == pytest.approx(flops, rel=1e-12)
-    found: Any = minimize_scalar(
-        lambda x: float(TOKENS.log10_loss(theta, beta, {N: np.array([np.exp(x)]), D: np.array([flops / 6 / np.exp(x)])})[0]),
-        bounds=(np.log(1e3), np.log(1e15)), method="bounded", options={"xatol": 1e-10},
-    )  # fmt: skip
-    # Flat at the least: half of the digits of the loss.
-    assert np.log(n) == pytest.approx(found.x, abs=1e-5)
-
-
-def test_an_allocation_beyond_any_float_is_infinite_and_no_warning() -> None:
-    theta, beta = np.array([[0.02, 0.02]]), np.array([[1.0, 1e20, 1e-5]])
-    assert allocation_quantity(TOKENS, 1e21)(theta, beta).tolist() == [[np.inf, 0.0]]
-
-
 def test_losses_are_the_laws() -> None:
     theta, beta = _truth(BOUNDED)
     data = {N: SIZES, E: COUNTS}
@@ -225,6 +204,8 @@ def test_laws_without_these_quantities_say_so() -> None:
     assert [law.name for law in CATALOGUE.values() if has_allocation(law)] == ["tokens", "data-constrained"]
     with pytest.raises(InputError, match="no effective parameter count"):
         effective_parameter_count(UTILISATION, np.array([1.0, 0.1]), np.zeros(4), SIZES, COUNTS)
+    with pytest.raises(InputError, match="reads tokens_seen too"):
+        effective_parameter_count(TOKENS_EXPERTS, *_truth(TOKENS_EXPERTS), SIZES, COUNTS)
     with pytest.raises(InputError, match="no N_cutoff"):
         cutoff(SEPARABLE, np.zeros(3))
     with pytest.raises(InputError, match="no slope in the number of experts"):
@@ -247,18 +228,8 @@ def test_without_roles_slopes_are_per_natural_logarithm() -> None:
     np.testing.assert_allclose(slope(plain, np.zeros(0), BENT, data, N), (sides[0] - sides[1]) / (2 * h), atol=1e-9)
 
 
-def test_of_many_draws_each_has_its_own_slopes_cutoff_and_allocation_whatever_they_are() -> None:
-    """Cutoffs beyond what a float holds, a gain of zero everywhere and negative scales are no errors and no warnings."""
+def test_of_many_draws_each_has_its_own_slope_and_cutoff_whatever_they_are() -> None:
+    """Cutoffs beyond what a float holds and a gain of zero everywhere are no errors and no warnings."""
     beta = np.array([[-0.08, -0.1, 0.01, 1.1], [-0.08, -0.1, 1e-5, 1.1], [-0.08, 0.0, 0.0, 1.1]])
     np.testing.assert_allclose(expert_slope(BILINEAR, beta, SIZES), beta[:, 1:2] + beta[:, 2:3] * np.log10(SIZES), rtol=1e-12)
     np.testing.assert_allclose(cutoff(BILINEAR, beta), [1e10, np.inf, np.inf], rtol=1e-12)
-    theta, good = _truth(TOKENS)
-    draws = np.stack([good, good * [1, -1, 1], good * [1, 2, 1], good * [1, 1, 0]])
-    both = allocation_quantity(TOKENS, 1e20)(np.tile(theta, (4, 1)), draws)
-    assert np.isnan(both[1]).all()
-    assert (both[3, 0], both[3, 1]) == (np.inf, 0)
-    for row in (0, 2):
-        np.testing.assert_allclose(both[row], allocation_quantity(TOKENS, 1e20)(theta[None], draws[[row]])[0], rtol=1e-14)
-    np.testing.assert_allclose(both[:3:2, 0] * both[:3:2, 1], 1e20 / 6, rtol=1e-12)
-    # Twice the A makes models larger by 2^(1/(a + b)).
-    assert both[2, 0] / both[0, 0] == pytest.approx(2 ** (1 / 0.64), rel=1e-12)

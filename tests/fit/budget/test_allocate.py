@@ -51,6 +51,18 @@ def test_the_optimum_is_scipys_and_spends_the_budget(flops: float, k: float) -> 
         assert ratio == pytest.approx(d / n, rel=1e-14)
 
 
+def test_of_many_draws_each_has_its_own_optimum_whatever_it_is() -> None:
+    """A scale that is negative or zero, and sizes beyond any float, are no errors and no warnings."""
+    theta, beta = np.tile(HOFFMANN[0], (4, 1)), HOFFMANN[1] * np.array([[1, 1, 1], [1, -1, 1], [1, 2, 1], [1, 1, 0]])
+    n, d = optimum_quantity(TOKENS, [1e20])(theta, beta)[:, 2:4].T
+    assert np.isnan([n[1], d[1]]).all()
+    assert (n[3], d[3]) == (np.inf, 0)
+    # Twice the A makes models larger by 2^(1/(a + b)).
+    assert n[2] / n[0] == pytest.approx(2 ** (1 / 0.62), rel=1e-12)
+    far = optimum_quantity(TOKENS, [1e21])(np.array([[0.02, 0.02]]), np.array([[1.0, 1e20, 1e-5]]))
+    assert far[0, 2:4].tolist() == [np.inf, 0.0]
+
+
 def test_hoffmanns_coefficients_give_the_exponents_that_hoffmann_prints_and_those_of_a_finite_difference() -> None:
     """Table 2 there, approach 3: 0.46 and 0.54. The printed coefficients are rounded: 0.28/0.62 is 0.4516."""
     first, second, n, more, d, _ = optimum_quantity(TOKENS, [1e20, 1e22])(HOFFMANN[0][None], HOFFMANN[1][None])[0][:6]
@@ -126,6 +138,10 @@ def test_a_law_of_repeats_has_intervals_too() -> None:
     assert found.optima[0].n.status is Status.OK
     # More tokens than there are different ones: beyond what one epoch has.
     assert found.optima[0].d.value > 1e10
+    # A budget of 1,000 parameters and 1,000 tokens, where the search ends: no figure, and so nowhere near the runs.
+    none = allocate(fit, 6e6, unique_tokens=1e10).optima[0]
+    assert np.isnan(none.n.value)
+    assert none.n.distance == np.inf
 
 
 def test_where_no_size_is_best_the_figure_is_not_a_number() -> None:

@@ -142,6 +142,13 @@ def test_draws_are_those_of_their_seed_and_of_the_runs_whatever_else_is_in_the_t
             assert figure.low < figure.value < figure.high
 
 
+@pytest.mark.parametrize(("last", "scheme"), [(None, "residuals"), (0.0005, "wild")])
+def test_residuals_of_uneven_spread_are_drawn_wild(last: float | None, scheme: str) -> None:
+    found = isoflop(profiles_of_a_law(4, 7, 0.006, 0, last), draws=10)
+    assert found.draws is not None
+    assert found.draws.scheme == scheme
+
+
 def test_one_budget_has_a_minimum_and_no_exponent() -> None:
     runs = profiles_of_a_law(4, 9, 0.001, 1)
     found = isoflop(runs.keep(runs[D] * runs[N] < 1.1e18, "one budget"), draws=200)

@@ -63,10 +63,10 @@ def test_a_fixed_ratio_holds_and_is_reported() -> None:
     data, loss = made_up(BOUNDED_FLOOR)
     whole = fit_law(BOUNDED_FLOOR, data, loss)
     held = fit_law(BOUNDED_FLOOR, data, loss, fixed={"E_max": whole.parameters["E_max"]})
-    assert held.problem.num_free == BOUNDED_FLOOR.num_parameters - 1
+    assert held.problem.num_free == whole.problem.num_free - 1
     assert held.certificate.objective == pytest.approx(whole.certificate.objective, rel=1e-12)
     np.testing.assert_allclose(list(held.parameters.values()), list(whole.parameters.values()), rtol=1e-5)
-    other = fit_law(BOUNDED_FLOOR, data, loss, fixed={"E_max": 100.0, "c": 0.0} if "c" in BOUNDED_FLOOR.coefficients else {"E_max": 100.0})
+    other = fit_law(BOUNDED_FLOOR, data, loss, fixed={"E_max": 100.0})
     assert other.parameters["E_max"] == pytest.approx(100, rel=1e-12)
     assert other.theta.shape == (2,)
 
@@ -96,6 +96,28 @@ def test_what_cannot_be_fixed_is_refused_with_what_can() -> None:
         fit_law(BOUNDED, data, loss, bounds={"c": (1.0, 0.0)})
     with pytest.raises(InputError, match="no ratio 'E_start' to hold; it has: E_max"):
         hold(BOUNDED, "E_start", 2.0)
+
+
+@pytest.mark.parametrize(
+    ("bounds", "words"),
+    [
+        ({"E_start": (0.0, 2.0)}, "E_start of law 'bounded' must be finite and above 0, not 0 to 2"),
+        ({"E_start": (1.0, np.inf)}, "must be finite and above 0, not 1 to inf"),
+        ({"rho": (-1.0, -1.0)}, "rho of law 'bounded' must be finite and above 0, not -1"),
+        ({"c": (np.inf, np.inf)}, "c of law 'bounded' must be finite, not inf"),
+        ({"c": (np.nan, np.nan)}, "bounds of c must rise"),
+    ],
+)
+def test_a_range_that_no_search_has_is_refused(bounds: dict[str, tuple[float, float]], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        fit_law(BOUNDED, *made_up(BOUNDED), bounds=bounds)
+
+
+@pytest.mark.parametrize("value", [-5.0, 0.0, 1.0, 1e9, np.inf, np.nan])
+def test_a_ratio_outside_those_of_its_two_shapes_is_refused(value: float) -> None:
+    # E_start from 1 to 64 over a rho from 1e-6 to .95.
+    with pytest.raises(InputError, match=r"E_max of law 'bounded' lies from 1\.053 to 6\.4e\+07, and cannot be held at"):
+        fit_law(BOUNDED, *made_up(BOUNDED), fixed={"E_max": value})
 
 
 def _same(one: Fit, other: Fit) -> None:

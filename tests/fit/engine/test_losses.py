@@ -59,6 +59,11 @@ def test_a_huge_residual_costs_what_its_formula_says_and_overflows_nothing() -> 
     assert huber(1e-3).rho(np.array([1e200]))[0] == pytest.approx(2e197)
 
 
+def test_hubers_loss_of_another_scale_which_has_no_label_is_refused() -> None:
+    with pytest.raises(ValueError, match="one of ln loss, not of nats"):
+        Loss("nats", 0.1)
+
+
 @pytest.mark.parametrize("name", ["huber:-1", "huber:x", "huber:nan", "mae", "log:1"])
 def test_what_is_no_loss_is_refused_with_what_is(name: str) -> None:
     with pytest.raises(ValueError, match="huber"):

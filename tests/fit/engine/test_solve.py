@@ -16,6 +16,8 @@ from fit.engine.problem import make_problem
 from fit.engine.solve import Fit, fit_law
 from fit.errors import NotIdentifiedError
 from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR_INTERACTION, CATALOGUE, DENSE_FLOOR, SEPARABLE, TOKENS, Law, per_size
+from fit.uncertainty.delta import covariance
+from fit.uncertainty.draws import resample
 from tests.checks import unchecked
 from tests.fit.designs import LAWS, TRUTH, WAVE, Sample, least_wave, made_up, waves
 
@@ -189,7 +191,12 @@ def test_a_weight_of_zero_is_a_run_that_is_not_there() -> None:
     there = weights > 0
     ignored = fit_law(SEPARABLE, data, np.where(there, loss, 50.0), weights=weights)
     absent = fit_law(SEPARABLE, {name: column[there] for name, column in data.items()}, loss[there])
-    np.testing.assert_allclose(ignored.beta, absent.beta, rtol=1e-9)
+    assert ignored.parameters == absent.parameters
+    assert (ignored.num_runs, ignored.degrees) == (absent.num_runs, absent.degrees) == (20, 17)
+    np.testing.assert_array_equal(covariance(ignored), covariance(absent))
+    np.testing.assert_array_equal(resample(ignored, draws=5).beta, resample(absent, draws=5).beta)
+    with pytest.raises(NotIdentifiedError, match="3 parameters and there are 2 runs"):
+        fit_law(SEPARABLE, data, loss, weights=np.where(np.arange(len(loss)) < 2, 1.0, 0.0))
 
 
 def test_bounds_that_follow_the_runs_are_those_of_the_runs_chosen() -> None:

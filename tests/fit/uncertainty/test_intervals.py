@@ -83,14 +83,14 @@ def test_without_degrees_of_freedom_there_is_no_interval() -> None:
     assert {one.status for one in new_run_estimates(fit, resample(fit, draws=100), {N: np.array([1e8])})} == {Status.NO_DEGREES}
 
 
-def test_one_cluster_has_no_interval_and_the_warning_says_that_no_number_of_draws_gives_one() -> None:
+def test_one_cluster_has_no_interval_and_the_warning_says_that_it_is_too_few() -> None:
     fit = _linear()
     draws = resample(fit, "wild-clusters", 100, 0, np.ones(25))
     assert tail(draws, 0.95) == 0
     for found in (estimates(fit, draws, coefficients), difference(draws, draws, coefficients, lambda theta, beta: 0 * beta)):
         assert {(one.status, one.low, one.high) for one in found} == {(Status.TOO_FEW_DRAWS, None, None)}
-    (text,) = [one.message for one in warnings_for(fit, "", draws=draws) if one.code == "too-few-draws"]
-    assert "no number of draws does with 0 degrees of freedom" in text
+    (text,) = [one.message for one in warnings_for(fit, "", draws=draws) if one.code in ("too-few-draws", "few-clusters")]
+    assert text.startswith("1 cluster is too few")
 
 
 @pytest.mark.parametrize("scheme", ["residuals", "pairs", "wild-clusters"])
@@ -209,6 +209,25 @@ def test_an_unbounded_draw_makes_an_open_end_and_no_nan() -> None:
 
     assert estimates(fit, draws, both, 0.9, errors=False)[0].status is Status.NOT_IDENTIFIED
 
+    def size(theta: Theta, beta: Beta) -> Float[np.ndarray, "draws 2"]:
+        """Figures of sizes: infinite in the upper draws, and zero in the lower ones too."""
+        del theta
+        high, low = beta[:, :1] > fit.beta[0] + 1e-9, beta[:, :1] < fit.beta[0] - 1e-9
+        return np.concatenate([np.where(high, np.inf, 1e9), np.where(high, np.inf, np.where(low, 0.0, 1e9))], axis=1)
+
+    one, none = estimates(fit, draws, size, 0.9, errors=False)
+    assert (one.status, one.low, one.high) == (Status.OPEN, 1e9, np.inf)
+    assert none.status is Status.NOT_IDENTIFIED
+
+
+def test_a_linear_law_with_a_bounded_coefficient_has_its_draws_quantiles() -> None:
+    data = grid()
+    fit = fit_law(SEPARABLE, data, bilinear_losses(data), bounds={"b": (-0.03, 0.0)})
+    draws, reach = resample(fit, draws=1500), norm.cdf(-student.ppf(0.95, 22))
+    expected = np.quantile(draws.beta, [reach, 1 - reach], axis=0, method="weibull")
+    # Where the bound holds every draw, the one end is the bound and Student's would be beyond it.
+    np.testing.assert_allclose(ends(estimates(fit, draws, coefficients, 0.9)), expected, rtol=1e-9)
+
 
 def test_a_new_runs_interval_is_the_curves_and_one_runs_noise() -> None:
     fit = _linear()
@@ -247,6 +266,16 @@ def test_a_difference_is_that_of_the_figures_and_has_their_draws_quantiles() -> 
     assert found.sign == 1
 
 
+def test_the_ends_of_a_difference_are_as_far_out_as_the_fit_with_fewer_degrees_asks_whichever_comes_first() -> None:
+    many, few = (resample(fit, draws=500) for fit in (_linear(), _linear(3, 3)))
+    at: Quantity = log10_loss_quantity(SEPARABLE, {N: np.array([1e9]), E: np.array([64.0])})
+    one, other = difference(many, few, at, at, 0.9)[0], difference(few, many, at, at, 0.9)[0]
+    assert (one.low, one.high) == (pytest.approx(-(other.high or np.nan), rel=1e-9), pytest.approx(-(other.low or np.nan), rel=1e-9))
+    reach = norm.cdf(-student.ppf(0.95, 6))
+    sample = (at(many.theta, many.beta) - at(few.theta, few.beta))[:, 0]
+    assert one.low == pytest.approx(np.quantile(sample, reach, method="weibull"), rel=1e-9)
+
+
 def test_a_difference_with_too_many_failed_draws_is_not_identified() -> None:
     fit = fit_law(BOUNDED, *made_up(BOUNDED))
     good, bad = _synthetic(fit, 200, 0), _synthetic(fit, 200, 20)
@@ -254,7 +283,7 @@ def test_a_difference_with_too_many_failed_draws_is_not_identified() -> None:
     assert {one.status for one in difference(good, good, fit.law.parameter_values, fit.law.parameter_values)} == {Status.OK}
 
 
-def test_an_estimates_sign_spread_and_scale_follow_from_itsends() -> None:
+def test_an_estimates_sign_spread_and_scale_follow_from_its_ends() -> None:
     plain = Estimate(2.0, 1.0, 4.0, Status.OK, se=0.5)
     assert (plain.known, plain.sign, plain.spread, plain.extrapolated) == (True, 1, 4.0, False)
     assert Estimate(-2.0, -4.0, -1.0, Status.OK).sign == -1

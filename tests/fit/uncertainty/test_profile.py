@@ -115,6 +115,19 @@ def test_a_profile_is_the_held_laws_objective_and_nowhere_below_the_fits(fitted:
     assert found[2] == pytest.approx(held.certificate.objective / fit.certificate.objective, rel=1e-7)
 
 
+@pytest.mark.parametrize("bounds", [(1.2, 1.2), (1.0, 1.3)])
+@unchecked()
+def test_a_profile_keeps_to_the_bounds_of_its_fit(bounds: tuple[float, float]) -> None:
+    data, loss = made_up(BOUNDED)
+    fit = fit_law(BOUNDED, data, loss, bounds={"E_start": bounds})
+    assert profile(fit, "E_max", fit.parameters["E_max"]) == pytest.approx(1, rel=1e-9)
+    found = profile_interval(fit, "E_max")
+    limit = 1 + student.ppf(0.975, fit.degrees) ** 2 / fit.degrees
+    for end in (found.low, found.high):
+        held = fit_law(BOUNDED, data, loss, fixed={"E_max": end}, bounds={"E_start": bounds})
+        assert held.certificate.objective / fit.certificate.objective == pytest.approx(limit, rel=1e-6)
+
+
 def test_a_profile_with_two_valleys_finds_the_lower_one_at_every_value() -> None:
     """With the second wave held, the first one's best is between two points of the grid, and a worse one on a point."""
     x = np.linspace(0.05, 6, 40)

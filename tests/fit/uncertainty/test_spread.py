@@ -15,7 +15,7 @@ from fit.runs import load_runs
 from fit.runs.schema import E, N
 from fit.uncertainty.draws import resample, spread_along, weighted_residuals
 from fit.uncertainty.intervals import new_run_estimates
-from fit.uncertainty.spread import UNEVEN, clearest, spreads
+from fit.uncertainty.spread import UNEVEN, Spread, clearest, spreads
 from tests.fit.designs import grid
 
 
@@ -72,6 +72,11 @@ def test_columns_that_do_not_vary_and_residuals_of_zero_have_no_spread() -> None
     assert spreads(data, np.zeros(60)) == ()
 
 
+def test_a_spread_is_uneven_where_it_is_sure_and_large() -> None:
+    made = [Spread(N, p, float(np.log(times)), 0.0, 0.0, 1.0) for p, times in ((0.01, 1.6), (0.01, 1 / 1.6), (0.01, 1.4), (0.06, 1.6))]
+    assert [one.uneven for one in made] == [True, True, False, False]
+
+
 def test_equal_spread_is_called_uneven_as_seldom_as_the_test_says() -> None:
     found = [spread_along(_fit(1.0, seed)) for seed in range(200)]
     share = np.mean([one.p < UNEVEN for both in found for one in both])
@@ -83,6 +88,7 @@ def test_new_runs_of_uneven_fits_scatter_as_those_near_them_do() -> None:
     fit = _fit(5.0)
     draws = resample(fit, "wild", 400)
     assert draws.spread is not None
+    assert resample(fit, "wild-clusters", 10, clusters=fit.problem.data[N]).spread is None
     # At the optimum of the likelihood the standardised residuals are as large as the residuals.
     assert np.mean(draws.noise**2) == pytest.approx(np.mean(weighted_residuals(fit) ** 2), rel=1e-8)
     ends = {N: np.array([1e7, 1e9]), E: np.ones(2)}

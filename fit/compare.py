@@ -273,8 +273,8 @@ def compare_document(comparison: Comparison) -> Document:
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
     tables = (_survives(comparison), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
-    drawn, fewer = analysis.options.draws, min(analysis.options.draws, analysis.options.other_draws or 0)
-    draws = Note("note", "", "draws", f"{drawn:,} draws under {analysis.quoted}, {fewer:,} under the others")
+    others = f", {analysis.options.fewer_draws:,} under the others" * (len(laws) > 1)
+    draws = Note("note", "", "draws", f"{analysis.options.draws:,} draws under {analysis.quoted}{others}")
     verdict = "Simulated runs. " * bool(simulated_runs(analysis)) + says
     findings = bullets(
         "compare.j2", ranking=ranking,

@@ -15,6 +15,7 @@ from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate, Status
 from fit.laws import SEPARABLE
 from fit.quantities import loss_quantity
+from fit.report import fit_document
 from fit.runs import Runs
 from fit.runs.schema import ROUTER, E, N
 from fit.uncertainty.draws import resample
@@ -161,6 +162,37 @@ def test_eq_2_is_fitted_to_all_routers_together_too(simulated_runs: Runs) -> Non
     found = analyse(varied, Options(laws=("utilisation",), draws=0))
     assert [result.router for result in found.results] == ["S-Base", "Hash", "RL-R", POOLED]
     assert len(found.result(POOLED, "utilisation").runs) == len(varied)
+
+
+@unchecked()
+def test_dense_runs_that_routers_share_count_once_in_the_intervals_of_shared_parameters() -> None:
+    options = Options(laws=("separable",), shared=("a",), draws=1000, scheme="residuals")
+    result = analyse(made_runs(routers=tuple("abcde")), options).result(POOLED, "separable, a shared")
+    # Least squares of runs that stand five times: (X'X)^-1 X' S X (X'X)^-1, S one for the same run, wherever it stands.
+    x = result.law.features(result.fit.theta, result.fit.problem.data)
+    same = result.runs.line_of[:, None] == result.runs.line_of
+    assert same.sum() == 5 * 24 + 6 * 5**2
+    inner = np.linalg.inv(x.T @ x)
+    variances = float(np.sum(result.fit.residuals**2)) / result.fit.degrees * np.diag(inner @ x.T @ same @ x @ inner)
+    reach = student.ppf(0.975, result.fit.degrees) * np.sqrt(variances[result.law.coefficients.index("a")])
+    figure = result.coefficients["a[a]"]
+    low, high = ends([figure])
+    # The ends of 1,000 draws are known to 5 % of half the interval; with residuals taken as independent it would be 0.75 of this.
+    assert (high - low) / 2 == pytest.approx([reach], rel=0.1)
+    assert figure.se is None
+
+
+def test_routers_in_one_name_share_parameters() -> None:
+    options = Options(laws=("separable",), routers=("a, b",), shared=("a",), draws=0)
+    result = analyse(made_runs(routers=("a", "b", "c")), options).result(POOLED, "separable, a shared")
+    assert len(result.runs) == 2 * 30
+    assert result.fit.parameters["a[a]"] == result.fit.parameters["a[b]"]
+
+
+def test_parameters_that_cannot_be_shared_do_not_make_the_law_undetermined() -> None:
+    found = analyse(made_runs(), Options(laws=("floor",), shared=("a",), draws=0))
+    assert [(one.router, one.law) for one in found.skipped] == [(POOLED, "floor")]
+    assert "do not determine" not in fit_document(found).verdict
 
 
 def test_default_points_are_the_papers_example_and_the_ends_of_the_runs() -> None:

@@ -123,6 +123,12 @@ def test_only_the_quoted_law_has_all_draws(small: Comparison) -> None:
     assert set(draws.values()) == {60, 40}
 
 
+def test_draws_of_other_laws_are_noted_only_where_there_are_any(small: Comparison, small_runs: Runs) -> None:
+    assert compare_document(small).notes[-1].text == f"60 draws under {small.analysis.quoted}, 40 under the others"
+    alone = compare(small_runs, Options(laws=("separable",), routers=("Hash",), draws=20))
+    assert compare_document(alone).notes[-1].text == "20 draws under separable"
+
+
 def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -> None:
     asked = {(one.question, answer.law) for one in small.agreements if one.router == "S-Base" for answer in (*one.best, *one.others)}
     assert {law for question, law in asked if question == "Experts help"} == {"separable", "bilinear", "bounded"}

@@ -186,7 +186,10 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     work: list[tuple[str, Runs, str, str | Law]] = []
     skipped, outcomes = list[Skipped](), list[Result | Skipped]()
     for group, part in _groups(runs, options.group).items():
-        own, left = jobs(part, options.laws, options.routers, options.shared)
+        try:
+            own, left = jobs(part, options.laws, options.routers, options.shared)
+        except InputError as error:
+            raise InputError(f"{options.group} {group}: {error}" if group else str(error)) from error
         work += [(group, part, router, law) for router, law in own]
         skipped += [replace(one, router=_named(group, one.router, part)) for one in left]
     for group, part, router, law in work:

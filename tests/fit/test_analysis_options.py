@@ -212,6 +212,13 @@ def test_a_group_has_its_own_dense_runs_alone() -> None:
         assert result.fit.parameters["d"] == pytest.approx(np.log10(3 + k), abs=1e-9)
 
 
+def test_a_group_without_the_router_asked_for_is_named() -> None:
+    runs = made_runs()
+    apart = replace(runs, columns={**runs.columns, "group": np.where(runs[ROUTER] == "b", "second", "first")})
+    with pytest.raises(InputError, match="group first: no runs of router 'b'; the routers there: a"):
+        analyse(apart, Options(laws=("separable",), routers=("b",), group="group", draws=0))
+
+
 def test_resampling_takes_at_least_one_draw(simulated_runs: Runs) -> None:
     result = analyse(simulated_runs, Options(laws=("separable",), routers=("S-Base",), draws=0)).results[0]
     with pytest.raises(InputError, match="at least 1 draw"):

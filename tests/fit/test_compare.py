@@ -136,10 +136,10 @@ def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -
     assert sum(one.router == ALL for one in small.agreements) == len(small.analysis.options.points)
 
 
-def test_laws_of_single_sizes_have_no_answers(small_runs: Runs) -> None:
-    found = compare(small_runs, Options(laws=("bilinear",), routers=("Hash",), draws=0))
-    document = compare_document(replace(found, agreements=()))
-    assert document.verdict == "No answers: none of these laws is one in N and E, or of dense runs."
+@pytest.mark.parametrize("law", ["per-size", "utilisation"])
+def test_laws_that_answer_no_question_are_refused(law: str, small_runs: Runs) -> None:
+    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E"):
+        compare(small_runs, Options(laws=(law,), draws=0))
 
 
 @pytest.fixture(scope="module")

@@ -47,7 +47,7 @@ class Analysis:
     """Every result of one request, with the runs it started from and the options it was made with.
 
     `ranking` holds the laws of routed runs, or where there are none those of dense ones, against each other over what all routers' runs
-    held out: sizes, or where these are few tokens or compute. `rankings` does the same over the runs of each router.
+    held out: sizes, or where these are few tokens or compute.
     `approaches`: IsoFLOP profiles of the dense runs beside the law `tokens`, where it was fitted and some budgets have a minimum.
     """
 
@@ -56,7 +56,6 @@ class Analysis:
     results: tuple[Result, ...]
     skipped: tuple[Skipped, ...]
     ranking: Ranking | None
-    rankings: Mapping[str, Ranking]
     approaches: Comparison | None = None
 
     def __repr__(self) -> str:
@@ -201,7 +200,7 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     if not results:
         raise NotIdentifiedError(_why_none(runs, skipped))
     _refuse_unused(results, options)
-    bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
+    bare = Analysis(runs, options, tuple(results), tuple(skipped), _ranking(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
     schemes = _schemes(results, options)
@@ -329,18 +328,14 @@ def _why_none(runs: Runs, skipped: Sequence[Skipped]) -> str:
     return text
 
 
-def _rankings(results: Sequence[Result]) -> tuple[Ranking | None, dict[str, Ranking]]:
-    """Laws of routed runs ranked over all routers together, and over each."""
+def _ranking(results: Sequence[Result]) -> Ranking | None:
+    """Laws of routed runs ranked over all routers together."""
     routed = [result for result in results if result.router not in (DENSE_ROUTER, POOLED)] or list(results)
     laws: dict[str, dict[str, tuple[RollOutStep, ...]]] = {}
     for result in routed:
         laws.setdefault(result.law.name, {})[result.router] = result.steps
-    names = dict.fromkeys(result.router for result in routed)
     # By size, or where too few can be held out by tokens or compute.
-    overall = next((found for by in AXES if (found := rank({law: cells_of(steps, by) for law, steps in laws.items()}, by))), None)
-    by = overall.by if overall else N
-    own = {name: rank({law: cells_of({name: steps[name]}, by) for law, steps in laws.items() if name in steps}, by) for name in names}
-    return overall, {name: found for name, found in own.items() if found is not None}
+    return next((found for by in AXES if (found := rank({law: cells_of(steps, by) for law, steps in laws.items()}, by))), None)
 
 
 def _keys(base: Runs, runs: Runs) -> Int[np.ndarray, "runs"]:

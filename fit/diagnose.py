@@ -1,6 +1,6 @@
 """What a reader must know before believing a fit: what it leaves over, and warnings with a code, a severity and the fit they belong to."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -89,17 +89,15 @@ class SeedNoise:
     runs: int
 
 
-def seed_noise(
-    columns: Mapping[str, Shaped[np.ndarray, "runs"]], loss: Float[np.ndarray, "runs"], also: Collection[str] = ()
-) -> SeedNoise | None:
+def seed_noise(columns: Mapping[str, Shaped[np.ndarray, "runs"]], loss: Float[np.ndarray, "runs"]) -> SeedNoise | None:
     """Noise between seeds, from the groups of runs whose settings are equal in everything but `seed`.
 
-    Settings are the release's columns, and those named in `also`. Of runs alike in the seed too the first counts: what makes them differ
-    is not known. None without replicates, or where they agree to the last digit: copies, that is.
+    Settings are the release's columns. Of runs alike in the seed too the first counts: what makes them differ is not known. None without
+    replicates, or where they agree to the last digit: copies, that is.
     """
     if SEED not in columns:
         return None
-    settings = [column for name, column in columns.items() if name in also or name in (NUMBERS | TEXTS) - {STEP, SEED}]
+    settings = [column for name, column in columns.items() if name in (NUMBERS | TEXTS) - {STEP, SEED}]
     group = codes(settings) if settings else np.zeros(len(loss), dtype=np.int64)
     _, first = np.unique(codes([group, columns[SEED]]), return_index=True)
     members = np.bincount(group[first])

@@ -66,7 +66,7 @@ def test_runs_alike_in_the_seed_too_are_no_replicates() -> None:
     assert noise.sd_nats == pytest.approx(np.std([2.5, 2.7], ddof=1))
 
 
-def test_empty_cells_are_the_same_setting_and_other_columns_only_if_named() -> None:
+def test_empty_cells_are_the_same_setting_and_columns_of_ones_own_are_none() -> None:
     columns = {
         "k": np.array([np.nan, np.nan]),
         "router_type": np.array(["Dense"] * 2),
@@ -75,7 +75,7 @@ def test_empty_cells_are_the_same_setting_and_other_columns_only_if_named() -> N
     }
     loss = np.array([2.5, 2.6])
     assert seed_noise(columns, loss) is not None
-    assert seed_noise(columns, loss, also=("my_rate",)) is None
+    assert seed_noise({**columns, "tokens_seen": np.array([1e9, 2e9])}, loss) is None
 
 
 def test_no_seeds_and_copied_runs_give_no_noise() -> None:

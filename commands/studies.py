@@ -65,15 +65,17 @@ DRAWS_PER_FIT = 250
 
 def forecast(runs: "Runs", options: "Options") -> str:
     """How many fits and draws `compare` makes, and how long it will take by one fit timed now."""
+    from common.document.numbers import many
     from common.errors import InputError
     from fit.analysis import DENSE_ROUTER, PAPER_LAW, fit_runs
     from fit.compare import asked
     from fit.laws import law_named
     from fit.runs import canonical, routers
 
-    options, names = asked(runs, options), options.routers or routers(runs) or (DENSE_ROUTER,)
-    fits, fewer = len(options.laws) * len(names), min(options.draws, options.other_draws or 0)
-    what = f"{fits or 'a few'} fits with {f'{fewer:,} to ' * (fewer < options.draws)}{options.draws:,} draws each"
+    options, names = asked(runs, options), routers(runs, options.routers) or (DENSE_ROUTER,)
+    fits, fewer = len(options.laws) * len(names), options.fewer_draws
+    drawn = f"{f'{fewer:,} to ' * (fewer < options.draws and fits != 1)}{many(options.draws, 'draw')}"
+    what = f"{many(fits, 'fit') if fits else 'a few fits'} with {drawn} each"
     if not options.laws:
         return what
     start = time.perf_counter()

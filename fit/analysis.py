@@ -13,9 +13,9 @@ from jaxtyping import Int
 
 from common.errors import InputError
 from fit.budget.isoflop import Comparison, compare_approaches, isoflop
-from fit.causes import cause, ignores_tokens, vary
+from fit.causes import cause
 from fit.derived import Point, default_points, derived_figures
-from fit.diagnose import FitWarning, misfit, seed_noise, warnings_for
+from fit.diagnose import misfit, seed_noise, warnings_for
 from fit.engine.shared import fit_shared
 from fit.engine.solve import fit_law, why_not_identified
 from fit.errors import NotIdentifiedError
@@ -38,15 +38,16 @@ PAPER_LAW = "bounded"
 """The law whose figures are given as what the paper's law says (Eq. 1)."""
 
 OTHER_DRAWS = 400
-"""Draws that commands make of laws that are not quoted and that nobody asked for by name: enough for the ends of a 95 % interval from
-five clusters or more (364)."""
+"""Draws that `compare` makes of laws that are not quoted, and `fit` of those that nobody asked for by name either: enough for the ends of
+a 95 % interval from five clusters or more (364)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Analysis:
     """Every result of one request, with the runs it started from and the options it was made with.
 
-    `ranking` holds the laws in N and E against each other over the held-out sizes of all routers, `rankings` over those of each.
+    `ranking` holds the laws of routed runs, or where there are none those of dense ones, against each other over what all routers' runs
+    held out: sizes, or where these are few tokens or compute.
     `approaches`: IsoFLOP profiles of the dense runs beside the law `tokens`, where it was fitted and some budgets have a minimum.
     """
 
@@ -55,7 +56,6 @@ class Analysis:
     results: tuple[Result, ...]
     skipped: tuple[Skipped, ...]
     ranking: Ranking | None
-    rankings: Mapping[str, Ranking]
     approaches: Comparison | None = None
 
     def __repr__(self) -> str:
@@ -185,7 +185,10 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     work: list[tuple[str, Runs, str, str | Law]] = []
     skipped, outcomes = list[Skipped](), list[Result | Skipped]()
     for group, part in _groups(runs, options.group).items():
-        own, left = jobs(part, options.laws, options.routers, options.shared)
+        try:
+            own, left = jobs(part, options.laws, options.routers, options.shared)
+        except InputError as error:
+            raise InputError(f"{options.group} {group}: {error}" if group else str(error)) from error
         work += [(group, part, router, law) for router, law in own]
         skipped += [replace(one, router=_named(group, one.router, part)) for one in left]
     for group, part, router, law in work:
@@ -197,14 +200,14 @@ def analyse(runs: Runs, options: Options | None = None, progress: Callable[[int,
     if not results:
         raise NotIdentifiedError(_why_none(runs, skipped))
     _refuse_unused(results, skipped, options)
-    bare = Analysis(runs, options, tuple(results), tuple(skipped), *_rankings(results))
+    bare = Analysis(runs, options, tuple(results), tuple(skipped), _ranking(results))
     shown = {bare.quoted, PAPER_LAW, *(result.law.name for result in results if result.law.dense)}
     # One scheme for a law on all routers, so that the draws of two routers can be subtracted.
     schemes = _schemes(results, options)
     finished: list[Result] = []
     for result in results:
-        others = options.draws if options.other_draws is None else min(options.draws, options.other_draws)
-        wanted = options.draws if result.law.name == bare.quoted else others if options.draw_all or result.law.name in shown else 0
+        quoted, drawn = result.law.name == bare.quoted, options.draw_all or result.law.name in shown
+        wanted = options.draws if quoted else options.fewer_draws if drawn else 0
         finished.append(_finished(runs, result, wanted, schemes[result.law.name]))
         if progress:
             progress(len(work) + len(finished), len(work) + len(results), "intervals")
@@ -281,8 +284,7 @@ def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Resul
 
 def _fit_together(runs: Runs, options: Options, law: Law) -> Result:
     """One fit to the runs of all routers, each with the dense ones, with the parameters of `options.shared` the same in all."""
-    names = options.routers or routers(runs)
-    parts = {name: canonical(runs, name) for name in names}
+    parts = {name: canonical(runs, name) for name in routers(runs, options.routers)}
     columns = {name: np.concatenate([part.columns[name] for part in parts.values()]) for name in runs.columns}
     together = replace(
         runs, columns=columns, file_of=np.concatenate([part.file_of for part in parts.values()]),
@@ -307,7 +309,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     if C in law.columns:
         runs = with_compute(runs)
     data = {name: runs.numeric(name) for name in law.columns}
-    if (why := cause(law, data)) and not options.fixed:
+    if not fixed and (why := cause(law, data)):
         raise NotIdentifiedError(f"law {law.name} is not identified: {why}")
     fit = fit_law(law, data, runs.loss, options.loss, fixed=fixed, bounds=bounds, weights=weights, unbounded=options.unbounded)
     if not fit.certificate.identified:
@@ -324,7 +326,7 @@ def _why_none(runs: Runs, skipped: Sequence[Skipped]) -> str:
     """Why no law has a fit: the reason of one for routed runs stands for all, with the law that one size allows."""
     if not skipped:
         return "no law can be fitted to these runs: no law was asked for"
-    first = min(skipped, key=lambda one: one.router in (DENSE_ROUTER, POOLED, "all") or one.law == "utilisation")
+    first = min(skipped, key=lambda one: one.router in (DENSE_ROUTER, POOLED, ALL_ROUTERS) or one.law == "utilisation")
     text = (
         first.reason
         if len({one.law for one in skipped}) == 1
@@ -335,18 +337,14 @@ def _why_none(runs: Runs, skipped: Sequence[Skipped]) -> str:
     return text
 
 
-def _rankings(results: Sequence[Result]) -> tuple[Ranking | None, dict[str, Ranking]]:
-    """Laws of routed runs ranked over all routers together, and over each."""
+def _ranking(results: Sequence[Result]) -> Ranking | None:
+    """Laws of routed runs ranked over all routers together."""
     routed = [result for result in results if result.router not in (DENSE_ROUTER, POOLED)] or list(results)
     laws: dict[str, dict[str, tuple[RollOutStep, ...]]] = {}
     for result in routed:
         laws.setdefault(result.law.name, {})[result.router] = result.steps
-    names = dict.fromkeys(result.router for result in routed)
     # By size, or where too few can be held out by tokens or compute.
-    overall = next((found for by in AXES if (found := rank({law: cells_of(steps, by) for law, steps in laws.items()}, by))), None)
-    by = overall.by if overall else N
-    own = {name: rank({law: cells_of({name: steps[name]}, by) for law, steps in laws.items() if name in steps}, by) for name in names}
-    return overall, {name: found for name, found in own.items() if found is not None}
+    return next((found for by in AXES if (found := rank({law: cells_of(steps, by) for law, steps in laws.items()}, by))), None)
 
 
 def _keys(base: Runs, runs: Runs) -> Int[np.ndarray, "runs"]:
@@ -369,20 +367,22 @@ def _schemes(results: Sequence[Result], options: Options) -> dict[str, Scheme]:
 def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result:
     """The result with its draws, figures and warnings."""
     fit, runs, options = result.fit, result.runs, result.options
-    sizes = runs.numeric(N) if runs.has(N) else None
+    sizes, keys = runs.numeric(N) if runs.has(N) else None, _keys(base, runs)
+    # Dense runs that several routers share err together, which the draws know and formulas for independent residuals do not.
+    once = len(np.unique(keys)) == len(keys)
     draws = None
     if wanted and fit.degrees > 0:
-        draws = resample(fit, scheme, wanted, options.seed, sizes, _keys(base, runs))
+        draws = resample(fit, scheme, wanted, options.seed, sizes, keys)
     names = fit.law.parameter_names
     units = [fit.law.units.get(name, "") for name in names]
-    found = estimates(fit, draws, fit.law.parameter_values, options.level, unit=units)
+    found = estimates(fit, draws, fit.law.parameter_values, options.level, unit=units, errors=once, exact=once)
     coefficients = _in_unit(dict(zip(names, found, strict=True)), runs.unit)
     derived = _in_unit(derived_figures(fit, draws, _points(base, result), options.level, options.budgets), runs.unit)
     about = f"{result.router} {result.law.name}"
     warnings = warnings_for(
-        fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level
+        fit, about, draws=draws, found=result.misfit, figures={**coefficients, **derived}, steps=result.steps, level=options.level,
+        tokens=runs.columns[D] if runs.has(D) else None,
     )  # fmt: skip
-    warnings = (*_tokens_ignored(result.law, runs, about), *warnings)
     return replace(result, draws=draws, coefficients=coefficients, derived=derived, warnings=warnings)
 
 
@@ -400,12 +400,3 @@ def _points(base: Runs, result: Result) -> tuple[Point, ...]:
 def _in_unit(figures: Mapping[str, Estimate], unit: str) -> dict[str, Estimate]:
     """The figures with those that are losses in the unit of the runs' own."""
     return {name: replace(figure, unit=unit) if figure.unit == NATS else figure for name, figure in figures.items()}
-
-
-def _tokens_ignored(law: Law, runs: Runs, about: str) -> tuple[FitWarning, ...]:
-    """A warning where the runs differ in tokens, and the law has none: what tokens did then stands in its other parameters."""
-    times = vary(runs.columns[D]) if runs.has(D) and ignores_tokens(law) else 0.0
-    if not times:
-        return ()
-    message = f"tokens differ {times:.3g} times among the runs, and law {law.name} has none: its parameters hold what tokens did"
-    return (FitWarning("tokens-ignored", "warning", about, message),)

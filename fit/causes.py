@@ -8,7 +8,7 @@ from jaxtyping import Float
 
 from fit.laws import Law
 from fit.laws.interface import Data
-from fit.runs.schema import SHORT, C, D, E, K, N, number
+from fit.runs.schema import SHORT, D, E, K, N, number
 
 LOCKED = 1.1
 """Tokens count as a function of size where they differ from a power of it by less than this factor in every run (our choice)."""
@@ -54,11 +54,6 @@ def vary(tokens: Float[np.ndarray, "runs"]) -> float:
     known = tokens[np.isfinite(tokens)]
     times = float(known.max() / known.min()) if len(known) else 0.0
     return times if times > VARY else 0.0
-
-
-def ignores_tokens(law: Law) -> bool:
-    """Whether the law has neither tokens nor compute."""
-    return not {D, C} & set(law.columns)
 
 
 def _short(name: str) -> str:

@@ -14,11 +14,13 @@ import numpy as np
 
 from common.document import Document, Note, Section, Table
 from common.document.numbers import count, listing, many
+from common.errors import InputError
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
 from fit.budget.allocate import allocate
 from fit.causes import vary
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
+from fit.laws import Law, law_named
 from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc
 from fit.report import notes_of
 from fit.report.record import cleaned, fit_json, simulated_runs
@@ -112,8 +114,8 @@ class Comparison:
 def compare(runs: Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Comparison:
     """Fit every law to every router's runs, with draws, and hold their answers against each other.
 
-    `options.points` are the models asked about. Raises `InputError` for an unknown router or runs without N and E, `NotIdentifiedError`
-    where no law can be fitted.
+    `options.points` are the models asked about. Raises `InputError` for an unknown router, runs without N and E, or laws that answer none
+    of the questions, `NotIdentifiedError` where no law can be fitted.
     """
     analysis = analyse(runs, asked(runs, options), progress)
     laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law) or result.law.dense))
@@ -124,6 +126,9 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
 def asked(runs: Runs, options: Options | None = None) -> Options:
     """The options, with the laws, models and draws of a comparison where none are asked for."""
     options = options or Options()
+    laws = [law if isinstance(law, Law) else law_named(law) for law in options.laws if law != "per-size"]
+    if options.laws and not any(has_epc(law) or law.dense for law in laws):
+        raise InputError("nothing to compare: no law asked for is one in N and E, or of dense runs")
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
     if not routers(runs) or (runs.has(E) and len(np.unique(runs.numeric(E))) == 1):
         return replace(options, points=options.points or _largest(runs), other_draws=fewer)
@@ -265,16 +270,12 @@ def compare_document(comparison: Comparison) -> Document:
     laws = dict.fromkeys(result.law.name for result in analysis.results)
     title = f"{many(len(laws), 'law')} compared on {many(len(analysis.runs), 'run')} ({analysis.runs.target})"
     shares = [f"{number} {words[1 if number == 1 else 2]}" for name, words in _VERDICTS.items() if (number := verdicts.count(name))]
-    says = (
-        f"Of {many(len(verdicts), 'answer')} {listing(shares)}."
-        if shares
-        else "No answers: none of these laws is one in N and E, or of dense runs."
-    )
+    says = f"Of {many(len(verdicts), 'answer')} {listing(shares) or 'none is known'}."
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
     tables = (_survives(comparison), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
-    drawn, fewer = analysis.options.draws, min(analysis.options.draws, analysis.options.other_draws or 0)
-    draws = Note("note", "", "draws", f"{drawn:,} draws under {analysis.quoted}, {fewer:,} under the others")
+    others = f", {analysis.options.fewer_draws:,} under the others" * (len(laws) > 1)
+    draws = Note("note", "", "draws", f"{analysis.options.draws:,} draws under {analysis.quoted}{others}")
     verdict = "Simulated runs. " * bool(simulated_runs(analysis)) + says
     findings = bullets(
         "compare.j2", ranking=ranking,

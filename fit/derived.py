@@ -153,6 +153,6 @@ def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
         middle = {N: np.full(2, np.exp(np.log(data[N]).mean())), E: counts}
         if D not in law.columns:
             found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
-        if law.roles is not None and law.roles.experts is not None:
+        if law.roles is not None:
             found.append(_Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0]))
     return found

@@ -1,6 +1,6 @@
 """What a reader must know before believing a fit: what it leaves over, and warnings with a code, a severity and the fit they belong to."""
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -8,13 +8,14 @@ import numpy as np
 from jaxtyping import Float, Shaped
 
 from common.document.numbers import count, listing
+from fit.causes import vary
 from fit.engine.losses import squared_log
 from fit.engine.solve import Fit
 from fit.estimate import Estimate, Status
 from fit.laws.interface import FloorLink
 from fit.laws.paper import utilisation_of
 from fit.runs import codes
-from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, C, D, E, F, N, P
+from fit.runs.schema import NUMBERS, SEED, SHORT, STEP, TEXTS, C, D, E, F, N, P
 from fit.select import AXES, RollOutStep, furthest, missed, pooled
 from fit.uncertainty.distributions import f_tail
 from fit.uncertainty.draws import FEW_DEGREES, WEBB, Draws, Scheme, spread_along
@@ -48,7 +49,6 @@ SEVERITY: Mapping[str, Severity] = {
 }
 """Every code, which does not change, and how bad it is."""
 
-_SHORT = {N: "N", E: "E", D: "D", C: "C"}
 _FITTED = {N: "smaller sizes", D: "fewer tokens", C: "less compute"}
 
 _MANY_DRAWS = 1_000_000
@@ -89,17 +89,15 @@ class SeedNoise:
     runs: int
 
 
-def seed_noise(
-    columns: Mapping[str, Shaped[np.ndarray, "runs"]], loss: Float[np.ndarray, "runs"], also: Collection[str] = ()
-) -> SeedNoise | None:
+def seed_noise(columns: Mapping[str, Shaped[np.ndarray, "runs"]], loss: Float[np.ndarray, "runs"]) -> SeedNoise | None:
     """Noise between seeds, from the groups of runs whose settings are equal in everything but `seed`.
 
-    Settings are the release's columns, and those named in `also`. Of runs alike in the seed too the first counts: what makes them differ
-    is not known. None without replicates, or where they agree to the last digit: copies, that is.
+    Settings are the release's columns. Of runs alike in the seed too the first counts: what makes them differ is not known. None without
+    replicates, or where they agree to the last digit: copies, that is.
     """
     if SEED not in columns:
         return None
-    settings = [column for name, column in columns.items() if name in also or name in (NUMBERS | TEXTS) - {STEP, SEED}]
+    settings = [column for name, column in columns.items() if name in (NUMBERS | TEXTS) - {STEP, SEED}]
     group = codes(settings) if settings else np.zeros(len(loss), dtype=np.int64)
     _, first = np.unique(codes([group, columns[SEED]]), return_index=True)
     members = np.bincount(group[first])
@@ -190,12 +188,15 @@ def _between(r: Float[np.ndarray, "runs"], unit: Shaped[np.ndarray, "runs"]) -> 
 
 def warnings_for(
     fit: Fit, about: str, *, draws: Draws | None = None, found: Misfit | None = None, figures: Mapping[str, Estimate] | None = None,
-    steps: Sequence[RollOutStep] = (), level: float = 0.95,
+    steps: Sequence[RollOutStep] = (), level: float = 0.95, tokens: Float[np.ndarray, "runs"] | None = None,
 ) -> tuple[FitWarning, ...]:  # fmt: skip
-    """Everything about this fit that its figures do not say themselves, worst first. `figures` are coefficients and derived ones."""
+    """Everything about this fit that its figures do not say themselves, worst first.
+
+    `figures` are coefficients and derived ones, `tokens` those of the runs fitted, where these say them.
+    """
     figures = figures or {}
     parts = (
-        _about_optimum(fit), _about_misfit(found or Misfit()), _held_out(steps), _about_draws(draws, level),
+        _about_tokens(fit, tokens), _about_optimum(fit), _about_misfit(found or Misfit()), _held_out(steps), _about_draws(draws, level),
         _about_width(fit, figures, draws, level), _about_signs(fit, figures, level), _about_ranges(fit, figures, level),
     )  # fmt: skip
     warned = [FitWarning(code, SEVERITY[code], about, text) for part in parts for code, text in part]
@@ -204,6 +205,12 @@ def warnings_for(
 
 _Found = Iterator[tuple[str, str]]
 """Codes with their sentences."""
+
+
+def _about_tokens(fit: Fit, tokens: Float[np.ndarray, "runs"] | None) -> _Found:
+    if tokens is not None and not {D, C} & set(fit.law.columns) and (times := vary(tokens)):
+        held = f"law {fit.law.name} has none: its parameters hold what tokens did"
+        yield "tokens-ignored", f"tokens differ {times:.3g} times among the runs, and {held}"
 
 
 def _about_optimum(fit: Fit) -> _Found:
@@ -233,13 +240,13 @@ def _about_misfit(found: Misfit) -> _Found:
         yield "lack-of-fit", f"residuals are {found.seed_ratio:.0f} times the noise between seeds (F test, p = {found.seed_p:.0e})"
     for name, (share, p) in (found.bends or {}).items():
         if p < _MISFIT:
-            yield "lack-of-fit", f"a bend along {_SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})"
+            yield "lack-of-fit", f"a bend along {SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})"
     if found.clustered:
         shared = f"runs of one size share {found.alike:.0%} of the residuals' variance"
         yield "clustered-residuals", f"{shared}: they err together (F test, p = {found.alike_p:.0e})"
     if one := found.uneven:
         end, ratio = ("large", one.times) if one.times > 1 else ("small", 1 / one.times)
-        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {_SHORT.get(one.column, one.column)} (p = {one.p:.0e})"
+        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {SHORT.get(one.column, one.column)} (p = {one.p:.0e})"
         yield "uneven-spread", f"{wider}: --scheme auto lets each run keep the size of its own"
 
 
@@ -248,7 +255,7 @@ def _held_out(steps: Sequence[RollOutStep]) -> _Found:
         last = furthest(steps, by)
         score = pooled(last)
         if score is not None and missed(score):
-            hold = f"hold {score.covered} of {score.runs} runs at {_SHORT[by]} = {count(last[0].size)}"
+            hold = f"hold {score.covered} of {score.runs} runs at {SHORT[by]} = {count(last[0].size)}"
             yield "held-out-failure", f"fitted to {_FITTED[by]}, its prediction intervals {hold}"
 
 
@@ -259,20 +266,22 @@ def _about_draws(draws: Draws | None, level: float) -> _Found:
         few = f"{draws.fit.num_runs} residuals are too few to draw from"
         yield "few-residuals", f"{few}: noise was drawn from a normal with their spread"
     if tail(draws, level) * (len(draws) - draws.failed + 1) < 1:
-        needed, degrees = draws_needed(draws, level), degrees_of_freedom(draws)
-        if draws.scheme == "wild-clusters" and needed > (different := len(WEBB) ** draws.units):
-            few = "1 cluster is" if draws.units == 1 else f"{draws.units} clusters are"
-            yield "few-clusters", f"{few} too few: {different:,} different draws do not reach the ends of a {level:.4g} interval"
-            needed = 0
-        never = f"no number of draws does with {degrees:.0f} degrees of freedom"
-        enough = f"{needed:,} draws would reach" if needed <= _MANY_DRAWS else never
-        if needed:
-            yield "too-few-draws", f"{len(draws)} draws do not reach the ends of a {level:.4g} interval: {enough}"
+        yield _too_few(draws, level)
     if draws.failed:
         lost = {"did not converge": draws.unfinished, "do not identify the law": draws.failed - draws.unfinished}
         text = f"of {len(draws)} draws {' and '.join(f'{many} {what}' for what, many in lost.items() if many)}"
         gone = too_many_failed(draws.refits.usable, level)
         yield ("not-identified", f"{text}: no intervals") if gone else ("failed-draws", text)
+
+
+def _too_few(draws: Draws, level: float) -> tuple[str, str]:
+    """What draws that do not reach an interval's ends lack: clusters, number, or degrees of freedom."""
+    needed, ends = draws_needed(draws, level), f"do not reach the ends of a {level:.4g} interval"
+    if draws.scheme == "wild-clusters" and needed > (different := len(WEBB) ** draws.units):
+        few = "1 cluster is" if draws.units == 1 else f"{draws.units} clusters are"
+        return "few-clusters", f"{few} too few: {different:,} different draws {ends}"
+    never = f"no number of draws does with {degrees_of_freedom(draws):.0f} degrees of freedom"
+    return "too-few-draws", f"{len(draws)} draws {ends}: {f'{needed:,} draws would reach' if needed <= _MANY_DRAWS else never}"
 
 
 def _about_width(fit: Fit, figures: Mapping[str, Estimate], draws: Draws | None, level: float) -> _Found:

@@ -10,7 +10,7 @@ from common.errors import InputError
 from fit.causes import tokens_by_size, vary
 from fit.laws import CATALOGUE, Law
 from fit.runs import Runs, canonical, routers
-from fit.runs.grid import dense_runs
+from fit.runs.grid import ALL_ROUTERS, dense_runs
 from fit.runs.schema import ROUTER, D, E, K, N, R, U
 
 DEFAULT_LAWS = (
@@ -21,7 +21,7 @@ DEFAULT_LAWS = (
 those with tokens too."""
 
 DENSE_ROUTER, POOLED = "Dense", "pooled"
-"""The router of a fit to the dense runs, and of one to the runs of every router together (Eq. 2)."""
+"""The router of a fit to the dense runs, and of one to the runs of every router together (Eq. 2, and laws with shared parameters)."""
 
 
 @dataclass(frozen=True)
@@ -42,19 +42,13 @@ def jobs(
     well. A router whose routed runs all have one number of experts is one architecture: the laws of dense runs are for it too. Raises
     `InputError` for an unknown router, and where nothing is left to fit.
     """
-    there = routers(runs)
-    # A name with a comma is one name where there is such a router, else several.
-    chosen = tuple(part.strip() for name in names for part in ([name] if name in there else name.split(",")) if part.strip())
-    for name in chosen:
-        if name not in there:
-            raise InputError(f"no runs of router {name!r}; the routers there: {', '.join(there) or 'none: all runs are dense'}")
-    chosen = chosen or there
+    chosen = routers(runs, names)
     laws, skipped = list(asked or _default_laws(runs)), list[Skipped]()
     if "utilisation" in laws and not asked and (held := _same_throughout(runs)):
         laws.remove("utilisation")
-        if there:
+        if chosen:
             reason = f"{held} in all routed runs, so P/F has nothing of its own to explain; --law utilisation fits it"
-            skipped.append(Skipped("all", "utilisation", reason))
+            skipped.append(Skipped(ALL_ROUTERS, "utilisation", reason))
     dense = [law for law in laws if _is_dense(law)]
     has_dense = bool(dense_runs(runs.columns).any())
     found: list[tuple[str, str | Law]] = [(DENSE_ROUTER, law) for law in dense if has_dense or not chosen]

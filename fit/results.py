@@ -65,6 +65,11 @@ class Options:
             if isinstance(law, str) and law != "per-size":
                 law_named(law)
 
+    @property
+    def fewer_draws(self) -> int:
+        """Draws of a law that is not quoted."""
+        return self.draws if self.other_draws is None else min(self.draws, self.other_draws)
+
 
 @dataclass(frozen=True, eq=False)
 class Result:

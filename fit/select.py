@@ -280,7 +280,8 @@ def _split(
         predicted = 10 ** found.log10_loss(new)
         sd = prediction_sd(found, log10_loss_quantity(found.law, new))
         reach = t_quantile((1 + level) / 2, float(found.degrees)) * sd
-        low, high = predicted / 10**reach, predicted * 10**reach
+        with np.errstate(over="ignore"):  # an end beyond the largest float is infinite: that the runs set none
+            low, high = predicted / 10**reach, predicted * 10**reach
         if draws:
             ends = new_run_estimates(found, resample(found, "residuals", draws, seed), new, level)
             low, high = (np.array([getattr(end, side) if end.known else np.nan for end in ends], np.float64) for side in ("low", "high"))

@@ -10,6 +10,7 @@ from common.document.numbers import count, listing, percent
 from fit.analysis import PAPER_LAW
 from fit.derived import Point
 from fit.report import cell
+from fit.runs.schema import N
 from fit.select import Score, pooled
 
 
@@ -129,7 +130,7 @@ def largest_predicted(scale: Scale, law: str) -> Score | None:
         for result in scale.analysis.of_law(law)
         if result.router in ROUTERS
         for step in result.steps
-        if step.following and step.size == largest
+        if step.following and step.by == N and step.size == largest
     ]
     return pooled(steps)
 

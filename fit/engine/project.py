@@ -131,8 +131,9 @@ def orthonormalised(
 def back_substituted(triangle: Float[np.ndarray, "batch features features"], z: Betas) -> Betas:
     """The solution of R beta = z."""
     beta = np.empty_like(z)
-    for k in reversed(range(z.shape[1])):
-        beta[:, k] = (z[:, k] - np.einsum("bj,bj->b", triangle[:, k, k + 1 :], beta[:, k + 1 :])) / triangle[:, k, k]
+    with np.errstate(over="ignore", invalid="ignore"):  # where the steps of a hopeless fit diverge
+        for k in reversed(range(z.shape[1])):
+            beta[:, k] = (z[:, k] - np.einsum("bj,bj->b", triangle[:, k, k + 1 :], beta[:, k + 1 :])) / triangle[:, k, k]
     return beta
 
 
@@ -144,7 +145,10 @@ def solved(
     try:
         return np.linalg.solve(matrix + ridge, right)
     except np.linalg.LinAlgError:
-        return np.linalg.pinv(matrix, rcond=1e-13, hermitian=True) @ right
+        # Entries near the smallest float would make the inverse overflow; scaled to 1 they do not.
+        scale = np.maximum(np.abs(matrix).max(axis=(1, 2), keepdims=True), np.finfo(np.float64).tiny)
+        with np.errstate(over="ignore", invalid="ignore"):
+            return np.linalg.pinv(matrix / scale, rcond=1e-13, hermitian=True) @ right / scale
 
 
 def project(problem: Problem, theta: Thetas, start: Betas | None = None, *, steps: int = 0, exact: bool = False) -> Projected:

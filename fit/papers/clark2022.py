@@ -97,13 +97,13 @@ def inside(figure: fit.Estimate, value: float) -> bool | None:
 def reproduce(runs: fit.Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Reproduction:
     """Fit the paper's laws and put its figures and conclusions beside ours, for the routers that it publishes and the runs have.
 
-    `options.laws` are not used. Raises `InputError` where a router asked for, or every router, is not published.
+    `options.laws` are not used. Raises `InputError` where a router asked for, or every router, is not published, or is not there.
     """
     options, published = options or Options(), [row.router for row in fit.law_named(BOUNDED).published]
-    there = [router for router in published if router in fit.routers(runs)]
-    if not there or not set(options.routers) <= set(there):
+    asked = fit.routers(runs, options.routers)
+    routers = tuple(router for router in published if router in asked)
+    if not routers or (options.routers and len(routers) < len(asked)):
         raise fit.InputError(f"figures are published for {listing(published)}; the runs have {listing(fit.routers(runs)) or 'no router'}")
-    routers = tuple(router for router in there if router in (options.routers or there))
     analysis = fit.analyse(runs, replace(options, laws=(DENSE, BOUNDED, WITH_FLOOR), routers=routers), progress)
     figures = [line for result in analysis.results for line in _lines(result)]
     return Reproduction(analysis, tuple(figures), tuple(_claims(analysis)))

@@ -7,7 +7,7 @@ from typing import Any
 from common.document import Document, Figure, Note, Section, Table
 from common.document.numbers import many, percent
 from common.document.render import to_latex, write_document
-from fit.analysis import PAPER_LAW, Analysis, Result
+from fit.analysis import PAPER_LAW, POOLED, Analysis, Result
 from fit.diagnose import SEVERITIES
 from fit.estimate import Estimate, Status
 from fit.laws.interface import FloorLink
@@ -150,7 +150,7 @@ def _verdict(view: View, simulated: int) -> str:
     for result in results:
         codes = {warning.code: warning.message for warning in reversed(result.warnings)}
         fits.append({"router": router_name(result.router), "codes": codes, "score": pooled(furthest(result.steps, by))})
-    missing = [one.router for one in view.analysis.skipped if one.law == quoted]
+    missing = [router_name(one.router) for one in view.analysis.skipped if one.law == quoted and one.router != POOLED]
     return rendered("verdict.j2", law=quoted, fits=fits, missing=missing, simulated=simulated, by=by)
 
 

@@ -1,5 +1,6 @@
 """The runs that one law is fitted to: one router, its dense runs, one architecture."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -11,9 +12,17 @@ from fit.runs.runs import Runs
 from fit.runs.schema import C, D, K, M, N, R, count, listed, number, quoted
 
 
-def routers(runs: Runs) -> tuple[str, ...]:
-    """The routers in order of first appearance, "Dense" left out; all runs are one, "all", if no column says."""
-    return tuple(router for router in in_order(router_labels(runs.columns)) if router != DENSE)
+def routers(runs: Runs, names: Sequence[str] = ()) -> tuple[str, ...]:
+    """The routers in order of first appearance, "Dense" left out; all runs are one, "all", if no column says. With `names` those of them.
+
+    A name with a comma is one name where there is such a router, else several. Raises `InputError` for a name that is not there.
+    """
+    there = tuple(router for router in in_order(router_labels(runs.columns)) if router != DENSE)
+    chosen = tuple(part.strip() for name in names for part in ([name] if name in there else name.split(",")) if part.strip())
+    for name in chosen:
+        if name not in there:
+            raise InputError(f"no runs of router {quoted(name)}; the routers there: {listed(there) or 'none: all runs are dense'}")
+    return tuple(dict.fromkeys(chosen)) or there
 
 
 def dense(runs: Runs) -> Runs:

@@ -15,6 +15,7 @@ from fit.errors import NotIdentifiedError
 from fit.estimate import Estimate, Status
 from fit.laws import SEPARABLE
 from fit.quantities import loss_quantity
+from fit.report import fit_document
 from fit.runs import Runs
 from fit.runs.schema import ROUTER, E, N
 from fit.uncertainty.draws import resample
@@ -180,6 +181,37 @@ def test_eq_2_is_fitted_to_all_routers_together_too(simulated_runs: Runs) -> Non
     assert len(found.result(POOLED, "utilisation").runs) == len(varied)
 
 
+@unchecked()
+def test_dense_runs_that_routers_share_count_once_in_the_intervals_of_shared_parameters() -> None:
+    options = Options(laws=("separable",), shared=("a",), draws=1000, scheme="residuals")
+    result = analyse(made_runs(routers=tuple("abcde")), options).result(POOLED, "separable, a shared")
+    # Least squares of runs that stand five times: (X'X)^-1 X' S X (X'X)^-1, S one for the same run, wherever it stands.
+    x = result.law.features(result.fit.theta, result.fit.problem.data)
+    same = result.runs.line_of[:, None] == result.runs.line_of
+    assert same.sum() == 5 * 24 + 6 * 5**2
+    inner = np.linalg.inv(x.T @ x)
+    variances = float(np.sum(result.fit.residuals**2)) / result.fit.degrees * np.diag(inner @ x.T @ same @ x @ inner)
+    reach = student.ppf(0.975, result.fit.degrees) * np.sqrt(variances[result.law.coefficients.index("a")])
+    figure = result.coefficients["a[a]"]
+    low, high = ends([figure])
+    # The ends of 1,000 draws are known to 5 % of half the interval; with residuals taken as independent it would be 0.75 of this.
+    assert (high - low) / 2 == pytest.approx([reach], rel=0.1)
+    assert figure.se is None
+
+
+def test_routers_in_one_name_share_parameters() -> None:
+    options = Options(laws=("separable",), routers=("a, b",), shared=("a",), draws=0)
+    result = analyse(made_runs(routers=("a", "b", "c")), options).result(POOLED, "separable, a shared")
+    assert len(result.runs) == 2 * 30
+    assert result.fit.parameters["a[a]"] == result.fit.parameters["a[b]"]
+
+
+def test_parameters_that_cannot_be_shared_do_not_make_the_law_undetermined() -> None:
+    found = analyse(made_runs(), Options(laws=("floor",), shared=("a",), draws=0))
+    assert [(one.router, one.law) for one in found.skipped] == [(POOLED, "floor")]
+    assert "do not determine" not in fit_document(found).verdict
+
+
 def test_default_points_are_the_papers_example_and_the_ends_of_the_runs() -> None:
     n, e = np.array([16527360.0, 1308819456.0]), np.array([1.0, 512.0])
     assert [point.label for point in default_points({N: n, E: e})] == ["5M/E=128", "16.5M/E=64", "1.31B/E=64"]
@@ -195,6 +227,13 @@ def test_a_group_has_its_own_dense_runs_alone() -> None:
     for k, result in enumerate(found.results):
         # Without noise every group has its own constant, exactly but for rounding.
         assert result.fit.parameters["d"] == pytest.approx(np.log10(3 + k), abs=1e-9)
+
+
+def test_a_group_without_the_router_asked_for_is_named() -> None:
+    runs = made_runs()
+    apart = replace(runs, columns={**runs.columns, "group": np.where(runs[ROUTER] == "b", "second", "first")})
+    with pytest.raises(InputError, match="group first: no runs of router 'b'; the routers there: a"):
+        analyse(apart, Options(laws=("separable",), routers=("b",), group="group", draws=0))
 
 
 def test_resampling_takes_at_least_one_draw(simulated_runs: Runs) -> None:

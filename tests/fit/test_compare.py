@@ -123,6 +123,12 @@ def test_only_the_quoted_law_has_all_draws(small: Comparison) -> None:
     assert set(draws.values()) == {60, 40}
 
 
+def test_draws_of_other_laws_are_noted_only_where_there_are_any(small: Comparison, small_runs: Runs) -> None:
+    assert compare_document(small).notes[-1].text == f"60 draws under {small.analysis.quoted}, 40 under the others"
+    alone = compare(small_runs, Options(laws=("separable",), routers=("Hash",), draws=20))
+    assert compare_document(alone).notes[-1].text == "20 draws under separable"
+
+
 def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -> None:
     asked = {(one.question, answer.law) for one in small.agreements if one.router == "S-Base" for answer in (*one.best, *one.others)}
     assert {law for question, law in asked if question == "Experts help"} == {"separable", "bilinear", "bounded"}
@@ -130,10 +136,10 @@ def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -
     assert sum(one.router == ALL for one in small.agreements) == len(small.analysis.options.points)
 
 
-def test_laws_of_single_sizes_have_no_answers(small_runs: Runs) -> None:
-    found = compare(small_runs, Options(laws=("bilinear",), routers=("Hash",), draws=0))
-    document = compare_document(replace(found, agreements=()))
-    assert document.verdict == "No answers: none of these laws is one in N and E, or of dense runs."
+@pytest.mark.parametrize("law", ["per-size", "utilisation"])
+def test_laws_that_answer_no_question_are_refused(law: str, small_runs: Runs) -> None:
+    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E"):
+        compare(small_runs, Options(laws=(law,), draws=0))
 
 
 @pytest.fixture(scope="module")

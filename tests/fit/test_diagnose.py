@@ -12,13 +12,13 @@ from fit.diagnose import SEVERITIES, FitWarning, Misfit, misfit, seed_noise, war
 from fit.engine.losses import huber
 from fit.engine.solve import Fit, fit_law
 from fit.estimate import Estimate, Status
-from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, DENSE, FLOOR, SEPARABLE, UTILISATION
+from fit.laws import BILINEAR, BOUNDED, BOUNDED_FLOOR, DENSE, FLOOR, SEPARABLE, UTILISATION, law_named
 from fit.runs import Runs
 from fit.runs.schema import SEED, E, F, N, P
 from fit.select import roll_out
 from fit.uncertainty.draws import resample
 from tests.checks import unchecked
-from tests.fit.designs import LAWS, Sample, bilinear_losses, grid
+from tests.fit.designs import LAWS, Sample, bilinear_losses, grid, made_up
 
 
 def _replicated(seed: int, bend: float = 0.0) -> Sample:
@@ -66,7 +66,7 @@ def test_runs_alike_in_the_seed_too_are_no_replicates() -> None:
     assert noise.sd_nats == pytest.approx(np.std([2.5, 2.7], ddof=1))
 
 
-def test_empty_cells_are_the_same_setting_and_other_columns_only_if_named() -> None:
+def test_empty_cells_are_the_same_setting_and_columns_of_ones_own_are_none() -> None:
     columns = {
         "k": np.array([np.nan, np.nan]),
         "router_type": np.array(["Dense"] * 2),
@@ -75,7 +75,7 @@ def test_empty_cells_are_the_same_setting_and_other_columns_only_if_named() -> N
     }
     loss = np.array([2.5, 2.6])
     assert seed_noise(columns, loss) is not None
-    assert seed_noise(columns, loss, also=("my_rate",)) is None
+    assert seed_noise({**columns, "tokens_seen": np.array([1e9, 2e9])}, loss) is None
 
 
 def test_no_seeds_and_copied_runs_give_no_noise() -> None:
@@ -136,7 +136,7 @@ def _clustered(shared: float, seed: int = 0) -> tuple[Fit, Float[np.ndarray, "ru
     """Runs of six sizes, which share an error of this spread beside noise of 0.001."""
     data = grid(6, 5)
     generator = np.random.default_rng(seed)
-    own = shared * np.repeat(generator.standard_normal(6), 1)
+    own = shared * generator.standard_normal(6)
     place = np.unique(data[N], return_inverse=True)[1]
     return fit_law(SEPARABLE, data, bilinear_losses(data) * 10 ** own[place]), data[N]
 
@@ -286,13 +286,23 @@ def test_failed_draws_are_a_note_below_the_share_an_interval_leaves_out_and_an_e
 
 
 def test_parameters_that_the_runs_hardly_tell_apart_are_ill_conditioned() -> None:
-    # Sizes that differ in the seventh digit: slope and intercept of the dense law move as one.
-    n = 1e8 * (1 + 1e-7 * np.arange(20))
-    fit = fit_law(DENSE, {N: n}, 2.5 + 0.001 * np.sin(np.arange(20.0)))
-    if fit.certificate.identified:
-        assert "ill-conditioned" in _codes(warnings_for(fit, "x"))
-    well = fit_law(DENSE, {N: np.geomspace(1e7, 1e9, 20)}, 2.5 + 0.001 * np.sin(np.arange(20.0)))
-    assert "ill-conditioned" not in _codes(warnings_for(well, "x"))
+    # Sizes that differ in the sixth digit: slope and intercept of the dense law move nearly as one; ten times as far apart, less so.
+    for step, expected in ((1e-6, ["ill-conditioned"]), (1e-5, [])):
+        fit = fit_law(DENSE, {N: 1e8 * (1 + step * np.arange(20))}, 2.5 + 0.001 * np.sin(np.arange(20.0)))
+        assert fit.certificate.identified
+        assert _codes(warnings_for(fit, "x")) == expected
+
+
+def test_laws_without_tokens_are_warned_of_where_tokens_vary_and_only_there() -> None:
+    n = np.geomspace(1e7, 1e9, 14)
+    fit = fit_law(DENSE, {N: n}, 10 ** (1.0 - 0.07 * np.log10(n) + 0.001 * np.sin(np.arange(14))))
+    warning = _one(warnings_for(fit, "x", tokens=np.geomspace(1e9, 3e9, 14)), "tokens-ignored")
+    assert warning.message == "tokens differ 3 times among the runs, and law dense has none: its parameters hold what tokens did"
+    for tokens in (None, np.full(14, 1e9)):
+        assert "tokens-ignored" not in _codes(warnings_for(fit, "x", tokens=tokens))
+    for law in ("tokens", "frontier"):
+        with_tokens = fit_law(law_named(law), *made_up(law_named(law)))
+        assert "tokens-ignored" not in _codes(warnings_for(with_tokens, "x", tokens=np.geomspace(1e9, 3e9, with_tokens.num_runs)))
 
 
 def test_the_test_against_seeds_is_for_squared_log_loss_alone() -> None:

@@ -2,6 +2,7 @@
 
 import ast
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +70,18 @@ def test_without_draws_nothing_is_inside_and_every_delta_stands(simulated_runs: 
         assert line.delta == pytest.approx(line.ours.value - line.published, rel=1e-12, nan_ok=True)
 
 
-def test_a_router_that_the_paper_does_not_have_is_refused(small_runs: Runs) -> None:
-    with pytest.raises(fit.InputError, match="figures are published for S-Base, RL-R and Hash"):
+def test_a_router_that_the_paper_or_the_runs_do_not_have_is_refused(small_runs: Runs) -> None:
+    renamed = np.where(small_runs["router_type"] == "RL-R", "Switch", small_runs["router_type"])
+    with_switch = replace(small_runs, columns={**small_runs.columns, "router_type": renamed})
+    with pytest.raises(fit.InputError, match="published for S-Base, RL-R and Hash; the runs have S-Base, Hash and Switch"):
+        reproduce(with_switch, Options(routers=("Hash,Switch",)))
+    with pytest.raises(fit.InputError, match="no runs of router 'Switch'"):
         reproduce(small_runs, Options(routers=("Switch",)))
+
+
+def test_several_routers_may_be_asked_for_in_one_name(simulated_runs: Runs) -> None:
+    found = reproduce(simulated_runs, Options(routers=("S-Base,Hash",), draws=0))
+    assert {line.router for line in found.figures} == {"Dense", "S-Base", "Hash"}
 
 
 def test_without_a_file_the_released_one_is_asked_for_in_three_lines() -> None:

@@ -32,6 +32,7 @@ _SECTIONS: Mapping[str, tuple[str, ...]] = {
         "laws_side_by_side",
         "compute_optimal",
         "laws",
+        "asked",
         "dense",
         "optimum",
         "approaches",

@@ -85,6 +85,15 @@ def _worth(view: View) -> Iterator[tuple[str, ...]]:
             yield *_head(result), *(view.figure(result, name) for name in ("loss", "epc", "ratio")), less
 
 
+def _asked(view: View) -> Iterator[tuple[str, ...]]:
+    """The loss at each point asked for, by the best law that says it and by the paper's."""
+    for point in view.analysis.options.points:
+        answering = [law for law in view.laws if any(f"loss({point.label})" in result.derived for result in view.analysis.of_law(law))]
+        for law in answering[:1] + [law for law in answering[1:] if law in view.main]:
+            for result in view.analysis.of_law(law):
+                yield point.label, *_head(result), *(view.figure(result, f"{name}({point.label})") for name in ("loss", "new_run_loss"))
+
+
 def with_optimum(view: View) -> list[Result]:
     """The fits of the best law that has a compute-optimal N and D."""
     found = [
@@ -180,7 +189,7 @@ def _text(value: object) -> str:
 
 
 _ROWS: Mapping[str, Callable[[View], Rows]] = {
-    "laws": _laws, "held_out": _held_out, "worth": _worth, "optimum": _optimum, "approaches": _approaches,
+    "laws": _laws, "held_out": _held_out, "worth": _worth, "asked": _asked, "optimum": _optimum, "approaches": _approaches,
     "errors": _errors, "scores": _scores,
     "certificates": _certificates, "warnings": _warnings, "runs": _runs, "provenance": _provenance,
     "dense": lambda view: (

@@ -7,7 +7,7 @@ from scipy.optimize import lsq_linear, minimize
 
 from fit.engine.losses import huber, squared
 from fit.engine.problem import make_problem
-from fit.engine.project import back_substituted, orthonormalised, project
+from fit.engine.project import back_substituted, orthonormalised, project, solved
 from fit.laws import BILINEAR, BOUNDED, FLOOR
 from tests.fit.designs import bilinear_losses, grid, made_up
 
@@ -124,3 +124,11 @@ def test_the_box_holds_in_every_row_of_a_batch_alone() -> None:
         box = np.array([-np.inf, -np.inf, low, -np.inf]), np.array([np.inf, np.inf, high, np.inf])
         expected = lsq_linear(BOUNDED.features(theta[row], data), np.log10(loss), box, method="bvls", tol=1e-15)
         np.testing.assert_allclose(found.beta[row], expected.x, rtol=1e-6)
+
+
+@pytest.mark.parametrize("size", [1.0, 1e-200, 1e-310])
+def test_singular_equations_of_any_scale_have_their_shortest_solution(size: float) -> None:
+    # The one with unequal rows of a batch is singular to the last bit, so that the whole batch goes the way of the pseudo-inverse.
+    matrix = size * np.array([[[1.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [0.0, 4.0]]])
+    found = solved(np.array([[[0.0, 0.0], [0.0, 0.0]], *matrix]), size * np.array([[[1.0], [1.0]]] * 3))
+    np.testing.assert_allclose(found[..., 0], [[0.0, 0.0], [1.0, 0.0], [0.5, 0.25]], rtol=1e-9)

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import cache
 
 import numpy as np
@@ -12,6 +13,7 @@ from jaxtyping import Float
 from common.document import Document, Table
 from common.document.render import terminal
 from fit.analysis import Analysis, Options, analyse
+from fit.derived import Point
 from fit.estimate import Estimate, Status
 from fit.report import cell, fit_document, fit_json
 from fit.runs import Runs
@@ -119,6 +121,16 @@ def test_no_number_has_more_than_six_significant_digits_beside_counts_of_runs(na
     text = " ".join(document(name).findings)
     found = [number.replace(".", "").lstrip("0") for number in re.findall(r"(?<![\w.])\d+\.\d+", text)]
     assert all(len(number) <= 6 for number in found), found
+
+
+def test_the_loss_asked_for_is_on_the_first_screen_with_its_interval() -> None:
+    analysis = analyse(LAYOUTS["grid"](), replace(OPTIONS, points=(Point(7e9, 1.0, 1e11),)))
+    figure = analysis.results[0].derived["loss(7B/D=100B)"]
+    text = next(text for text in fit_document(analysis).findings if text.startswith("Predicted loss at 7B/D=100B, by tokens: "))
+    assert text.endswith(f" {cell(figure)}.")
+    assert figure.low is not None
+    assert figure.high is not None
+    assert figure.low < tokens_law(np.array([7e9]), np.array([1e11]))[0] < figure.high
 
 
 def test_held_out_sizes_of_dense_runs_are_not_pairs_with_a_router() -> None:

@@ -9,7 +9,7 @@ from fit.report.words import bullets, rendered
 from fit.runs.schema import C, D, N
 from fit.select import Ranking, Score
 
-EMPTY = ("ranking", "worth", "gains", "optimum", "approaches")
+EMPTY = ("ranking", "asked", "worth", "gains", "optimum", "approaches")
 FACTS: dict[str, Any] = {
     "law": "floor", "paper_law": "bounded", "point": "1B/E=64", "cells": 9, "rising": {}, "growing": {}, "held_out": "sizes", "by": N,
     "sure": False, "with_floor": [], "drawn": [], "parameters": [], "routers": ("A", "B"), "disagree": [],
@@ -47,6 +47,19 @@ RANKED = [
 )  # fmt: skip
 def test_the_ranking_names_the_best_law_those_like_it_and_the_papers(rows: Any, facts: dict[str, Any], expected: str) -> None:
     assert findings({"ranking": rows}, **facts) == (expected,)
+
+
+def test_losses_asked_for_are_the_quoted_laws_and_the_papers_at_each_point_in_order() -> None:
+    rows = [
+        {"at": at, "law": law, "router": router, "mean curve": f"2.{k}"}
+        for k, (at, law, router) in enumerate([("9B", "floor", "A"), ("9B", "floor", "B"), ("9B", "bounded", "A"), ("1B", "floor", "A")])
+    ]
+    assert findings({"asked": rows}) == (
+        "Predicted loss at 9B, by floor: A 2.0, B 2.1.",
+        "Predicted loss at 9B, by the paper's law (Eq. 1): A 2.2.",
+        "Predicted loss at 1B, by floor: A 2.3.",
+    )
+    assert findings({"asked": rows[:1]}, routers=("A",)) == ("Predicted loss at 9B, by floor: 2.0.",)
 
 
 def _worth(law: str, router: str, gap: str = "") -> dict[str, str]:

@@ -165,7 +165,7 @@ def test_runs_can_be_made_in_memory_and_are_checked_like_files() -> None:
         ({"loss": [3.0, float("nan")]}, "row 2, column loss: empty"),
         ({"loss": [3.0, float("inf")]}, "row 2, column loss: 'inf': must be a finite number above 0"),
         ({"loss": [3.0], "E": [1.0, 2.0]}, "one entry per run"),
-        ({"loss": [[3.0, 2.0]]}, "no column is known for the loss"),
+        ({"loss": [[3.0, 2.0]]}, "column loss: no number in any row"),
         ({"loss": []}, "no rows"),
         ({"E": [1.0]}, "no column is known for the loss"),
         ({"loss": [3.0], "E": ["x"]}, "row 1, column E: 'x': not a number"),

@@ -58,7 +58,7 @@ def start(options: Options, router: str, cache: Path, out: Path) -> float:
 
 def main(options: Options) -> None:
     """Start each model cold and then warm."""
-    imports = [sys.executable, "-c", "import reference.training.run"]
+    imports = [sys.executable, "-c", "import training.run"]
     environment = os.environ | {"JAX_PLATFORMS": "cpu"}
     importing = seconds(lambda: subprocess.run(imports, cwd=ROOT, env=environment, check=True), 1 + options.times)
     rows = [["imports", f"{importing[0]:.1f}", f"{median(importing[1:]):.1f}", "", ""]]

@@ -1,4 +1,4 @@
-"""Peak memory of a training step on this host against its closed form (`reference/plan/memory.py`).
+"""Peak memory of a training step on this host against its closed form (`plan/memory.py`).
 
     uv run python -m benchmarks.memory
 
@@ -29,8 +29,8 @@ from pathlib import Path
 import tyro
 
 from benchmarks.common import ROOT, save, show, verdict
+from plan.memory import step_memory
 from reference.config import TECHNIQUES, Dtype, ModelConfig, RouterConfig, Size
-from reference.plan.memory import step_memory
 
 WITHIN = 0.15
 """Largest error of a peak, as a fraction of what XLA says."""
@@ -100,9 +100,9 @@ def measure(case: Case) -> dict[str, int]:
     """XLA's parts, and the growth of the resident size."""
     import jax
 
-    from reference.training.optimizer import OptimizerConfig, make_optimizer
-    from reference.training.step import TrainState, init_state, train_step
     from reference.transformer import Transformer
+    from training.optimizer import OptimizerConfig, make_optimizer
+    from training.step import TrainState, init_state, train_step
 
     config, optimizer = case.config(), make_optimizer(OptimizerConfig())
     tokens = jax.random.randint(jax.random.key(1), (case.batch, case.context + 1), 0, case.vocabulary)

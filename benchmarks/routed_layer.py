@@ -33,7 +33,7 @@ from reference.feedforward import Experts, FeedForward
 from reference.routed import RoutedFeedForward
 from reference.routers import AbstractRouter, Routing
 from reference.routers.sinkhorn_base import sinkhorn
-from reference.training.host import keep_freed_memory
+from training.host import keep_freed_memory
 
 TARGETS = {8: 1.15, 64: 1.4}
 """Time over the dense layer's, at most, by number of experts."""
@@ -65,7 +65,7 @@ class Options:
     clock: Literal["wall", "processor"] = "wall"
     """What is measured: seconds that pass, or seconds of all our threads together, which a busy machine changes less."""
     keep_memory: bool = True
-    """Keep freed memory in our process (`reference.training.host`)."""
+    """Keep freed memory in our process (`training.host`)."""
     json: Path | None = None
     """A file for the figures."""
 

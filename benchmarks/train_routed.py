@@ -29,11 +29,11 @@ import tyro
 from benchmarks.common import save, show, verdict
 from reference.config import TECHNIQUES, ModelConfig, RouterConfig
 from reference.count import dense_parameter_count, total_parameter_count
-from reference.training.config import LADDER
-from reference.training.host import keep_freed_memory
-from reference.training.optimizer import OptimizerConfig, make_optimizer
-from reference.training.step import init_state, train_step
 from reference.transformer import Transformer
+from training.config import LADDER
+from training.host import keep_freed_memory
+from training.optimizer import OptimizerConfig, make_optimizer
+from training.step import init_state, train_step
 
 TIMES = {8: 1.2, 64: 1.5}
 """Of the dense model's step, at most, by number of experts."""

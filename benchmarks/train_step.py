@@ -29,10 +29,10 @@ import tyro
 
 from benchmarks.common import ROOT, median, save, show, verdict
 from reference.config import ModelConfig, Size
-from reference.training.host import keep_freed_memory
-from reference.training.optimizer import OptimizerConfig, make_optimizer
-from reference.training.step import init_state, train_step
 from reference.transformer import Transformer
+from training.host import keep_freed_memory
+from training.optimizer import OptimizerConfig, make_optimizer
+from training.step import init_state, train_step
 
 TIMES = 1.0
 """Tokens per second over PyTorch's, at least."""
@@ -62,7 +62,7 @@ class Options:
     """What is measured: seconds that pass, or seconds of all threads together, which a busy machine changes less; with more than one
     thread PyTorch's wait for each other by spinning, which counts."""
     keep_memory: bool = True
-    """Keep freed memory in our process (`reference.training.host`)."""
+    """Keep freed memory in our process (`training.host`)."""
     torch_python: Path | None = None
     """A Python that has PyTorch."""
     json: Path | None = None

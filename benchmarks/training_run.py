@@ -11,15 +11,15 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reference.training.batches import Batch
-from reference.training.checkpoint import Checkpoints
-from reference.training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
-from reference.training.host import keep_freed_memory
-from reference.training.loop import Loop, Progress
-from reference.training.prepare import cache_folder, prepare
-from reference.training.records import Records, Setting
-from reference.training.signals import Stop
-from reference.training.start import first_state, set_up
+from training.batches import Batch
+from training.checkpoint import Checkpoints
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
+from training.host import keep_freed_memory
+from training.loop import Loop, Progress
+from training.prepare import cache_folder, prepare
+from training.records import Records, Setting
+from training.signals import Stop
+from training.start import first_state, set_up
 
 NEVER = 10**9
 

@@ -29,7 +29,7 @@ class Count:
 
     def run(self) -> None:
         """Count and print."""
-        from reference.count_table import combinations, record, text
+        from commands.count_table import combinations, record, text
         from reference.errors import ConfigError
 
         if self.batch < 1:

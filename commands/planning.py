@@ -9,7 +9,7 @@ import tyro
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
-    from reference.plan.request import Request
+    from plan.request import Request
 
 
 @dataclass(frozen=True)
@@ -59,8 +59,8 @@ class Plan:
             self._compile()
 
     def _requests(self) -> "list[Request]":
-        from reference.plan.request import Request, parse_mesh
-        from reference.plan.table import ALL
+        from plan.request import Request, parse_mesh
+        from plan.table import ALL
 
         if self.all:
             return list(ALL)
@@ -86,8 +86,8 @@ class Plan:
         ]
 
     def _by_closed_form(self) -> None:
+        from plan.outlook import by_closed_form, text
         from reference.errors import ConfigError
-        from reference.plan.outlook import by_closed_form, text
 
         if self.out:
             raise ConfigError("--out is for what is compiled; leave --closed-form out, or take --json")
@@ -101,9 +101,9 @@ class Plan:
             print("\n\n".join(map(text, outlooks)))
 
     def _compile(self) -> None:
-        from reference.plan.outlook import by_compiler, text
-        from reference.plan.table import measure_all, record
-        from reference.plan.table import text as table
+        from plan.outlook import by_compiler, text
+        from plan.table import measure_all, record
+        from plan.table import text as table
 
         with progress_shown("programs") as progress:
             results = measure_all(self._requests(), self.out, progress)

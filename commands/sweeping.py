@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 if TYPE_CHECKING:
-    from reference.training.sweep.cluster import Cluster
-    from reference.training.sweep.run import Run, Status
-    from reference.training.sweep.sweep import Outcome
+    from sweep.cluster import Cluster
+    from sweep.run import Run, Status
+    from sweep.sweep import Outcome
 
 
 @dataclass(frozen=True)
@@ -39,10 +39,10 @@ class Sweep:
     def run(self) -> None:
         """Train, merge, and say how many runs are done and which failed."""
         from common.errors import InputError, WorkError
-        from reference.training.prepare import cache_folder
-        from reference.training.sweep.grid import read_grid
-        from reference.training.sweep.sweep import sweep
-        from reference.training.sweep.table import counts
+        from sweep.grid import read_grid
+        from sweep.sweep import sweep
+        from sweep.table import counts
+        from training.prepare import cache_folder
 
         if self.jobs is not None and self.jobs < 1:
             raise InputError(f"--jobs {self.jobs}: at least 1 run must be at work")
@@ -62,10 +62,10 @@ class Sweep:
     def _cluster(self, runs: "list[Run]", out: Path, parameters: dict[str, Any]) -> "Cluster":
         """Whatever trains `runs`."""
         if self.cluster == "slurm":
-            from reference.training.sweep.slurm import JobArray
+            from sweep.slurm import JobArray
 
             return JobArray(runs, out, self.jobs, parameters)
-        from reference.training.sweep.local import Pool, default_parallel
+        from sweep.local import Pool, default_parallel
 
         parallel = self.jobs or (default_parallel() if runs else 1)
         return Pool(runs, max(1, min(parallel, len(runs))))
@@ -109,7 +109,7 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
 @contextmanager
 def showing() -> Generator["tuple[Callable[[Sequence[Status]], None], Callable[[str], None]]"]:
     """What shows runs, and what says something in a line: a live table on a terminal, elsewhere lines; on standard error."""
-    from reference.training.sweep.table import table
+    from sweep.table import table
 
     if not sys.stderr.isatty():
         yield Lines().show, partial(print, file=sys.stderr, flush=True)
@@ -135,7 +135,7 @@ class Lines:
 
     def show(self, statuses: "Sequence[Status]") -> None:
         """Print what there is to say."""
-        from reference.training.sweep.table import changes, counts, line
+        from sweep.table import changes, counts, line
 
         said = changes(self._before, statuses)
         if time.monotonic() - self._last > self.SECONDS:

@@ -15,8 +15,8 @@ import tyro
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
-    from reference.training.config import TrainConfig
-    from reference.training.run import Outcome, Progress, Watcher
+    from training.config import TrainConfig
+    from training.run import Outcome, Progress, Watcher
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -77,9 +77,9 @@ class Train:
 
     def run(self) -> None:
         """Train, and say where the run is and what it reached."""
-        from reference.training.distributed import Processes, surrounding
-        from reference.training.prepare import cache_folder
-        from reference.training.run import train
+        from training.distributed import Processes, surrounding
+        from training.prepare import cache_folder
+        from training.run import train
 
         config = self.options()
         named = Processes(self.coordinator, self.processes, self.process)
@@ -92,7 +92,7 @@ class Train:
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the defaults, changed by what was asked for."""
         from common.errors import InputError
-        from reference.training.config import TrainConfig, read_toml
+        from training.config import TrainConfig, read_toml
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both say how long to train; give one of them")
@@ -126,10 +126,10 @@ class Tokenize:
 
     def run(self) -> None:
         """Tokenize, and say what the folder holds."""
-        from reference.training.config import DataOptions
-        from reference.training.corpus import Document, documents
-        from reference.training.prepare import cache_folder, tokenizer_for
-        from reference.training.shards import write_shards
+        from training.config import DataOptions
+        from training.corpus import Document, documents
+        from training.prepare import cache_folder, tokenizer_for
+        from training.shards import write_shards
 
         data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
         tokenizer = tokenizer_for(data, cache_folder())
@@ -164,7 +164,7 @@ class Sample:
 
     def run(self) -> None:
         """Print the text."""
-        from reference.training.load import sample_run
+        from training.load import sample_run
 
         print(sample_run(self.folder, self.prompt, tokens=self.tokens, temperature=self.temperature, seed=self.seed))
 
@@ -184,8 +184,8 @@ class Evaluate:
 
     def run(self) -> None:
         """Print loss and bits per byte."""
-        from reference.training.load import evaluate_run
-        from reference.training.prepare import cache_folder
+        from training.load import evaluate_run
+        from training.prepare import cache_folder
 
         found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens)
         if self.json:
@@ -209,7 +209,7 @@ class Show:
 
     def run(self) -> None:
         """Print the summary; draw the figure if asked for."""
-        from reference.training.show import figure, history, summary
+        from training.show import figure, history, summary
 
         run = history(self.folder)
         print(summary(run))
@@ -223,8 +223,8 @@ class Show:
             write_atomically(self.out, image.getvalue())
             print(f"Figure: {self.out}")
         if self.tensorboard:
-            from reference.training.records import METRICS, read_metrics
-            from reference.training.tensorboard import FOLDER, convert, require_tensorboard
+            from training.records import METRICS, read_metrics
+            from training.tensorboard import FOLDER, convert, require_tensorboard
 
             require_tensorboard()
             metrics = self.folder / METRICS

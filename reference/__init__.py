@@ -1,4 +1,6 @@
-"""The executable specification of routed language models: routers, routed blocks, the model and its objective, and exact counts.
+"""The executable specification of routed language models: routers, routed blocks, the model and its
+objective, and exact counts.
 
-`plan` (what it takes on TPUs) and `training` (from text to curves) are built on it, and it needs neither.
+`plan` (what it takes on TPUs) and `training` (from text to curves) are built on it, and it needs
+neither.
 """

@@ -1,14 +1,17 @@
-"""How large a model is and what a token costs, by closed form: the paper's N, P and F, to the last integer of the release's columns.
+"""How large a model is and what a token costs, by closed form: the paper's N, P and F, to the last
+integer of the release's columns.
 
-Python integers only: nothing here imports JAX, so that a count is there at once. Three kinds of count:
+Python integers only: nothing here imports JAX, so that a count is there at once. Three kinds of
+count:
 
-- what the release's columns hold: `parameters`, `dense_parameter_count` (N), `total_parameter_count` (P), `flops_per_step` (F);
+- what the release's columns hold: `parameters`, `dense_parameter_count` (N),
+`total_parameter_count` (P), `flops_per_step` (F);
 - what the modules of `reference/` hold: `held_parameters`;
 - what their forward pass multiplies, with capacity factor and padding: `matmul_flops`.
 
-Symbols: D d_model, L blocks, H heads, A = H * kqv_size, T context, V vocabulary, E experts, k of them per token, and the
-number of routed layers, `ModelConfig.routed_layers`. Source: the table of the release reproduced exactly on all its 223 runs; the
-paper gives no formulas.
+Symbols: D d_model, L blocks, H heads, A = H * kqv_size, T context, V vocabulary, E experts, k of
+them per token, and the number of routed layers, `ModelConfig.routed_layers`. Source: the table of
+the release reproduced exactly on all its 223 runs; the paper gives no formulas.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -22,7 +25,10 @@ SEQUENCES_PER_STEP = 256
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights, all layers together. P is all but the last two, which the paper leaves out of N and P."""
+    """Numbers of weights, all layers together.
+
+    P is all but the last two, which the paper leaves out of N and P.
+    """
 
     attention: int
     """Queries, keys, values, output, and the projection of relative positions."""
@@ -52,12 +58,17 @@ class Parameters:
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of a forward pass, all layers together; one multiplication and one addition are two."""
+    """Floating-point operations of a forward pass, all layers together;
+    one multiplication and one addition are two."""
 
     attention: int
-    """Products with attention's five D x A matrices. The release charges that of relative positions to every token."""
+    """Products with attention's five D x A matrices.
+
+    The release charges that of relative positions to every token.
+    """
     scores: int
-    """Products with keys, relative positions and values, over all T positions: causality saves nothing."""
+    """Products with keys, relative positions and values, over all T positions:
+    causality saves nothing."""
     softmax: int
     norms: int
     feed_forward: int
@@ -74,7 +85,8 @@ class Flops:
 
 
 def parameters(config: ModelConfig) -> Parameters:
-    """The parts of P as the release counts them: HASH is charged a router of E * D although hashing needs none."""
+    """The parts of P as the release counts them:
+    HASH is charged a router of E * D although hashing needs none."""
     size, layers = config.size, config.routed_layers
     attention, feed_forward = _attention_matrices(config), _feed_forward_matrices(config)
     return Parameters(
@@ -96,9 +108,13 @@ def held_parameters(config: ModelConfig) -> Parameters:
 
 
 def dense_parameter_count(config: ModelConfig) -> int:
-    """N: the weights of the dense model of this size, which are those that a token meets at k = 1, router and embedding left out."""
+    """N:
+    the weights of the dense model of this size, which are those that a token meets at k = 1, router
+    and embedding left out."""
     size = config.size
-    return size.num_blocks * (_attention_matrices(config) + _feed_forward_matrices(config) + 4 * size.d_model)
+    return size.num_blocks * (
+        _attention_matrices(config) + _feed_forward_matrices(config) + 4 * size.d_model
+    )
 
 
 def total_parameter_count(config: ModelConfig) -> int:
@@ -107,10 +123,11 @@ def total_parameter_count(config: ModelConfig) -> int:
 
 
 def flops_per_token(config: ModelConfig) -> Flops:
-    """A token's forward pass as the release counts it: no capacity factor, nothing dropped; HASH is charged its router here, too.
+    """A token's forward pass as the release counts it: no capacity factor, nothing dropped; HASH is
+    charged its router here, too.
 
-    A multiplication by each matrix; 3 operations per score in the softmax, 5 per element in a LayerNorm; none for the
-    embedding, the activation, the gates, the residuals and the final norm.
+    A multiplication by each matrix; 3 operations per score in the softmax, 5 per element in a
+    LayerNorm; none for the embedding, the activation, the gates, the residuals and the final norm.
     """
     size, layers, routed = config.size, config.routed_layers, config.router
     feed_forward = 2 * _feed_forward_matrices(config)
@@ -128,16 +145,21 @@ def flops_per_token(config: ModelConfig) -> Flops:
 
 
 def flops_per_step(config: ModelConfig, sequences: int = SEQUENCES_PER_STEP) -> int:
-    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the release counts them."""
+    """F:
+    forward FLOPs of one step over so many sequences of `config.context` tokens, as the release
+    counts them."""
     return flops_per_token(config).total * config.context * sequences
 
 
 def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flops:
-    """What `Transformer` multiplies in one forward pass over so many sequences of `config.context` tokens: its matrix products alone.
+    """What `Transformer` multiplies in one forward pass over so many sequences of `config.context`
+    tokens: its matrix products alone.
 
-    It differs from the release's count in four ways. Positions are projected once for all sequences. The experts' work is that of
-    their buffers, filled or not: E * C slots a group for a capacity of C, and where nothing is dropped as many blocks as any routing
-    can need. HASH has no router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not come out even.
+    It differs from the release's count in four ways. Positions are projected once for all
+    sequences. The experts' work is that of their buffers, filled or not: E * C slots a group for a
+    capacity of C, and where nothing is dropped as many blocks as any routing can need. HASH has no
+    router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not come out
+    even.
     """
     counted, tokens = flops_per_token(config), sequences * config.context
     once = config.size.num_blocks * 2 * (_attention_matrices(config) // 5)
@@ -147,7 +169,10 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
         softmax=0,
         norms=0,
         feed_forward=counted.feed_forward * tokens,
-        experts=config.routed_layers * 2 * _feed_forward_matrices(config) * expert_slots(config, sequences, inference=inference),
+        experts=config.routed_layers
+        * 2
+        * _feed_forward_matrices(config)
+        * expert_slots(config, sequences, inference=inference),
         router=0 if _hashes(config) else counted.router * tokens,
         baseline=counted.baseline * tokens,
         logits=counted.logits * tokens,
@@ -155,22 +180,31 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
 
 
 def training_flops(config: ModelConfig, sequences: int) -> int:
-    """FLOPs of a training step over so many sequences: three times the matrix products of the forward pass.
+    """FLOPs of a training step over so many sequences: three times the matrix products of the
+    forward pass.
 
-    A product's gradient is two products of its size. The program does a little less, where an input needs no gradient (the sinusoids,
-    what RL-R's router reads), and another forward pass through the blocks with `remat`, which by convention does not count.
+    A product's gradient is two products of its size. The program does a little less, where an input
+    needs no gradient (the sinusoids, what RL-R's router reads), and another forward pass through
+    the blocks with `remat`, which by convention does not count.
     """
     return 3 * matmul_flops(config, sequences, inference=False).total
 
 
 def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int:
-    """Rows that the experts of one routed layer work on in a forward pass, empty ones included (`dispatch`); 0 for a dense model."""
+    """Rows that the experts of one routed layer work on in a forward pass, empty ones included
+    (`dispatch`); 0 for a dense model.
+    """
     router = config.router
     if router is None:
         return 0
     if sequences % router.sequences_per_group:
-        raise ConfigError(f"{sequences} sequences do not come out even in groups of {router.sequences_per_group}; use a multiple of it")
-    groups, tokens = sequences // router.sequences_per_group, router.sequences_per_group * config.context
+        raise ConfigError(
+            f"{sequences} sequences do not come out even in groups of {router.sequences_per_group}; use a multiple of it"
+        )
+    groups, tokens = (
+        sequences // router.sequences_per_group,
+        router.sequences_per_group * config.context,
+    )
     capacity = router.capacity(tokens, inference=inference)
     if capacity is not None:
         return groups * router.num_experts * capacity
@@ -180,14 +214,19 @@ def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int
 
 
 def widened(config: ModelConfig, flop_increase: int) -> ModelConfig:
-    """What a dense model of the release with this `flop_increase` counts as: at R of its blocks, `flop_increase` feed-forwards for each
-    token and a router over them. Its N stays. Raises `ConfigError` for a routed model or an increase below 1."""
+    """What a dense model of the release with this `flop_increase` counts as:
+    at R of its blocks, `flop_increase` feed-forwards for each token and a router over them. Its N
+    stays. Raises `ConfigError` for a routed model or an increase below 1."""
     if config.router is not None or flop_increase < 1:
-        raise ConfigError(f"flop_increase is {flop_increase}; it is at least 1, and more than 1 for dense models only")
+        raise ConfigError(
+            f"flop_increase is {flop_increase}; it is at least 1, and more than 1 for dense models only"
+        )
     if flop_increase == 1:
         return config
     # Any technique does whose router is one D x E matrix.
-    return replace(config, router=RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase))
+    return replace(
+        config, router=RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase)
+    )
 
 
 def _attention_matrices(config: ModelConfig) -> int:
@@ -204,7 +243,11 @@ def _router_matrix(config: ModelConfig) -> int:
 
 def _baseline_matrices(config: ModelConfig) -> int:
     hidden = config.size.d_model // 8
-    return config.size.d_model * hidden + hidden if config.router and isinstance(config.router.technique, Reinforce) else 0
+    return (
+        config.size.d_model * hidden + hidden
+        if config.router and isinstance(config.router.technique, Reinforce)
+        else 0
+    )
 
 
 def _num_experts(config: ModelConfig) -> int:

@@ -1,4 +1,7 @@
-"""Whether a model and its batch come out even on a mesh. Nothing here imports JAX; `mesh.py` has the mesh itself."""
+"""Whether a model and its batch come out even on a mesh.
+
+Nothing here imports JAX; `mesh.py` has the mesh itself.
+"""
 
 import math
 from collections.abc import Mapping
@@ -12,7 +15,9 @@ GROUPS = (DATA, EXPERT)
 
 
 def check_shape(config: ModelConfig, shape: Mapping[str, int], batch: int) -> None:
-    """Raises `ConfigError` unless the model's dimensions, and a batch of so many sequences, come out even on a mesh of `shape`."""
+    """Raises `ConfigError` unless the model's dimensions, and a batch of so many sequences, come
+    out even on a mesh of `shape`.
+    """
     router = config.router
     per_group = router.sequences_per_group if router else 1
     for what, number, axes in (
@@ -23,8 +28,15 @@ def check_shape(config: ModelConfig, shape: Mapping[str, int], batch: int) -> No
     ):
         _require_even(what, number, shape, axes)
     if batch % per_group:
-        raise ConfigError(f"{batch} sequences in a batch are not whole groups of {per_group} sequences; use a multiple of {per_group}")
-    _require_even("sequences in a batch" if per_group == 1 else "groups of sequences in a batch", batch // per_group, shape, GROUPS)
+        raise ConfigError(
+            f"{batch} sequences in a batch are not whole groups of {per_group} sequences; use a multiple of {per_group}"
+        )
+    _require_even(
+        "sequences in a batch" if per_group == 1 else "groups of sequences in a batch",
+        batch // per_group,
+        shape,
+        GROUPS,
+    )
 
 
 def _require_even(what: str, number: int, shape: Mapping[str, int], axes: tuple[str, ...]) -> None:

@@ -12,7 +12,9 @@ EPSILON = 1e-5
 
 
 class LayerNorm(eqx.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis, computed in float32 at least."""
+    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis, computed in float32
+    at least.
+    """
 
     scale: Float[Array, "d_model"]
     offset: Float[Array, "d_model"]
@@ -26,10 +28,13 @@ class LayerNorm(eqx.Module):
         return _normalise(x, self.scale, self.offset)
 
 
-# Computed again in the backward pass, which then keeps `x` alone: four times less to write and read.
+# Computed again in the backward pass, which then keeps `x` alone: four times less to write and
+# read.
 @partial(jax.checkpoint, prevent_cse=False)
 def _normalise(
-    x: Float[Array, "*batch d_model"], scale: Float[Array, "d_model"], offset: Float[Array, "d_model"]
+    x: Float[Array, "*batch d_model"],
+    scale: Float[Array, "d_model"],
+    offset: Float[Array, "d_model"],
 ) -> Float[Array, "*batch d_model"]:
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     wide = x.astype(dtype)

@@ -1,10 +1,13 @@
-"""What training minimises: the language-model loss, and each routed layer's own losses, with the metrics to watch.
+"""What training minimises: the language-model loss, and each routed layer's own losses, with the
+metrics to watch.
 
-RL-R's reward is known only here, after the logits: the log-probability of each token's correct next token. Every routed layer is
-handed its own `Routing` and that reward. Router losses are means over tokens and groups, summed over layers.
+RL-R's reward is known only here, after the logits: the log-probability of each token's correct next
+token. Every routed layer is handed its own `Routing` and that reward. Router losses are means over
+tokens and groups, summed over layers.
 
-A target that is `PADDING` counts for nothing, in the loss as in the terms that need a reward. Routers see padding as token 0: what
-follows a text's end changes nothing before it, and only the last sequence of an epoch has any.
+A target that is `PADDING` counts for nothing, in the loss as in the terms that need a reward.
+Routers see padding as token 0: what follows a text's end changes nothing before it, and only the
+last sequence of an epoch has any.
 """
 
 import equinox as eqx
@@ -29,7 +32,8 @@ class Report(eqx.Module):
     router_losses: dict[str, Float[Array, ""]]
     """By name, weighted, summed over layers."""
     metrics: dict[str, Float[Array, "layers"]]
-    """By name, means over groups; `dead_experts` counts the experts that no token of the whole batch chose."""
+    """By name, means over groups;
+    `dead_experts` counts the experts that no token of the whole batch chose."""
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices that fell on each expert."""
     gradient_norm: Float[Array, ""] | None = None
@@ -37,11 +41,17 @@ class Report(eqx.Module):
 
 
 def objective(
-    model: Transformer, tokens: Int[Array, "batch context_and_one"], *, key: PRNGKeyArray | None = None, inference: bool = False
+    model: Transformer,
+    tokens: Int[Array, "batch context_and_one"],
+    *,
+    key: PRNGKeyArray | None = None,
+    inference: bool = False,
 ) -> tuple[Float[Array, ""], Report]:
-    """Total loss of a batch of sequences, each with the token after it: language-model loss + router losses.
+    """Total loss of a batch of sequences, each with the token after it: language-model loss +
+    router losses.
 
-    `key` is needed in training by routers that sample. Without a single target that is not padding the loss is NaN.
+    `key` is needed in training by routers that sample. Without a single target that is not padding
+    the loss is NaN.
     """
     inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
     real = targets != PADDING
@@ -57,7 +67,10 @@ def objective(
     if routing.policy is not None:
         advantage = _by_group(log_prob, routing.policy.baseline) - routing.policy.baseline
         rewarded = _by_group(real, routing.policy.baseline)
-        metrics |= {"advantage": mean_of(advantage, rewarded, axis=(1, 2)), "baseline_error": mean_of(advantage**2, rewarded, axis=(1, 2))}
+        metrics |= {
+            "advantage": mean_of(advantage, rewarded, axis=(1, 2)),
+            "baseline_error": mean_of(advantage**2, rewarded, axis=(1, 2)),
+        }
     total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
     return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load))
 
@@ -67,33 +80,53 @@ def target_log_prob(
 ) -> Float[Array, "batch context"]:
     """Log-probability of each target, in nats: the reward of RL-R, and minus the loss.
 
-    The target's logit is summed out, not indexed: that works on a vocabulary spread over devices, and its gradient is no scatter.
+    The target's logit is summed out, not indexed: that works on a vocabulary spread over devices,
+    and its gradient is no scatter.
     """
-    is_target: Bool[Array, "batch context vocabulary"] = targets[..., None] == jnp.arange(logits.shape[-1], dtype=targets.dtype)
+    is_target: Bool[Array, "batch context vocabulary"] = targets[..., None] == jnp.arange(
+        logits.shape[-1], dtype=targets.dtype
+    )
     of_target = jnp.sum(jnp.where(is_target, logits, 0), axis=-1)
     return of_target - jax.nn.logsumexp(logits, axis=-1)
 
 
-def mean_of(values: Float[Array, "*all"], real: Bool[Array, "*all_or_1"], axis: tuple[int, ...] | None = None) -> Float[Array, "*other"]:
+def mean_of(
+    values: Float[Array, "*all"],
+    real: Bool[Array, "*all_or_1"],
+    axis: tuple[int, ...] | None = None,
+) -> Float[Array, "*other"]:
     """Mean along `axis`, of all by default, of the `values` that are `real`.
 
-    It is the mean over all positions times their number for a real one: a factor of exactly 1 where there is no padding.
+    It is the mean over all positions times their number for a real one: a factor of exactly 1 where
+    there is no padding.
     """
     real = jnp.broadcast_to(real, values.shape)
-    mean, count = jnp.mean(jnp.where(real, values, 0), axis=axis), jnp.sum(real, axis=axis, dtype=values.dtype)
+    mean, count = (
+        jnp.mean(jnp.where(real, values, 0), axis=axis),
+        jnp.sum(real, axis=axis, dtype=values.dtype),
+    )
     return mean * ((values.size // mean.size) / count)
 
 
 def router_losses(
-    router: AbstractRouter, routing: Routing, log_prob: Float[Array, "batch context"], real: Bool[Array, "batch context"]
+    router: AbstractRouter,
+    routing: Routing,
+    log_prob: Float[Array, "batch context"],
+    real: Bool[Array, "batch context"],
 ) -> dict[str, Float[Array, ""]]:
-    """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed over layers."""
+    """Each of the routers' terms, with its weight:
+    mean over groups (and `real` targets), summed over layers."""
     terms = {name: jnp.sum(jnp.mean(value, axis=1)) for name, value in routing.losses.items()}
     if routing.policy is not None:
         reward = _by_group(log_prob, routing.policy.baseline)
-        per_token = router.policy_losses(routing.policy, jnp.broadcast_to(reward, routing.policy.baseline.shape))
+        per_token = router.policy_losses(
+            routing.policy, jnp.broadcast_to(reward, routing.policy.baseline.shape)
+        )
         rewarded = _by_group(real, routing.policy.baseline)
-        terms |= {name: jnp.sum(mean_of(value, rewarded, axis=(1, 2))) for name, value in per_token.items()}
+        terms |= {
+            name: jnp.sum(mean_of(value, rewarded, axis=(1, 2)))
+            for name, value in per_token.items()
+        }
     return terms
 
 
@@ -104,5 +137,7 @@ def router_of(model: Transformer) -> AbstractRouter:
     return feedforward.router
 
 
-def _by_group(per_token: Shaped[Array, "batch context"], like: Float[Array, "layers groups tokens"]) -> Shaped[Array, "1 groups tokens"]:
+def _by_group(
+    per_token: Shaped[Array, "batch context"], like: Float[Array, "layers groups tokens"]
+) -> Shaped[Array, "1 groups tokens"]:
     return reshape(per_token, (1, *like.shape[1:]), out=(None, GROUPS, None))

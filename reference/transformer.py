@@ -1,8 +1,9 @@
 """The Transformer: tokens -> embeddings -> groups of blocks -> logits.
 
-Pre-norm blocks (our choice). A group is 1/R blocks, the last of which is routed; groups have the same shape, so their weights are
-stacked along a first axis and one group is scanned over it: tracing and compiling cost does not grow with depth. Embeddings are
-tied, the final norm and they lie outside of N (our choice, which the counts allow).
+Pre-norm blocks (our choice). A group is 1/R blocks, the last of which is routed; groups have the
+same shape, so their weights are stacked along a first axis and one group is scanned over it:
+tracing and compiling cost does not grow with depth. Embeddings are tied, the final norm and they
+lie outside of N (our choice, which the counts allow).
 """
 
 from functools import partial
@@ -37,19 +38,30 @@ class Block(eqx.Module):
     feedforward: FeedForward | RoutedFeedForward
 
     def __init__(
-        self, config: ModelConfig, *, routed: bool, key: PRNGKeyArray, hash_table: Int[Array, "vocabulary k"] | None = None
+        self,
+        config: ModelConfig,
+        *,
+        routed: bool,
+        key: PRNGKeyArray,
+        hash_table: Int[Array, "vocabulary k"] | None = None,
     ) -> None:
         attention_key, feedforward_key = jax.random.split(key)
         self.attention_norm = LayerNorm(config.size.d_model)
         self.attention = Attention(config.size, key=attention_key)
         self.feedforward_norm = LayerNorm(config.size.d_model)
         if routed and config.router is not None:
-            self.feedforward = RoutedFeedForward(config.size, config.router, key=feedforward_key, hash_table=hash_table)
+            self.feedforward = RoutedFeedForward(
+                config.size, config.router, key=feedforward_key, hash_table=hash_table
+            )
         else:
             self.feedforward = FeedForward(config.size, key=feedforward_key)
 
     def __call__(
-        self, x: Float[Array, "batch context d_model"], token_id: Int[Array, "batch context"], key: PRNGKeyArray | None, inference: bool
+        self,
+        x: Float[Array, "batch context d_model"],
+        token_id: Int[Array, "batch context"],
+        key: PRNGKeyArray | None,
+        inference: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """The block's output, and its routing if it is routed."""
         x += self.attention(self.attention_norm(x))
@@ -65,11 +77,20 @@ class Group(eqx.Module):
 
     blocks: tuple[Block, ...]
 
-    def __init__(self, config: ModelConfig, *, key: PRNGKeyArray, hash_table: Int[Array, "vocabulary k"] | None) -> None:
+    def __init__(
+        self,
+        config: ModelConfig,
+        *,
+        key: PRNGKeyArray,
+        hash_table: Int[Array, "vocabulary k"] | None,
+    ) -> None:
         keys = jax.random.split(key, config.period)
         last = config.period - 1
         self.blocks = tuple(
-            Block(config, routed=i == last, key=keys[i], hash_table=hash_table if i == last else None) for i in range(config.period)
+            Block(
+                config, routed=i == last, key=keys[i], hash_table=hash_table if i == last else None
+            )
+            for i in range(config.period)
         )
 
     def __call__(
@@ -80,7 +101,8 @@ class Group(eqx.Module):
         inference: bool,
         remat: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-        """The blocks in turn; the routing is the last one's. `remat`: a backward pass computes each block again."""
+        """The blocks in turn;
+        the routing is the last one's. `remat`: a backward pass computes each block again."""
         routing = None
         for block in self.blocks:
             run = eqx.filter_checkpoint(block) if remat else block
@@ -89,8 +111,12 @@ class Group(eqx.Module):
 
 
 class Transformer(eqx.Module):
-    """A language model, dense or routed. Embeddings are normal with standard deviation 0.02 and read as they are (our choice, GPT-2's): a
-    fresh model's loss is log V at any width, which tied embeddings of unit variance do not give (docs/LOG.md)."""
+    """A language model, dense or routed.
+
+    Embeddings are normal with standard deviation 0.02 and read as they are (our choice, GPT-2's): a
+    fresh model's loss is log V at any width, which tied embeddings of unit variance do not give
+    (docs/LOG.md).
+    """
 
     embedding: Float[Array, "vocabulary d_model"]
     groups: Group
@@ -99,30 +125,45 @@ class Transformer(eqx.Module):
     config: ModelConfig = eqx.field(static=True)
 
     def __init__(
-        self, config: ModelConfig, *, key: PRNGKeyArray, hash_tables: Int[np.ndarray, "layers rows choices"] | None = None
+        self,
+        config: ModelConfig,
+        *,
+        key: PRNGKeyArray,
+        hash_tables: Int[np.ndarray, "layers rows choices"] | None = None,
     ) -> None:
-        """Draw the weights from `key`. `hash_tables`: HASH's tables if not those the configuration asks for, one per routed layer.
+        """Draw the weights from `key`. `hash_tables`: HASH's tables if not those the configuration
+        asks for, one per routed layer.
 
         Raises `ConfigError` for tables that do not fit.
         """
         if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
-            raise ConfigError('dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on')
+            raise ConfigError(
+                'dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on'
+            )
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model
         embedding = EMBEDDING_SCALE * jax.random.normal(embedding_key, (config.vocabulary, d_model))
         tables = checked_tables(config, hash_tables)
         keys = jax.random.split(groups_key, config.size.num_blocks // config.period)
-        groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(keys, tables)
+        groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(
+            keys, tables
+        )
         dtype = jnp.float64 if config.dtype == "float64" else jnp.float32
         self.embedding, self.groups, self.final_norm = jax.tree.map(
-            lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w, (embedding, groups, LayerNorm(d_model))
+            lambda w: w.astype(dtype) if eqx.is_inexact_array(w) else w,
+            (embedding, groups, LayerNorm(d_model)),
         )
         self.config = config
 
     def __call__(
-        self, tokens: Int[Array, "batch context"], *, key: PRNGKeyArray | None = None, inference: bool = False
+        self,
+        tokens: Int[Array, "batch context"],
+        *,
+        key: PRNGKeyArray | None = None,
+        inference: bool = False,
     ) -> tuple[Float[Array, "batch context vocabulary"], Routing | None]:
-        """Logits for the token after each, in float32 at least; and the routing, with leading axes layers and groups, if routed.
+        """Logits for the token after each, in float32 at least; and the routing, with leading axes
+        layers and groups, if routed.
 
         `key` is used by routers that sample, in training. `inference`: evaluation.
         """
@@ -148,7 +189,8 @@ class Transformer(eqx.Module):
         keys = None if key is None else jax.random.split(key, number)
 
         def _group(
-            x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None, Int[Array, ""]]
+            x: Float[Array, "batch context d_model"],
+            xs: tuple[Group, PRNGKeyArray | None, Int[Array, ""]],
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
             weights, key, layer = xs
             x, routing = eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
@@ -156,9 +198,13 @@ class Transformer(eqx.Module):
                 x = stop_if_not_finite(x, routing, layer, number)
             return x, routing
 
-        return jax.lax.scan(_group, x, (arrays, keys, jnp.arange(number)), unroll=min(self.config.unroll, number))
+        return jax.lax.scan(
+            _group, x, (arrays, keys, jnp.arange(number)), unroll=min(self.config.unroll, number)
+        )
 
-    def logits(self, x: Float[Array, "batch context d_model"]) -> Float[Array, "batch context vocabulary"]:
+    def logits(
+        self, x: Float[Array, "batch context d_model"]
+    ) -> Float[Array, "batch context vocabulary"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         return linear(self.final_norm(x).astype(dtype), self.embedding.astype(dtype).T, out=MODEL)
@@ -167,22 +213,34 @@ class Transformer(eqx.Module):
 def stop_if_not_finite(
     x: Float[Array, "batch context d_model"], routing: Routing, layer: Int[Array, ""], layers: int
 ) -> Float[Array, "batch context d_model"]:
-    """`x`; but the program stops, naming the routed layer, if the entropy of a choice, and so a logit, is not finite."""
+    """`x`;
+    but the program stops, naming the routed layer, if the entropy of a choice, and so a logit, is
+    not finite."""
     why = "its weights or its input hold NaN or infinity; look at the step before, and try a lower learning rate"
-    messages = [f"routed layer {i} (of 0 to {layers - 1}): the router's logits are not finite: {why}" for i in range(layers)]
+    messages = [
+        f"routed layer {i} (of 0 to {layers - 1}): the router's logits are not finite: {why}"
+        for i in range(layers)
+    ]
     return eqx.branched_error_if(x, ~jnp.isfinite(routing.metrics["entropy"]), layer, messages)
 
 
-def checked_tables(config: ModelConfig, given: Int[np.ndarray, "layers rows choices"] | None) -> Int[Array, "layers vocabulary k"] | None:
-    """HASH's tables, the given ones or those that the configuration asks for; None for other techniques."""
+def checked_tables(
+    config: ModelConfig, given: Int[np.ndarray, "layers rows choices"] | None
+) -> Int[Array, "layers vocabulary k"] | None:
+    """HASH's tables, the given ones or those that the configuration asks for;
+    None for other techniques."""
     router = config.router
     if router is None or not isinstance(router.technique, Hash):
         return None
     if given is None:
-        make = partial(hash_table, router.technique, config.vocabulary, router.num_experts, router.k)
+        make = partial(
+            hash_table, router.technique, config.vocabulary, router.num_experts, router.k
+        )
         given = np.stack([make(layer=layer) for layer in range(config.routed_layers)])
     if given.shape[0] != config.routed_layers:
-        raise ConfigError(f"there are {given.shape[0]} hash tables for {config.routed_layers} routed layers; give one for each")
+        raise ConfigError(
+            f"there are {given.shape[0]} hash tables for {config.routed_layers} routed layers; give one for each"
+        )
     for table in given:
         check_table(table, config.vocabulary, router.num_experts, router.k)
     return jnp.asarray(given, jnp.int32)

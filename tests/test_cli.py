@@ -292,7 +292,7 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
 
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     from commands.training import Train
-    from reference.training.config import TrainConfig, to_toml
+    from training.config import TrainConfig, to_toml
 
     config = TrainConfig()
     config = replace(config, rl_r=replace(config.rl_r, policy_weight=0.5), s_base=replace(config.s_base, iterations=7))

@@ -23,12 +23,12 @@ from benchmarks.common import ROOT, show
 from common.errors import InputError
 from common.files import write_atomically
 from reference.objective import PADDING, objective
-from reference.training.batches import EvaluationBatches, Sequences
-from reference.training.evaluate import evaluate, sums_of
-from reference.training.load import load_run
-from reference.training.prepare import cache_folder, prepare
-from reference.training.shards import TokenStream
 from reference.transformer import Transformer
+from training.batches import EvaluationBatches, Sequences
+from training.evaluate import evaluate, sums_of
+from training.load import load_run
+from training.prepare import cache_folder, prepare
+from training.shards import TokenStream
 
 TOKENS = 1 << 18
 """Of the held-out text, from the beginning."""

@@ -5,20 +5,27 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 
-def router_logits(x: Float[Array, "tokens d_model"], weight: Float[Array, "d_model experts"]) -> Float[Array, "tokens experts"]:
+def router_logits(
+    x: Float[Array, "tokens d_model"], weight: Float[Array, "d_model experts"]
+) -> Float[Array, "tokens experts"]:
     """`x @ weight` in float32 at least, whatever the type of the activations."""
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, weight.dtype), jnp.float32)
     return jnp.dot(x.astype(dtype), weight.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
 
-def expert_load(experts: Int[Array, "tokens k"], num_experts: int, dtype: jnp.dtype) -> Float[Array, "experts"]:
+def expert_load(
+    experts: Int[Array, "tokens k"], num_experts: int, dtype: jnp.dtype
+) -> Float[Array, "experts"]:
     """Fraction f_e of the group's T*k choices that fell on each expert."""
     chosen = experts[..., None] == jnp.arange(num_experts, dtype=experts.dtype)
     return jnp.mean(chosen.astype(dtype), axis=(0, 1))
 
 
-def balancing_loss(load: Float[Array, "experts"], probabilities: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """E * sum_e f_e * mean_i p_ie: 1 when both are uniform (Fedus et al. 2021, Eq. 4, without its weight)."""
+def balancing_loss(
+    load: Float[Array, "experts"], probabilities: Float[Array, "tokens experts"]
+) -> Float[Array, ""]:
+    """E * sum_e f_e * mean_i p_ie:
+    1 when both are uniform (Fedus et al. 2021, Eq. 4, without its weight)."""
     return load.shape[0] * jnp.sum(load * jnp.mean(probabilities, axis=0))
 
 
@@ -27,6 +34,12 @@ def mean_entropy(log_probabilities: Float[Array, "tokens experts"]) -> Float[Arr
     return -jnp.mean(jnp.sum(jnp.exp(log_probabilities) * log_probabilities, axis=-1))
 
 
-def load_metrics(load: Float[Array, "experts"], entropy: Float[Array, ""]) -> dict[str, Float[Array, ""]]:
-    """The metrics of every router: how uneven the load is (1 is balanced), and the entropy of its choice in nats."""
-    return {"load_max_over_mean": load.shape[0] * jnp.max(load), "entropy": jax.lax.stop_gradient(entropy)}
+def load_metrics(
+    load: Float[Array, "experts"], entropy: Float[Array, ""]
+) -> dict[str, Float[Array, ""]]:
+    """The metrics of every router:
+    how uneven the load is (1 is balanced), and the entropy of its choice in nats."""
+    return {
+        "load_max_over_mean": load.shape[0] * jnp.max(load),
+        "entropy": jax.lax.stop_gradient(entropy),
+    }

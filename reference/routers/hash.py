@@ -1,7 +1,9 @@
-"""HASH: a fixed table from token id to expert, the same in training and evaluation (paper, section 3; Roller et al. 2021).
+"""HASH: a fixed table from token id to expert, the same in training and evaluation (paper, section
+3; Roller et al. 2021).
 
-There is nothing to learn and no gate. The table is an array of the model, so a checkpoint holds it. The released counts
-charge HASH a D x E router (see `count`); the module has none, because it would have no use for it.
+There is nothing to learn and no gate. The table is an array of the model, so a checkpoint holds it.
+The released counts charge HASH a D x E router (see `count`); the module has none, because it would
+have no use for it.
 """
 
 import equinox as eqx
@@ -17,7 +19,11 @@ from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
 
 
 class HashRouter(AbstractRouter):
-    """HASH. Gates are 1/k, so that k experts give their mean (our choice; the released runs have k = 1 only)."""
+    """HASH.
+
+    Gates are 1/k, so that k experts give their mean (our choice; the released runs have k = 1
+    only).
+    """
 
     table: Int[Array, "vocabulary k"]
     num_experts: int = eqx.field(static=True)
@@ -28,7 +34,12 @@ class HashRouter(AbstractRouter):
         self.num_experts = num_experts
 
     def __call__(
-        self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
+        self,
+        x: Float[Array, "tokens d_model"],
+        token_id: Int[Array, "tokens"],
+        *,
+        key: PRNGKeyArray | None,
+        inference: bool,
     ) -> Routing:
         """Look the tokens up; `x` gives nothing but its type."""
         experts = take(self.table, token_id, out=(None, None))
@@ -36,17 +47,28 @@ class HashRouter(AbstractRouter):
         load = expert_load(experts, self.num_experts, dtype)
         entropy = -jnp.sum(load * jnp.log(jnp.where(load > 0, load, 1)))
         gates = jnp.full(experts.shape, 1 / experts.shape[1], dtype)
-        return Routing(experts=experts, gates=gates, load=load, losses={}, metrics=load_metrics(load, entropy))
+        return Routing(
+            experts=experts, gates=gates, load=load, losses={}, metrics=load_metrics(load, entropy)
+        )
 
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
+    def policy_losses(
+        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
+    ) -> dict[str, Float[Array, "*batch tokens"]]:
         """None: HASH has no policy."""
         return {}
 
 
 def hash_table(
-    options: Hash, vocabulary: int, num_experts: int, k: int, *, layer: int, token_counts: Int[np.ndarray, "vocabulary"] | None = None
+    options: Hash,
+    vocabulary: int,
+    num_experts: int,
+    k: int,
+    *,
+    layer: int,
+    token_counts: Int[np.ndarray, "vocabulary"] | None = None,
 ) -> Int[np.ndarray, "vocabulary k"]:
-    """The table that `options` ask for, of the `layer`-th routed layer; `token_counts` is needed by "balanced" alone.
+    """The table that `options` ask for, of the `layer`-th routed layer; `token_counts` is needed by
+    "balanced" alone.
 
     Raises `ConfigError` if the counts are missing or are not one for each id of the vocabulary.
     """
@@ -57,25 +79,41 @@ def hash_table(
             return random_table(vocabulary, num_experts, k, seed=(options.seed, layer))
         case "balanced":
             if token_counts is None:
-                raise ConfigError('the hash table is "balanced" but no token_counts are given; count the corpus, or use "modulo"')
+                raise ConfigError(
+                    'the hash table is "balanced" but no token_counts are given; count the corpus, or use "modulo"'
+                )
             if token_counts.shape[0] != vocabulary:
                 found = token_counts.shape[0]
-                raise ConfigError(f"token_counts has {found} entries for a vocabulary of {vocabulary}; give one count for each token id")
+                raise ConfigError(
+                    f"token_counts has {found} entries for a vocabulary of {vocabulary}; give one count for each token id"
+                )
             return balanced_table(token_counts, num_experts, k)
 
 
-def check_table(table: Int[np.ndarray, "rows choices"], vocabulary: int, num_experts: int, k: int) -> None:
-    """Raise `ConfigError` unless `table` has a row for each token id, k distinct experts in each, from 0 to E - 1."""
+def check_table(
+    table: Int[np.ndarray, "rows choices"], vocabulary: int, num_experts: int, k: int
+) -> None:
+    """Raise `ConfigError` unless `table` has a row for each token id, k distinct experts in each,
+    from 0 to E - 1.
+    """
     rows, choices = table.shape
     if rows < vocabulary:
-        raise ConfigError(f"the hash table has {rows} rows for a vocabulary of {vocabulary}; give it one for each token id")
+        raise ConfigError(
+            f"the hash table has {rows} rows for a vocabulary of {vocabulary}; give it one for each token id"
+        )
     if choices != k:
-        raise ConfigError(f"the hash table has {choices} experts for each token; k is {k}: give it that many columns")
+        raise ConfigError(
+            f"the hash table has {choices} experts for each token; k is {k}: give it that many columns"
+        )
     if table.min() < 0 or table.max() >= num_experts:
         found = f"{table.min()} to {table.max()}"
-        raise ConfigError(f"the hash table names experts {found}; with {num_experts} experts they are 0 to {num_experts - 1}")
+        raise ConfigError(
+            f"the hash table names experts {found}; with {num_experts} experts they are 0 to {num_experts - 1}"
+        )
     if k > 1 and np.any(np.diff(np.sort(table, axis=1), axis=1) == 0):
-        raise ConfigError("the hash table names an expert twice for one token; give each token k different ones")
+        raise ConfigError(
+            "the hash table names an expert twice for one token; give each token k different ones"
+        )
 
 
 def modulo_table(vocabulary: int, num_experts: int, k: int) -> Int[np.ndarray, "vocabulary k"]:
@@ -83,18 +121,25 @@ def modulo_table(vocabulary: int, num_experts: int, k: int) -> Int[np.ndarray, "
     return (np.arange(vocabulary)[:, None] + np.arange(k)) % num_experts
 
 
-def random_table(vocabulary: int, num_experts: int, k: int, *, seed: tuple[int, ...]) -> Int[np.ndarray, "vocabulary k"]:
-    """k distinct experts for each token id, uniformly at random; the same `seed` gives the same table."""
+def random_table(
+    vocabulary: int, num_experts: int, k: int, *, seed: tuple[int, ...]
+) -> Int[np.ndarray, "vocabulary k"]:
+    """k distinct experts for each token id, uniformly at random;
+    the same `seed` gives the same table."""
     generator = np.random.default_rng(seed)
     if k == 1:
         return generator.integers(num_experts, size=(vocabulary, 1))
     return np.stack([generator.permutation(num_experts)[:k] for _ in range(vocabulary)])
 
 
-def balanced_table(token_counts: Int[np.ndarray, "vocabulary"], num_experts: int, k: int) -> Int[np.ndarray, "vocabulary k"]:
-    """Commonest token first, each to the k experts that have fewest tokens so far (Roller et al. 2021, balanced assignment).
+def balanced_table(
+    token_counts: Int[np.ndarray, "vocabulary"], num_experts: int, k: int
+) -> Int[np.ndarray, "vocabulary k"]:
+    """Commonest token first, each to the k experts that have fewest tokens so far (Roller et al.
+    2021, balanced assignment).
 
-    `token_counts`: how often each id occurs in the corpus. No table can balance a token that alone exceeds T/E.
+    `token_counts`: how often each id occurs in the corpus. No table can balance a token that alone
+    exceeds T/E.
     """
     table = np.zeros((token_counts.shape[0], k), np.int64)
     filled = np.zeros(num_experts)

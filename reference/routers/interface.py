@@ -1,7 +1,9 @@
-"""What every router is: a pure function of one group of tokens, which says who goes where and moves nothing.
+"""What every router is: a pure function of one group of tokens, which says who goes where and moves
+nothing.
 
-Axes, here and in the routers: `tokens` T of one group, `experts` E, `k` choices of a token, `d_model` D, `vocabulary` V.
-Losses and metrics are returned, never stored, so that they add up under `vmap`, `scan`, rematerialisation and pipelines.
+Axes, here and in the routers: `tokens` T of one group, `experts` E, `k` choices of a token,
+`d_model` D, `vocabulary` V. Losses and metrics are returned, never stored, so that they add up
+under `vmap`, `scan`, rematerialisation and pipelines.
 """
 
 from abc import abstractmethod
@@ -20,7 +22,10 @@ class PolicyTrace(eqx.Module):
 
 
 class Routing(eqx.Module):
-    """Where the tokens of a group go. Under `vmap` and `scan` every array has leading axes for groups and layers."""
+    """Where the tokens of a group go.
+
+    Under `vmap` and `scan` every array has leading axes for groups and layers.
+    """
 
     experts: Int[Array, "*batch tokens k"]
     """The chosen experts, from 0 to E - 1, distinct for one token."""
@@ -36,7 +41,10 @@ class Routing(eqx.Module):
 
 
 class AbstractRouter(eqx.Module):
-    """The interface. Implementations are final; `routed.RoutedFeedForward` maps them over groups."""
+    """The interface.
+
+    Implementations are final; `routed.RoutedFeedForward` maps them over groups.
+    """
 
     @abstractmethod
     def __call__(
@@ -47,11 +55,16 @@ class AbstractRouter(eqx.Module):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> Routing:
-        """Choose experts for one group of tokens with representations `x` (after the block's norm) and ids `token_id`.
+        """Choose experts for one group of tokens with representations `x` (after the block's norm)
+        and ids `token_id`.
 
-        `key` is used by routers that sample, in training only. `inference`: evaluation, where no choice depends on other tokens.
+        `key` is used by routers that sample, in training only. `inference`: evaluation, where no
+        choice depends on other tokens.
         """
 
     @abstractmethod
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        """Loss terms of each token that need its reward, times their weights; empty for routers that have no policy."""
+    def policy_losses(
+        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
+    ) -> dict[str, Float[Array, "*batch tokens"]]:
+        """Loss terms of each token that need its reward, times their weights;
+        empty for routers that have no policy."""

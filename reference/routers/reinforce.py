@@ -1,13 +1,15 @@
 """RL-R: a policy over experts, trained by REINFORCE with a learned baseline (paper, section 3).
 
-For logits l = x W the policy is pi = softmax(l). In training a token's expert is drawn from it, in evaluation it is the most
-probable one (our choice). The expert's output is not scaled by pi. The reward of a token is the log-probability that the
-language model gives the correct next token, known only after the logits; all routed layers share it. Its loss is
+For logits l = x W the policy is pi = softmax(l). In training a token's expert is drawn from it, in
+evaluation it is the most probable one (our choice). The expert's output is not scaled by pi. The
+reward of a token is the log-probability that the language model gives the correct next token, known
+only after the logits; all routed layers share it. Its loss is
 
     -stop_gradient(reward - baseline) * log pi(chosen)  +  (baseline - reward)^2
 
-besides a balancing loss and the policy's entropy. The baseline is a bias-free network D -> D/8 -> 1, whose D*(D/8) + D/8
-weights the released counts show; that its hidden layer is a GELU is our choice, as in the model's feed-forwards.
+besides a balancing loss and the policy's entropy. The baseline is a bias-free network D -> D/8 ->
+1, whose D*(D/8) + D/8 weights the released counts show; that its hidden layer is a GELU is our
+choice, as in the model's feed-forwards.
 
 No term reaches the trunk: everything here starts from stop_gradient(x).
 """
@@ -19,7 +21,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Reinforce
 from reference.errors import ConfigError
-from reference.routers.balance import balancing_loss, expert_load, load_metrics, mean_entropy, router_logits
+from reference.routers.balance import (
+    balancing_loss,
+    expert_load,
+    load_metrics,
+    mean_entropy,
+    router_logits,
+)
 from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
 
 
@@ -31,7 +39,9 @@ class ReinforceRouter(AbstractRouter):
     baseline_out: Float[Array, "hidden"]
     options: Reinforce = eqx.field(static=True)
 
-    def __init__(self, d_model: int, num_experts: int, options: Reinforce, *, key: PRNGKeyArray) -> None:
+    def __init__(
+        self, d_model: int, num_experts: int, options: Reinforce, *, key: PRNGKeyArray
+    ) -> None:
         policy_key, in_key, out_key = jax.random.split(key, 3)
         hidden = d_model // 8
         self.weight = jax.random.normal(policy_key, (d_model, num_experts)) / d_model**0.5
@@ -40,15 +50,24 @@ class ReinforceRouter(AbstractRouter):
         self.options = options
 
     def __call__(
-        self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
+        self,
+        x: Float[Array, "tokens d_model"],
+        token_id: Int[Array, "tokens"],
+        *,
+        key: PRNGKeyArray | None,
+        inference: bool,
     ) -> Routing:
-        """Draw one expert per token in training (which needs `key`), take the most probable in evaluation."""
+        """Draw one expert per token in training (which needs `key`), take the most probable in
+        evaluation.
+        """
         x = jax.lax.stop_gradient(x)
         log_policy = jax.nn.log_softmax(router_logits(x, self.weight))
         if inference:
             experts = jnp.argmax(log_policy, axis=-1, keepdims=True)
         elif key is None:
-            raise ConfigError("RL-R draws its experts in training and was given no key; pass key=, or inference=True")
+            raise ConfigError(
+                "RL-R draws its experts in training and was given no key; pass key=, or inference=True"
+            )
         else:
             experts = sample(log_policy, key)
         load = expert_load(experts, log_policy.shape[-1], log_policy.dtype)
@@ -68,8 +87,11 @@ class ReinforceRouter(AbstractRouter):
             ),
         )
 
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        """The policy-gradient term and the baseline's squared error, per token; neither has a gradient to `reward`."""
+    def policy_losses(
+        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
+    ) -> dict[str, Float[Array, "*batch tokens"]]:
+        """The policy-gradient term and the baseline's squared error, per token;
+        neither has a gradient to `reward`."""
         reward = jax.lax.stop_gradient(reward)
         advantage = jax.lax.stop_gradient(reward - trace.baseline)
         return {
@@ -79,18 +101,23 @@ class ReinforceRouter(AbstractRouter):
 
 
 def sample(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
-    """One expert per token, drawn from its policy by where one uniform number falls among the cumulated probabilities.
+    """One expert per token, drawn from its policy by where one uniform number falls among the
+    cumulated probabilities.
 
-    `jax.random.categorical` draws E numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64 experts on two cores (docs/LOG.md).
+    `jax.random.categorical` draws E numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64
+    experts on two cores (docs/LOG.md).
     """
     cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
     drawn = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype) * cumulated[:, -1]
-    # At least the last expert's end lies above what was drawn, which is less than it but for rounding.
+    # At least the last expert's end lies above what was drawn, which is less than it but for
+    # rounding.
     return jnp.sum(cumulated[:, :-1] <= drawn[:, None], axis=-1, dtype=jnp.int32)[:, None]
 
 
 def predict_reward(
-    x: Float[Array, "tokens d_model"], weight_in: Float[Array, "d_model hidden"], weight_out: Float[Array, "hidden"]
+    x: Float[Array, "tokens d_model"],
+    weight_in: Float[Array, "d_model hidden"],
+    weight_out: Float[Array, "hidden"],
 ) -> Float[Array, "tokens"]:
     """The baseline: gelu(x W_in) w_out, in float32 at least."""
     hidden = jax.nn.gelu(router_logits(x, weight_in))

@@ -1,20 +1,27 @@
-"""S-BASE: each token's expert is the largest entry of its row in a balanced, entropic optimal-transport plan.
+"""S-BASE: each token's expert is the largest entry of its row in a balanced, entropic
+optimal-transport plan.
 
 Paper: section 3. For logits l = x W of the T tokens of a group the plan is
 
     Pi_ij = exp(l_ij + f_i + g_j) / (E T),    rows sum to 1/T, columns to 1/E,
 
-and Sinkhorn's iteration finds f and g. No gradient passes through it: W learns through the gate softmax(l_i)[chosen].
-In evaluation there is no plan: a token goes to its largest logit, whatever the other tokens are.
+and Sinkhorn's iteration finds f and g. No gradient passes through it: W learns through the gate
+softmax(l_i)[chosen]. In evaluation there is no plan: a token goes to its largest logit, whatever
+the other tokens are.
 
 Our choices, where the paper is silent:
-- *Log space, a fixed number of iterations, the marginal error returned.* On exp(l) itself logits of 50 give NaN in float32.
-- *A warm start.* The first half of the iterations lower a temperature geometrically from the spread of the logits to 1, where
-  the second half stays. With logits of scale 1000, four of 64 experts ahead by twice that, ten iterations leave the fullest expert 1.2
-  times its share, and 13 times without. The fixed point is the same, and for logits within a spread of 1 so is every iteration; in
-  between it costs accuracy that does not show in the balance (docs/routers.md).
-- *Ties are broken in turn.* Entries within rounding of a row's largest count as equal, and token i takes the first of them in
-  the cyclic order that starts at expert i mod E. Equal tokens have equal rows: without this all would choose one expert.
+- *Log space, a fixed number of iterations, the marginal error returned.* On exp(l) itself logits of
+50 give NaN in float32.
+- *A warm start.* The first half of the iterations lower a temperature geometrically from the spread
+of the logits to 1, where
+  the second half stays. With logits of scale 1000, four of 64 experts ahead by twice that, ten
+  iterations leave the fullest expert 1.2 times its share, and 13 times without. The fixed point is
+  the same, and for logits within a spread of 1 so is every iteration; in between it costs accuracy
+  that does not show in the balance (docs/routers.md).
+- *Ties are broken in turn.* Entries within rounding of a row's largest count as equal, and token i
+takes the first of them in
+  the cyclic order that starts at expert i mod E. Equal tokens have equal rows: without this all
+  would choose one expert.
 """
 
 import equinox as eqx
@@ -28,21 +35,35 @@ from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
 
 
 class SinkhornBaseRouter(AbstractRouter):
-    """S-BASE. `weight` is the bias-free map to the experts' logits, normal with standard deviation `init_scale`/sqrt(D) (our choice)."""
+    """S-BASE.
+
+    `weight` is the bias-free map to the experts' logits, normal with standard deviation
+    `init_scale`/sqrt(D) (our choice).
+    """
 
     weight: Float[Array, "d_model experts"]
     k: int = eqx.field(static=True)
     options: SinkhornBase = eqx.field(static=True)
 
-    def __init__(self, d_model: int, num_experts: int, k: int, options: SinkhornBase, *, key: PRNGKeyArray) -> None:
-        self.weight = options.init_scale * jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
+    def __init__(
+        self, d_model: int, num_experts: int, k: int, options: SinkhornBase, *, key: PRNGKeyArray
+    ) -> None:
+        self.weight = (
+            options.init_scale * jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
+        )
         self.k = k
         self.options = options
 
     def __call__(
-        self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
+        self,
+        x: Float[Array, "tokens d_model"],
+        token_id: Int[Array, "tokens"],
+        *,
+        key: PRNGKeyArray | None,
+        inference: bool,
     ) -> Routing:
-        """Balanced choice in training, largest logits in evaluation; gates are softmax(l)[chosen] in both."""
+        """Balanced choice in training, largest logits in evaluation;
+        gates are softmax(l)[chosen] in both."""
         logits = router_logits(x, self.weight)
         log_p = jax.nn.log_softmax(logits)
         if inference:
@@ -60,23 +81,30 @@ class SinkhornBaseRouter(AbstractRouter):
             metrics=load_metrics(load, mean_entropy(log_p)) | metrics,
         )
 
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
+    def policy_losses(
+        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
+    ) -> dict[str, Float[Array, "*batch tokens"]]:
         """None: S-BASE has no policy."""
         return {}
 
 
 def spread(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """Largest logit less the smallest, at least 1: the temperature at which the plan of any logits is nearly uniform."""
+    """Largest logit less the smallest, at least 1:
+    the temperature at which the plan of any logits is nearly uniform."""
     return jnp.maximum(jnp.max(logits) - jnp.min(logits), 1)
 
 
 def rounding(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """How far equal entries of the log-plan may come apart: each is a sum of a few numbers of the size of the spread."""
+    """How far equal entries of the log-plan may come apart:
+    each is a sum of a few numbers of the size of the spread."""
     return 32 * jnp.finfo(logits.dtype).eps * spread(logits)
 
 
-def sinkhorn(logits: Float[Array, "tokens experts"], iterations: int) -> Float[Array, "tokens experts"]:
-    """log Pi after `iterations` (at least 2) of Sinkhorn in log space; its columns sum to 1/E up to rounding, its rows nearly to 1/T.
+def sinkhorn(
+    logits: Float[Array, "tokens experts"], iterations: int
+) -> Float[Array, "tokens experts"]:
+    """log Pi after `iterations` (at least 2) of Sinkhorn in log space; its columns sum to 1/E up to
+    rounding, its rows nearly to 1/T.
 
         f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) ),    g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
 
@@ -86,12 +114,15 @@ def sinkhorn(logits: Float[Array, "tokens experts"], iterations: int) -> Float[A
     exponents = 1 - 2 * jnp.arange(iterations, dtype=logits.dtype) / iterations
     temperatures = jnp.maximum(spread(logits) ** exponents, 1)
 
-    def _iterate(g: Float[Array, "experts"], tau: Float[Array, ""]) -> tuple[Float[Array, "experts"], Float[Array, "tokens"]]:
+    def _iterate(
+        g: Float[Array, "experts"], tau: Float[Array, ""]
+    ) -> tuple[Float[Array, "experts"], Float[Array, "tokens"]]:
         scaled = (logits + g) / tau
         largest = jnp.max(scaled, axis=1)
         row = jnp.exp(scaled - largest[:, None])
         total = jnp.sum(row, axis=1)
-        # The same exponentials make up the columns: exp((l_ij + f_i) / tau) = E row_ij / total_i exp(-g_j / tau).
+        # The same exponentials make up the columns: exp((l_ij + f_i) / tau) = E row_ij / total_i
+        # exp(-g_j / tau).
         column = jnp.maximum(jnp.sum(row / total[:, None], axis=0), jnp.finfo(logits.dtype).tiny)
         f = -tau * (largest + jnp.log(total) - jnp.log(num_experts))
         return g - tau * (jnp.log(column) + jnp.log(num_experts) - jnp.log(tokens)), f
@@ -105,8 +136,11 @@ def marginal_error(log_plan: Float[Array, "tokens experts"]) -> Float[Array, ""]
     return jnp.sum(jnp.abs(jnp.sum(jnp.exp(log_plan), axis=1) - 1 / log_plan.shape[0]))
 
 
-def balanced_top_k(log_plan: Float[Array, "tokens experts"], k: int, tolerance: Float[Array, ""]) -> Int[Array, "tokens k"]:
-    """The k largest entries of each row, largest first; those within `tolerance` of the largest left are ties, broken in turn."""
+def balanced_top_k(
+    log_plan: Float[Array, "tokens experts"], k: int, tolerance: Float[Array, ""]
+) -> Int[Array, "tokens k"]:
+    """The k largest entries of each row, largest first;
+    those within `tolerance` of the largest left are ties, broken in turn."""
     tokens, num_experts = log_plan.shape
     token = jnp.arange(tokens)
     turn = (jnp.arange(num_experts) - token[:, None]) % num_experts

@@ -13,9 +13,9 @@ import pytest
 from fit.runs import load_runs
 from golden import small_curves, small_dense, small_standing, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
-from reference.training.records import ROUTER_TYPES
-from reference.training.sweep.grid import read_grid
-from reference.training.tokenizer import ByteTokenizer
+from sweep.grid import read_grid
+from training.records import ROUTER_TYPES
+from training.tokenizer import ByteTokenizer
 
 HERE = Path(__file__).parents[2] / "golden"
 DOCS = HERE.parent / "docs"

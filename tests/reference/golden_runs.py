@@ -10,7 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from golden_models import Arrays, Replay, by_name, golden_model, router_config
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from golden.cases import Case, load
@@ -23,8 +22,9 @@ from reference.feedforward import Experts
 from reference.objective import Report, objective
 from reference.routed import make_router
 from reference.routers import AbstractRouter, Routing
-from reference.training.optimizer import OptimizerConfig, make_optimizer
 from reference.transformer import Transformer
+from tests.reference.golden_models import Arrays, Replay, by_name, golden_model, router_config
+from training.optimizer import OptimizerConfig, make_optimizer
 
 FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
 """A test runs each program once: compiling it is all of its time, and takes a fifth of it so (0.7 s for 3.5 s)."""

@@ -19,14 +19,14 @@ import numpy as np
 from jaxtyping import Array, Int, PyTree, install_import_hook
 
 with install_import_hook("reference", "beartype.beartype"):
+    from plan.hlo import Collectives, collectives
     from reference.config import TECHNIQUES, ModelConfig, Reinforce, RouterConfig, Size
     from reference.mesh import batch_rows, make_mesh, place, place_batch
     from reference.objective import Report, objective
-    from reference.plan.hlo import Collectives, collectives
-    from reference.training.optimizer import OptimizerConfig, make_optimizer
-    from reference.training.step import TrainState, init_state, state_specs, train_step
+    from training.optimizer import OptimizerConfig, make_optimizer
+    from training.step import TrainState, init_state, state_specs, train_step
 
-from small_models import draw
+from tests.reference.small_models import draw
 
 BATCH = 16
 # An epsilon as large as the gradients: AdamW's usual one divides gradients that are nothing but rounding by themselves.

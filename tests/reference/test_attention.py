@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jaxtyping import Float
-from small_models import drawn, some_normal
 
 from reference.attention import Attention, causal_softmax, relative_sinusoids, shift
 from reference.config import Size
+from tests.reference.small_models import drawn, some_normal
 
 D, HEADS, KQV = 10, 3, 4
 CONTEXT = 6

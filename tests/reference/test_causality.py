@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int, PyTree
-from small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
 
 from reference.config import ModelConfig, Size
+from tests.reference.small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
 
 CONTEXT = 9
 SIZE = Size(d_model=8, num_blocks=2, num_heads=2, kqv_size=4)

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from small_models import small
 
 from reference.config import SIZES, TECHNIQUES, Hash, ModelConfig, Reinforce, RouterConfig, SinkhornBase, Size, Switch, model_config
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
 from reference.transformer import Transformer
+from tests.reference.small_models import small
 
 SIZE = Size(16, 6, 2, 8)
 NAN = math.nan

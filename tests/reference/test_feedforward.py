@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Float
-from small_models import drawn, some_normal
 
 from reference import feedforward
 from reference.config import Size
 from reference.feedforward import Experts, FeedForward
+from tests.reference.small_models import drawn, some_normal
 
 SIZE = Size(d_model=8, num_blocks=3, num_heads=1, kqv_size=4)
 D, HIDDEN = 8, 32

@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from golden_runs import (
+
+from golden.cases import cases, load
+from reference.routers.sinkhorn_base import sinkhorn
+from tests.reference.golden_runs import (
     disagreements,
     expected_of_model,
     expected_of_router,
@@ -21,9 +24,6 @@ from golden_runs import (
     outcome_of_router,
     three_steps,
 )
-
-from golden.cases import cases, load
-from reference.routers.sinkhorn_base import sinkhorn
 
 # Both sides compute in float64; what is left is the order of sums: 1e-14 in the worst entry (measured).
 FLOAT64 = {"rtol": 1e-10, "atol": 1e-10}

@@ -13,8 +13,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import pytest
-from golden_models import Arrays
-from golden_runs import (
+from jaxtyping import Array, Float, Int
+
+from golden.cases import load
+from reference import dispatch, objective
+from reference.config import RouterConfig
+from reference.routers import AbstractRouter, PolicyTrace, ReinforceRouter, Routing, SinkhornBaseRouter, sinkhorn_base
+from reference.routers.balance import router_logits
+from tests.reference.golden_models import Arrays
+from tests.reference.golden_runs import (
     disagreements,
     expected_of_model,
     expected_of_router,
@@ -24,14 +31,7 @@ from golden_runs import (
     outcome_of_router,
     three_steps,
 )
-from jaxtyping import Array, Float, Int
-
-from golden.cases import load
-from reference import dispatch, objective
-from reference.config import RouterConfig
-from reference.routers import AbstractRouter, PolicyTrace, ReinforceRouter, Routing, SinkhornBaseRouter, sinkhorn_base
-from reference.routers.balance import router_logits
-from reference.training import optimizer
+from training import optimizer
 
 FORWARD = {"gradients": False, "modes": ("training",)}
 

@@ -12,11 +12,11 @@ import jax
 import pytest
 from jax.sharding import AbstractMesh
 
+from plan.traffic import Step, step_traffic
 from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
 from reference.config import TECHNIQUES as ROUTERS
 from reference.errors import ConfigError
 from reference.mesh import DATA, EXPERT, MODEL, check_mesh, make_mesh
-from reference.plan.traffic import Step, step_traffic
 
 ROOT = Path(__file__).parents[2]
 TECHNIQUES = ("dense", "s-base", "hash", "rl-r", "switch")

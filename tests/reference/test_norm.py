@@ -5,9 +5,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
-from small_models import drawn, some_normal
 
 from reference.norm import EPSILON, LayerNorm
+from tests.reference.small_models import drawn, some_normal
 
 D = 24
 

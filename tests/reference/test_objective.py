@@ -11,12 +11,12 @@ import numpy as np
 import optax
 import pytest
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
-from small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
 
 from reference.config import Reinforce, Size
 from reference.objective import Report, objective, router_losses, router_of, target_log_prob
 from reference.routers import Routing
 from reference.transformer import Transformer
+from tests.reference.small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
 
 BATCH, CONTEXT, EXPERTS, LAYERS = 4, 6, 4, 2
 SIZE = Size(d_model=8, num_blocks=LAYERS, num_heads=1, kqv_size=4)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from small_models import draw, quick_compiles, small, some_normal, some_tokens
 
 from reference.config import Size
 from reference.objective import PADDING, mean_of, objective
+from tests.reference.small_models import draw, quick_compiles, small, some_normal, some_tokens
 
 BATCH, CONTEXT = 4, 6
 SIZE = Size(d_model=8, num_blocks=2, num_heads=1, kqv_size=4)

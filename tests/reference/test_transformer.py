@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
-from small_models import CONTEXT, SIZE, draw, quick_compiles, small, some_tokens
 
 from reference.config import TECHNIQUES, ModelConfig, Size
 from reference.feedforward import FeedForward
@@ -18,6 +17,7 @@ from reference.objective import objective, router_of
 from reference.routed import RoutedFeedForward
 from reference.routers import SinkhornBaseRouter
 from reference.transformer import Transformer
+from tests.reference.small_models import CONTEXT, SIZE, draw, quick_compiles, small, some_tokens
 
 
 @pytest.fixture(autouse=True, scope="module")

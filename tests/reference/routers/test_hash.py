@@ -8,7 +8,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Float, Int
-from router_cases import ROUTE, some_ids, some_logits
 
 from reference.config import Hash, ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
@@ -16,6 +15,7 @@ from reference.objective import router_of
 from reference.routers import HashRouter
 from reference.routers.hash import balanced_table, check_table, hash_table, modulo_table, random_table
 from reference.transformer import Transformer
+from tests.reference.routers.router_cases import ROUTE, some_ids, some_logits
 
 ZIPF: Int[np.ndarray, "vocabulary"] = np.round(1e8 / np.arange(1, 32_001)).astype(np.int64)
 """How often each of 32,000 token ids occurs, by Zipf's law: the commonest is 9 % of the corpus."""

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int
-from router_cases import FAST_TO_COMPILE, ROUTE, TECHNIQUES, VOCABULARY, a_router, load_of, some_ids, some_logits
 
 from reference.config import Hash, RouterConfig, Size
 from reference.errors import ConfigError
@@ -17,6 +16,7 @@ from reference.feedforward import FeedForward
 from reference.routed import RoutedFeedForward, make_router
 from reference.routers import Routing
 from reference.routers.hash import modulo_table
+from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, TECHNIQUES, VOCABULARY, a_router, load_of, some_ids, some_logits
 
 TOKENS, D_MODEL, EXPERTS = 16, 8, 4
 KEY = jax.random.key(1)

@@ -10,12 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int
-from router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, some_ids, some_logits
 
 from reference.config import Reinforce, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
 from reference.routers import PolicyTrace, ReinforceRouter, reinforce
+from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, some_ids, some_logits
 
 TOKENS, EXPERTS, D_MODEL = 3, 3, 32
 ONLY_POLICY = Reinforce(policy_weight=1.0)

@@ -1,0 +1,205 @@
+"""One request compiled, and what came of it.
+
+    python -m plan.compiled '{"program": "layer", ...}'
+
+is what `measure` runs, in a process of its own: libtpu reads which chips it compiles for once, from
+the environment, and a program may need gigabytes to compile.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from common.errors import WorkError
+from plan.chips import GIB, Topology
+from plan.hlo import Collectives, collectives
+from plan.request import Request, from_record
+from reference.layout import DATA, EXPERT, MODEL, check_shape
+
+BUSY = 75
+"""Exit code of a process that found libtpu held by another (EX_TEMPFAIL)."""
+ATTEMPTS, PAUSE = 100, 3.0
+"""How often to try where libtpu is held, and seconds between."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """Bytes on one device."""
+
+    arguments: int
+    """Weights, optimizer state, batch."""
+    temporaries: int
+    outputs: int
+    aliased: int
+    """Outputs that take the place of donated arguments."""
+    code: int
+
+    @property
+    def total(self) -> int:
+        """What has to be there at once."""
+        return self.arguments + self.temporaries + self.outputs - self.aliased + self.code
+
+
+@dataclass(frozen=True)
+class Result:
+    """What the compiler made of a request. A program that does not fit has its memory alone."""
+
+    request: Request
+    fits: bool
+    memory: Memory
+    """Of a program that does not compile, arguments by their layouts, and temporaries as its error
+    says.
+    """
+    flops: float | None = None
+    """Of one device, as XLA counts: a loop's body once."""
+    closed_form: float | None = None
+    """The same of the matrix products, by closed form."""
+    collectives: dict[str, Collectives] | None = None
+    seconds: float | None = None
+    """To compile."""
+
+    @property
+    def ratio(self) -> float | None:
+        """FLOPs over closed form."""
+        return (
+            self.flops / self.closed_form
+            if self.flops is not None and self.closed_form is not None
+            else None
+        )
+
+    def record(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def measure(request: Request) -> Result:
+    """Compile `request` in a process of its own.
+
+    Raises `ConfigError` if the model does not come out even on the mesh, `WorkError` if libtpu is
+    not there or the compiler fails.
+    """
+    check_on_mesh(request)
+    if importlib.util.find_spec("libtpu") is None:
+        raise WorkError(
+            "plan needs the TPU compiler, libtpu, which is not installed: uv run --group tpu cli.py plan ..."
+        )
+    settings = {
+        "JAX_PLATFORMS": "cpu",
+        # An error's last line is then the error.
+        "JAX_TRACEBACK_FILTERING": "off",
+        "TPU_SKIP_MDS_QUERY": "1",
+        "TPU_WORKER_HOSTNAMES": "localhost",
+        "TPU_ACCELERATOR_TYPE": Topology(request.topology).accelerator_type,
+    }
+    command = [sys.executable, "-m", "plan.compiled", json.dumps(asdict(request))]
+    for _ in range(ATTEMPTS):
+        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+        if done.returncode != BUSY:
+            break
+        time.sleep(PAUSE)
+    else:
+        raise WorkError("another process holds libtpu; wait for it to end and try again")
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise WorkError(f"the TPU compiler stopped with exit code {done.returncode}: {last}")
+    return from_result(json.loads(done.stdout.splitlines()[-1]))
+
+
+def check_on_mesh(request: Request) -> None:
+    """Raises `ConfigError` if the model or its batch does not come out even on the mesh."""
+    check_shape(
+        request.config(),
+        dict(zip((DATA, EXPERT, MODEL), request.axes, strict=True)),
+        request.batch // request.parts,
+    )
+
+
+def from_result(record: dict[str, Any]) -> Result:
+    """A result from its JSON."""
+    found = record["collectives"]
+    fields: dict[str, Any] = {
+        **record,
+        "request": from_record(record["request"]),
+        "memory": Memory(**record["memory"]),
+        "collectives": found and {kind: Collectives(**counts) for kind, counts in found.items()},
+    }
+    return Result(**fields)
+
+
+def out_of_memory(message: str, arguments: int) -> Memory | None:
+    """The memory that a compiler's error speaks of, with the arguments' bytes added if it does not
+    count them; None for other errors.
+    """
+    if found := re.search(r"HLO temporaries \(([\d.]+)G\)", message):
+        return Memory(arguments, int(float(found[1]) * GIB), 0, 0, 0)
+    if found := re.search(r"[Uu]sed ([\d.]+)G of", message):
+        return Memory(arguments, max(0, int(float(found[1]) * GIB) - arguments), 0, 0, 0)
+    return None
+
+
+def compile_here(request: Request) -> Result:
+    """Compile `request` in this process, whose environment `measure` has set."""
+    import jax
+    from jax.experimental import topologies
+
+    from plan.programs import argument_bytes, counted_once, make_program
+    from reference.mesh import make_mesh
+
+    topology = Topology(request.topology)
+    devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
+    data, expert, model = request.axes
+    mesh = make_mesh(data, expert, model, devices=devices)
+    begin = time.monotonic()
+    program = make_program(request, mesh)
+    with jax.set_mesh(mesh):
+        lowered = jax.jit(program.function, donate_argnums=program.donated).lower(
+            *program.arguments
+        )
+        try:
+            compiled = lowered.compile()
+        except jax.errors.JaxRuntimeError as error:
+            memory = out_of_memory(str(error), argument_bytes(program.arguments))
+            if memory is None:
+                raise
+            return Result(request, False, memory)
+    sizes: Any = compiled.memory_analysis()
+    memory = Memory(
+        arguments=sizes.argument_size_in_bytes,
+        temporaries=sizes.temp_size_in_bytes,
+        outputs=sizes.output_size_in_bytes,
+        aliased=sizes.alias_size_in_bytes,
+        code=sizes.generated_code_size_in_bytes,
+    )
+    costs: Any = compiled.cost_analysis()
+    found = collectives(compiled.as_text() or "")
+    fits = memory.total <= topology.chip.hbm
+    return Result(
+        request,
+        fits,
+        memory,
+        costs["flops"],
+        counted_once(request),
+        found,
+        time.monotonic() - begin,
+    )
+
+
+def main() -> int:
+    """Compile the request of the command line and print its result as JSON."""
+    request = from_record(json.loads(sys.argv[1]))
+    try:
+        print(json.dumps(compile_here(request).record()))
+    except RuntimeError as error:
+        print(" ".join(str(error).split()), file=sys.stderr)
+        return BUSY if "lockfile" in str(error) else 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,136 @@
+"""How long a step takes at least, by what the chips' pages promise: products at their peak, memory
+and links at their bandwidth.
+
+Pure functions, and bounds: no latency, no imbalance, nothing that fails. Costs of collectives on
+rows of chips, each with one or two links that every chip can receive by (`chips.Side`), of V bytes
+(the larger of what goes in and comes out on one chip) over n chips:
+
+- all-gather, reduce-scatter: each chip receives, or sends, V (n-1)/n by all its links at once. A
+ring attains it (Chan et al. 2007,
+  "Collective communication: theory, practice, and experience", section 4); on several rows, rings
+  along each carry a share.
+- all-reduce: a reduce-scatter and an all-gather, twice that (same source).
+- all-to-all: each chip sends V (n-1)/n, and of all that is sent a half's share for the other half
+crosses the middle of the longest row:
+  the larger of the two. The bisection bound (Dally and Towles 2004, "Principles and Practices of
+  Interconnection Networks", section 3.3).
+- collective-permute: V over one link.
+
+That a step does everything at once, or one thing after the other, is ours: what a compiler overlaps
+lies between.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from plan.chips import Chip, Side
+
+
+def collective_seconds(kind: str, size: int, rows: Sequence[Side], link_bandwidth: float) -> float:
+    """Seconds of a collective of `size` bytes on a block of chips with these `rows`;
+    0 on a single chip. `kind` as in `hlo.KINDS`."""
+    chips = math.prod(side.length for side in rows)
+    if chips == 1:
+        return 0.0
+    if kind == "collective-permute":
+        return size / link_bandwidth
+    by_links = size * (chips - 1) / chips / (link_bandwidth * sum(side.links for side in rows))
+    if kind == "all-to-all":
+        return max(by_links, *(_across(size, side, link_bandwidth) for side in rows))
+    return by_links * (2 if kind == "all-reduce" else 1)
+
+
+def _across(size: int, side: Side, link_bandwidth: float) -> float:
+    """Seconds for what an all-to-all sends across the middle of rows like `side`, in one direction.
+
+    A row of s chips has s V bytes to send, of which the part floor(s/2) ceil(s/2) / s^2 goes from
+    one half to the other. Rows side by side have as many more chips as links.
+    """
+    half, rest = side.length // 2, -(-side.length // 2)
+    return size * half * rest / side.length / (link_bandwidth * side.links) if side.links else 0.0
+
+
+@dataclass(frozen=True)
+class StepTime:
+    """Least seconds of one step, by what bounds it."""
+
+    products: float
+    """Matrix products at the chip's peak."""
+    memory: float
+    """HBM's bytes at its bandwidth."""
+    collectives: dict[str, float]
+    """Each kind's bytes over the links it can use."""
+
+    @property
+    def links(self) -> float:
+        """All collectives, one after the other: they share the links."""
+        return sum(self.collectives.values(), start=0.0)
+
+    @property
+    def overlapped(self) -> float:
+        """Everything at once: no step is shorter."""
+        return max(self.products, self.memory, self.links)
+
+    @property
+    def serial(self) -> float:
+        """One after the other."""
+        return self.products + self.memory + self.links
+
+    @property
+    def bottleneck(self) -> str:
+        """What takes longest, and so bounds the step first;
+        of the links, with the collective that takes longest."""
+        if self.links >= max(self.products, self.memory):
+            return f"links, most of all {max(self.collectives, key=lambda kind: self.collectives[kind])}"
+        return "matrix products" if self.products >= self.memory else "HBM"
+
+
+def step_time(chip: Chip, flops: float, hbm: int, collectives: dict[str, float]) -> StepTime:
+    """From one chip's FLOPs, its bytes of HBM, and the seconds of its collectives."""
+    return StepTime(flops / chip.flops, hbm / chip.hbm_bandwidth, collectives)
+
+
+@dataclass(frozen=True)
+class RunTotals:
+    """A whole run, if every step took the same time."""
+
+    steps: int
+    hours: float
+    """With everything overlapped: no run is shorter."""
+    serial_hours: float
+    chip_hours: float
+    """Of all chips, overlapped."""
+    flops: float
+    """That the model asks for, on all chips, forward and backward."""
+    done_flops: float
+    """That are done, with empty slots and rematerialisation."""
+    link_bytes: float
+    """Of all collectives' arrays, on all chips."""
+    tokens: float
+
+
+def run_totals(
+    time: StepTime,
+    *,
+    steps: int,
+    chips: int,
+    model_flops: float,
+    flops: float,
+    link_bytes: int,
+    tokens: int,
+) -> RunTotals:
+    """Of `steps` steps; FLOPs and bytes are one chip's in one step, `tokens` all chips'."""
+    hours = steps * time.overlapped / 3600
+    return RunTotals(
+        steps, hours, steps * time.serial / 3600, hours * chips, steps * chips * model_flops, steps * chips * flops,
+        float(steps * chips * link_bytes), float(steps) * tokens,
+    )  # fmt: skip
+
+
+def utilisation(model_flops: float, seconds: float, chip: Chip) -> float:
+    """Model FLOPs utilisation (Chowdhery et al.
+
+    2022, appendix B): one chip's model FLOPs over its peak in that time.
+    """
+    return model_flops / (seconds * chip.flops)

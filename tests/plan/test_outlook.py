@@ -1,0 +1,209 @@
+"""Times, bytes and memory on paper: against computations by hand, published figures of whole pods, and compiled steps."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli import main
+from plan.chips import CHIPS, GIB, Side, Topology
+from plan.compiled import Result, from_result
+from plan.memory import step_memory
+from plan.outlook import by_closed_form, by_compiler, rows_of
+from plan.request import Request
+from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
+from plan.traffic import Step, step_traffic
+from reference.config import ModelConfig, RouterConfig, Size
+from reference.count import training_flops
+from reference.errors import ConfigError
+
+PAGE = Path(__file__).parents[2] / "docs" / "plan.json"
+COMPILED = [result for each in json.loads(PAGE.read_text())["programs"] if (result := from_result(each)).request.program == "step"]
+
+
+@pytest.mark.parametrize(("pod", "bisection", "each_way"), [("v5e:16x16", 1.6e12, 200e9), ("v6e:16x16", 3.2e12, 400e9)])
+def test_a_pods_links_add_up_to_its_published_bisection_and_ici_bandwidth(pod: str, bisection: float, each_way: float) -> None:
+    # The pages' own figures for 256 chips (cloud.google.com/tpu/docs, "v5e", "v6e"): all-reduce 51.2 and 102.4 TB/s are each chip's
+    # four links, one way.
+    topology = Topology(pod)
+    assert 16 * 2 * topology.chip.link_bandwidth == bisection
+    assert sum(side.links for side in topology.sides) * topology.chip.link_bandwidth == each_way
+
+
+def test_rows_are_rings_where_a_slice_wraps_around() -> None:
+    assert Topology("v5e:8x16").sides == (Side(8, False), Side(16, True))
+    assert Topology("v5p:4x4x8").sides == (Side(4, True), Side(4, True), Side(8, True))
+    # Less than a cube of 4x4x4 has no ring.
+    assert Topology("v5p:2x2x4").sides == (Side(2, False), Side(2, False), Side(4, False))
+
+
+def test_a_mesh_is_laid_on_a_slices_sides_from_the_last_to_the_first() -> None:
+    assert Topology("v5p:4x4x8").split((4, 8, 4)) == ((Side(4, True),), (Side(2, False), Side(4, True)), (Side(4, False),))
+    assert Topology("v5e:16x16").split((4, 64, 1)) == ((Side(4, False),), (Side(16, True), Side(4, False)), ())
+    request = Request("step", "370M", topology="v5e:16x16")
+    assert request.axes == (4, 64, 1)
+    assert rows_of(request, ("data", "expert")) == (Side(16, True), Side(16, True))
+    assert rows_of(request, ("data",)) == (Side(4, False),)
+
+
+LINE, RING, SQUARE = (Side(4, False),), (Side(4, True),), (Side(4, True), Side(4, True))
+
+
+@pytest.mark.parametrize(
+    ("kind", "rows", "seconds"),
+    [
+        # 8 bytes over links of 1 byte a second: 3/4 of them come by one link, or two, or four.
+        ("all-gather", LINE, 6.0),
+        ("all-gather", RING, 3.0),
+        ("reduce-scatter", RING, 3.0),
+        ("all-reduce", RING, 6.0),
+        ("all-gather", SQUARE, 8 * 15 / 16 / 4),
+        # Two chips of a row each send half of their 8 bytes across its middle, over one link each way; over two in a ring.
+        ("all-to-all", LINE, 8.0),
+        ("all-to-all", RING, 4.0),
+        # Eight chips send 4 bytes each across, over four rows' two links: 32 / 8. As in a single ring.
+        ("all-to-all", SQUARE, 4.0),
+        # Two and three of five: 2 * 8 * 3/5 over one link.
+        ("all-to-all", (Side(5, False),), 9.6),
+        # Two chips: each half to the other.
+        ("all-to-all", (Side(2, False),), 4.0),
+        ("collective-permute", LINE, 8.0),
+        ("all-gather", (), 0.0),
+    ],
+)  # fmt: skip
+def test_a_collective_takes_what_a_hand_computes(kind: str, rows: tuple[Side, ...], seconds: float) -> None:
+    assert collective_seconds(kind, 8, rows, 1.0) == pytest.approx(seconds)
+
+
+def test_a_step_is_bounded_by_what_takes_longest() -> None:
+    chip = CHIPS["v5e"]
+    time = step_time(chip, flops=197e12, hbm=819 * 10**9 // 2, collectives={"all-to-all": 0.2, "all-gather": 0.1})
+    assert (time.products, time.memory, time.links) == pytest.approx((1.0, 0.5, 0.3))
+    assert time.overlapped == pytest.approx(1.0)
+    assert time.serial == pytest.approx(1.8)
+    assert time.bottleneck == "matrix products"
+    assert replace(time, memory=2.0).bottleneck == "HBM"
+    assert replace(time, collectives={"all-to-all": 1.0, "all-gather": 2.0}).bottleneck == "links, most of all all-gather"
+    assert utilisation(197e12 / 2, 2.0, chip) == pytest.approx(0.25)
+
+
+def test_a_run_is_its_steps() -> None:
+    time = StepTime(products=3.6, memory=1.8, collectives={})
+    run = run_totals(time, steps=1000, chips=16, model_flops=2.0, flops=3.0, link_bytes=5, tokens=7)
+    assert (run.hours, run.serial_hours, run.chip_hours) == pytest.approx((1.0, 1.5, 16.0))
+    assert (run.flops, run.done_flops, run.link_bytes, run.tokens) == (32e3, 48e3, 80e3, 7e3)
+
+
+def test_products_of_a_step_are_three_forward_passes_and_a_fourth_through_the_blocks_with_rematerialisation() -> None:
+    config = Request("step", "370M", remat=False).config()
+    without, with_remat = (step_traffic(Step(each, 256, 1, (1, 16, 1))) for each in (config, replace(config, remat=True)))
+    assert without.flops * 16 == training_flops(config, 256)
+    blocks_share = 1 - 2 * 32_000 * 1536 * 2048 * 256 * 3 / training_flops(config, 256)
+    assert with_remat.flops / without.flops == pytest.approx(1 + blocks_share / 3)
+    # The capacity factor's empty slots are no work that the model asks for.
+    assert without.model_flops < without.flops
+
+
+@pytest.mark.parametrize("result", COMPILED, ids=lambda result: f"{result.request.topology} {result.request.size} {result.request.parts}")
+def test_closed_forms_are_what_the_tpu_compiler_found(result: Result) -> None:
+    request = result.request
+    memory = step_memory(request.config(), request.batch, axes=request.axes, parts=request.parts)
+    # Besides weights, moments and tokens, arguments are a few counters, and arrays padded to the chip's tiles.
+    assert memory.state == pytest.approx(result.memory.arguments, rel=1e-3)
+    # Our limit for a peak.
+    assert memory.peak == pytest.approx(result.memory.total, rel=0.15)
+    if result.collectives is None:
+        return
+    traffic = step_traffic(Step(request.config(), request.batch, request.parts, request.axes))
+    assert traffic.total("all-to-all") == result.collectives["all-to-all"].bytes
+    # Norms and routers too small to be spread are not gathered.
+    assert traffic.total("all-gather") == pytest.approx(result.collectives["all-gather"].bytes, rel=1e-3)
+    # TPUs' compiler writes a reduce-scatter as an all-reduce. Losses and metrics, numbers each, are left out.
+    summed = traffic.total("reduce-scatter") + traffic.total("all-reduce")
+    assert summed == pytest.approx(result.collectives["all-reduce"].bytes, rel=1e-3)
+
+
+def test_an_outlook_by_the_compiler_has_its_bytes_and_scales_its_flops() -> None:
+    result = next(result for result in COMPILED if result.request.topology == "v5p:2x2x4" and result.request.size == "1.3B")
+    paper, found = by_closed_form(result.request, 10), by_compiler(result, 10)
+    assert found is not None
+    assert result.ratio is not None
+    assert found.flops == pytest.approx(paper.flops * result.ratio)
+    assert found.collectives["all-to-all"] == paper.collectives["all-to-all"]
+    assert found.memory["peak"] == result.memory.total
+    assert found.time.bottleneck == paper.time.bottleneck == "matrix products"
+    # 72 all-to-alls of 160 MiB on 2x2x4 without rings: the row of four is the narrowest, V * 4 / 4 over one link.
+    assert paper.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
+    unfit = next(result for result in COMPILED if result.collectives is None)
+    assert by_compiler(unfit, 10) is None
+
+
+def test_memory_of_a_small_step_is_what_a_hand_computes() -> None:
+    # D = A = 8, two heads, T = 4 tokens of 2 sequences, one block, 16 words: all in float32.
+    config = ModelConfig(Size(8, 1, 2, 4), None, vocabulary=16, context=4)
+    memory = step_memory(config, 2)
+    weights = 5 * 64 + 8 * 64 + 4 * 8 + 16 * 8 + 2 * 8
+    assert memory.parameters == memory.gradients == 4 * weights
+    assert memory.optimizer == 2 * 4 * weights
+    assert memory.inputs == 4 * 2 * 5
+    # Per token 4 + 2 + 4 times D, 5 times A; four matrices; 2 * 2 * 4 * 4 scores.
+    assert memory.kept == 4 * (8 * 15 * 8 + 4 * 64 + 64)
+    assert memory.summed == memory.cast == 0
+    assert memory.logits == 2 * 4 * 8 * 16
+    assert memory.working == memory.kept + 2 * 4 * 64
+    assert memory.peak == memory.state + memory.kept + memory.gradients + memory.working
+    remat = step_memory(replace(config, remat=True), 2)
+    assert remat.kept == 4 * 8 * 8
+    assert step_memory(replace(config, dtype="bfloat16"), 2).cast == 2 * weights
+
+
+def test_memory_of_a_mesh_is_each_devices_share() -> None:
+    config = ModelConfig(Size(16, 2, 4, 4), RouterConfig(num_experts=8), 0.5, vocabulary=32, context=8)
+    one, mesh = step_memory(config, 16), step_memory(config, 16, axes=(2, 4, 2))
+    assert one.summed == 0
+    # Two moments of the experts are spread over all 16 devices, as those of all else that model splits.
+    assert mesh.optimizer < one.optimizer / 8 + 2 * 4 * (2 * 4 * 16 + 16 * 8 + 32)
+    assert mesh.kept < one.kept / 8
+    assert step_memory(config, 16, parts=2).summed == one.gradients
+
+
+def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", "--size", "1.3B", "--router", "s-base", "--experts", "64", "--topology", "v5p:2x2x4", "--closed-form"]
+    assert main(asked) == 0
+    said = capsys.readouterr().out
+    assert "first bottleneck  matrix products" in said
+    assert "250,000 steps" in said
+    assert main([*asked, "--steps", "1000", "--json"]) == 0
+    (record,) = json.loads(capsys.readouterr().out)
+    assert record["run"]["hours"] == pytest.approx(1000 * record["seconds"]["overlapped"] / 3600)
+    assert record["run"]["tokens"] == 1000 * 256 * 2048
+    assert record["seconds"]["products"] == pytest.approx(record["flops"] / 459e12)
+    assert 0 < record["model_flops_utilisation"]["serial"] < record["model_flops_utilisation"]["overlapped"] < 1
+    assert record["memory"]["peak"] < 95 * GIB
+    assert record["fits"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--only", "layer"], "closed forms are of a training step"),
+        (["--steps", "0"], "a run has at least 1 step"),
+        (["--topology", "v5p:4x4"], "v5p chips are linked in 3 dimensions; write one such as v5p:4x4x4"),
+        (["--out", "page.md"], "--out is for what is compiled"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_what_closed_forms_cannot_answer_is_one_line_and_code_2(
+    arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["plan", "--closed-form", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert words in said.err
+
+
+def test_a_routed_layer_has_no_outlook() -> None:
+    with pytest.raises(ConfigError, match="of a training step"):
+        by_closed_form(Request("layer"), 1)

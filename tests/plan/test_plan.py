@@ -1,0 +1,226 @@
+"""Plans for TPUs: what is read from a compiled program, what is refused, and, with the TPU compiler, what a routed layer costs."""
+
+import importlib.util
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from cli import main
+from plan.chips import GIB, Topology
+from plan.compiled import Memory, Result, from_result, measure, out_of_memory
+from plan.hlo import KINDS, Collectives, collectives
+from plan.programs import counted_once
+from plan.request import Request, parse_mesh
+from plan.table import ALL, BEGIN, END, measure_all, record, write
+from reference.config import TECHNIQUES
+from reference.count import matmul_flops
+from reference.errors import ConfigError
+
+# As TPUs' compiler writes programs, shortened: a collective in a loop of 6 turns, one written as start and done in fusions, one in
+# a tuple, and one that only a computation holds that nothing calls.
+PROGRAM = """HloModule jit_f, is_scheduled=true
+
+%add (x: f32[], y: f32[]) -> f32[] {
+  %x = f32[] parameter(0)
+  %y = f32[] parameter(1)
+  ROOT %sum = f32[] add(%x, %y)
+}
+
+%start (p: bf16[4,8]) -> (bf16[4,8], bf16[64,8]) {
+  %p = bf16[4,8]{1,0:T(8,128)(2,1)} parameter(0)
+  %all-gather.1 = bf16[64,8]{1,0} all-gather(%p), dimensions={0}
+  ROOT %both = (bf16[4,8]{1,0}, bf16[64,8]{1,0}) custom-call(%all-gather.1)
+}
+
+%async_collective_fusion.2 (q: bf16[4,8]) -> bf16[64,8] {
+  %q = bf16[4,8]{1,0} parameter(0)
+  ROOT %all-gather.2 = bf16[64,8]{1,0} all-gather(%q), dimensions={0}
+}
+
+%unused (u: f32[8]) -> f32[8] {
+  %u = f32[8]{0} parameter(0)
+  ROOT %all-reduce.9 = f32[8]{0} all-reduce(%u), to_apply=%add
+}
+
+%body (b: (s32[], bf16[16,8])) -> (s32[], bf16[16,8]) {
+  %b = (s32[], bf16[16,8]{1,0}) parameter(0)
+  %i = s32[] get-tuple-element(%b), index=0
+  %v = bf16[16,8]{1,0} get-tuple-element(%b), index=1
+  %all-to-all.3 = bf16[16,8]{1,0} all-to-all(%v), dimensions={0}
+  ROOT %next = (s32[], bf16[16,8]{1,0}) tuple(%i, %all-to-all.3)
+}
+
+%condition (c: (s32[], bf16[16,8])) -> pred[] {
+  %turns = s32[]{:T(128)} constant(6)
+  %c = (s32[], bf16[16,8]{1,0}) parameter(0)
+  %j = s32[] get-tuple-element(%c), index=0
+  ROOT %less = pred[] compare(%j, %turns), direction=LT
+}
+
+ENTRY %main (a: bf16[4,8], w: f32[32]) -> f32[32] {
+  %a = bf16[4,8]{1,0} parameter(0)
+  %w = f32[32]{0} parameter(1)
+  %async-collective-start.1 = (bf16[4,8]{1,0}, bf16[64,8]{1,0}) fusion(%a), kind=kCustom, calls=%start
+  %fusion.2 = bf16[64,8]{1,0} fusion(%a), kind=kCustom, calls=%async_collective_fusion.2
+  %loop = (s32[], bf16[16,8]{1,0}) while(%tuple), condition=%condition, body=%body
+  %all-reduce.4 = (f32[32]{0}, f32[32]{0}) all-reduce(%w, %w), to_apply=%add
+  ROOT %reduce-scatter.5 = f32[2]{0} reduce-scatter(%w), dimensions={0}, to_apply=%add
+}
+"""
+
+
+def test_collectives_are_counted_as_often_as_they_run() -> None:
+    assert collectives(PROGRAM) == {
+        "all-to-all": Collectives(instructions=1, runs=6, bytes=6 * 16 * 8 * 2),
+        "all-gather": Collectives(instructions=1, runs=1, bytes=64 * 8 * 2),
+        "reduce-scatter": Collectives(instructions=1, runs=1, bytes=32 * 4),
+        "all-reduce": Collectives(instructions=1, runs=1, bytes=2 * 32 * 4),
+        "collective-permute": Collectives(instructions=0, runs=0, bytes=0),
+    }
+
+
+@pytest.mark.parametrize(
+    ("message", "needed"),
+    [
+        (
+            "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO temporaries (21.75G) exceeds "
+            "available HBM (15.75G).",
+            # Arguments come on top.
+            24.75,
+        ),
+        ("RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space hbm. Used 20.25G of 15.75G hbm.", 20.25),
+    ],
+)
+def test_a_compiler_out_of_memory_says_how_much_the_program_needs(message: str, needed: float) -> None:
+    memory = out_of_memory(message, arguments=3 * GIB)
+    assert memory is not None
+    assert memory.total == needed * GIB
+
+
+def test_another_error_of_the_compiler_is_not_taken_for_a_lack_of_memory() -> None:
+    assert out_of_memory("INTERNAL: something else", arguments=0) is None
+
+
+def test_donated_arguments_are_not_counted_twice() -> None:
+    assert Memory(arguments=10, temporaries=5, outputs=11, aliased=10, code=1).total == 17
+
+
+def test_the_closed_form_counts_each_loop_once_as_xla_does() -> None:
+    request = Request("step", "370M", remat=False)
+    # 12 blocks in 6 groups, on 16 devices.
+    forward = matmul_flops(request.config(), 256, inference=False)
+    once = (forward.total - forward.logits) / 6 + forward.logits
+    assert counted_once(request) == pytest.approx(3 * once / 16)
+    # Again with rematerialisation, but for the logits; and of 8 parts of 32 sequences, the first and one more.
+    part = matmul_flops(request.config(), 32, inference=False)
+    once, again = (part.total - part.logits) / 6 + part.logits, (part.total - part.logits) / 6
+    assert counted_once(replace(request, remat=True, parts=8)) == pytest.approx(2 * (3 * once + again) / 16)
+
+
+def test_a_topology_knows_its_chips() -> None:
+    assert [(Topology(name).devices, Topology(name).accelerator_type) for name in ("v5e:4x4", "v5p:2x2x4", "v5e:16x16")] == [
+        (16, "v5litepod-16"),
+        (16, "v5p-32"),
+        (256, "v5litepod-256"),
+    ]
+
+
+def test_left_to_itself_a_mesh_spreads_experts_as_far_as_they_divide() -> None:
+    assert Request("step", topology="v5e:16x16").axes == (4, 64, 1)
+    assert Request("step", experts=24).axes == (2, 8, 1)
+    assert Request("step", router="dense").axes == (16, 1, 1)
+    assert parse_mesh("model=2,data=8") == (8, 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "3B"], "no size is called '3B'"),
+        (["--topology", "v9:4x4"], "no topology is called 'v9:4x4'"),
+        (["--topology", "v5e:4x0"], "no topology is called 'v5e:4x0'"),
+        (["--mesh", "data=3"], "data x expert x model is 3 x 1 x 1, but v5p:2x2x4 has 16 chips"),
+        (["--mesh", "rows=4"], "--mesh rows=4: takes numbers of devices"),
+        (["--mesh", "expert=-16"], "--mesh expert=-16: takes numbers of devices"),
+        (["--batch", "100"], "100 sequences in a batch do not come out even on 16 devices"),
+        (["--parts", "3"], "does not come out even in 3 parts"),
+        (["--batch", "0"], "batch is 0"),
+        (["--router", "dense", "--mesh", "model=16", "--size", "55M"], "12 heads do not come out even on 16 devices"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_a_wrong_plan_is_one_line_and_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", *arguments]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.count("\n") == 1
+    assert words in said.err
+
+
+def test_without_the_compiler_one_line_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    assert main(["plan"]) == 1
+    assert capsys.readouterr().err == (
+        "error: plan needs the TPU compiler, libtpu, which is not installed: uv run --group tpu cli.py plan ...\n"
+    )
+
+
+def test_a_dense_model_has_no_layer_to_plan() -> None:
+    with pytest.raises(ConfigError, match="no routed layer"):
+        Request("layer", router="dense")
+
+
+RESULT = Result(Request("step", "370M"), True, Memory(GIB, 2 * GIB, GIB, GIB, 0), 1.0, 2.0, {"all-to-all": Collectives(4, 8, GIB)}, 3.0)
+
+
+def test_a_result_is_its_json() -> None:
+    assert from_result(json.loads(json.dumps(RESULT.record()))) == RESULT
+    assert from_result(json.loads(json.dumps(replace(RESULT, collectives=None).record()))).collectives is None
+
+
+def test_the_committed_page_holds_every_program_of_the_list_and_is_what_its_json_says() -> None:
+    page = Path(__file__).parents[2] / "docs" / "plan.md"
+    results = [from_result(result) for result in json.loads(page.with_suffix(".json").read_text())["programs"]]
+    assert [result.request for result in results] == list(ALL)
+    before = page.read_text()
+    assert before.count(BEGIN) == before.count(END) == 1
+    for result in results:
+        assert f"{result.memory.total / GIB:.2f} of" in before
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_page_keeps_its_prose_and_its_results(missing: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("plan.table.metadata.version", lambda name: "0")
+    complete = replace(RESULT, collectives=dict.fromkeys(KINDS, Collectives(0, 0, 0)))
+    page = tmp_path / "plan.md"
+    if not missing:
+        page.write_text(f"# Title\n\n{BEGIN}\nold\n{END}\n\nMore.\n")
+    write([complete], page)
+    # Nothing is compiled again, so no compiler is needed.
+    assert measure_all([complete.request], page, lambda done, total, what: None) == [complete]
+    said = page.read_text()
+    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3.00 of 95.00 GiB |" in said
+    assert "old" not in said
+    assert missing or (said.startswith("# Title\n") and said.endswith("\nMore.\n"))
+    assert json.loads(page.with_suffix(".json").read_text()) == record([complete])
+
+
+@pytest.mark.tpu
+@pytest.mark.parametrize("router", TECHNIQUES)
+def test_on_tpu_a_routed_layer_moves_its_tokens_in_four_all_to_alls_and_does_the_work_of_its_experts(router: str) -> None:
+    found = measure(Request("layer", "370M", router, experts=16, topology="v5e:4x4", batch=16))
+    assert found.collectives is not None
+    # There and back, in both directions; experts' weights and tokens are gathered nowhere.
+    assert found.collectives["all-to-all"].runs == 4
+    assert found.collectives["all-gather"].runs == 0
+    assert found.ratio is not None
+    # Sorting, gates and GELU come on top of the products; the loss's gradient does not reach every product of RL-R's router.
+    assert 0.99 < found.ratio < 1.05
+
+
+@pytest.mark.tpu
+def test_on_tpu_a_program_that_does_not_fit_is_a_result() -> None:
+    found = measure(Request("step", "370M", topology="v5e:4x4"))
+    assert not found.fits
+    assert found.memory.total > Topology("v5e:4x4").chip.hbm

@@ -1,0 +1,48 @@
+"""Programs that are kept for later runs change nothing but the time they take."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.training.tiny_runs import Started, result, tiny
+from training.config import TrainConfig
+
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def config(programs: Path) -> TrainConfig:
+    """A run of four steps."""
+    return tiny(programs / "corpus", steps=STEPS, evaluate_every=2)
+
+
+def started(config: TrainConfig, folder: Path, cache: Path) -> Started:
+    """A run that keeps programs where `train` keeps them, in `cache`."""
+    return Started(config, folder, cache, own_cache=True)
+
+
+def xla(cache: Path) -> list[Path]:
+    """What is kept."""
+    return sorted(cache.glob("xla-*/*-cache"))
+
+
+def test_results_are_the_same_bits_compiled_or_taken_from_the_cache_by_two_at_once_or_broken(config: TrainConfig, tmp_path: Path) -> None:
+    # Two that compile at once and write the same entries.
+    both = [started(config, tmp_path / name, tmp_path) for name in ("one", "other")]
+    for run in both:
+        assert run.finish()[-1]["done"] == STEPS, run.stderr()
+    compiled = result(tmp_path / "one", STEPS)
+    assert result(tmp_path / "other", STEPS) == compiled
+    kept = xla(tmp_path)
+    assert kept
+    before = [path.read_bytes() for path in kept]
+    assert started(config, tmp_path / "again", tmp_path).finish()[-1]["done"] == STEPS
+    assert result(tmp_path / "again", STEPS) == compiled
+    # Nothing was compiled anew.
+    assert xla(tmp_path) == kept
+    # Entries that a kill has cut short.
+    for path, content in zip(kept, before, strict=True):
+        path.write_bytes(content[: len(content) // 2])
+    broken = started(config, tmp_path / "broken", tmp_path)
+    assert broken.finish()[-1]["done"] == STEPS, broken.stderr()
+    assert result(tmp_path / "broken", STEPS) == compiled

@@ -1,0 +1,321 @@
+"""A run in this process: what it writes, what it refuses, and where it ends when something is wrong."""
+
+import csv
+import dataclasses
+import json
+import math
+from collections.abc import Generator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from common.errors import InputError, WorkError
+from fit.runs import load_runs
+from reference.objective import PADDING, objective
+from tests.reference.small_models import quick_compiles
+from tests.training.tiny_runs import result, tiny, write_corpus
+from training.choices import Choices
+from training.config import TrainConfig
+from training.corpus import documents
+from training.folder import locked
+from training.load import evaluate_run, load_run, sample_run
+from training.records import Curves
+from training.run import Outcome, Progress, train
+from training.shards import write_shards
+from training.texts import text_batches
+from training.tokenizer import ByteTokenizer
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
+    """Of tokens and, since each run compiles anew, of compiled programs."""
+    folder = tmp_path_factory.mktemp("cache")
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
+    before = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(folder / "xla"), 0.0, -1), strict=True):
+        jax.config.update(name, value)
+    # JAX looks once whether it has such a cache.
+    compilation_cache.reset_cache()
+    with quick_compiles():
+        yield folder
+    for name, value in zip(names, before, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+@pytest.fixture(scope="module")
+def corpus(cache: Path) -> Path:
+    """Text for all runs here."""
+    return write_corpus(cache / "corpus")
+
+
+class Heard:
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.events: list[str] = []
+
+    def on_step(self, progress: Progress) -> None:
+        """Keep it."""
+        self.steps.append(progress)
+
+    def on_event(self, message: str) -> None:
+        """Keep it."""
+        self.events.append(message)
+
+
+def run(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:
+    """Train, and what was shown meanwhile."""
+    heard = Heard()
+    return train(config, folder, heard, cache), heard
+
+
+@pytest.fixture(scope="module")
+def routed(corpus: Path, cache: Path) -> Path:
+    """A run of 12 steps with S-BASE, done."""
+    outcome, heard = run(tiny(corpus), cache / "routed", cache)
+    assert [progress.step for progress in heard.steps] == list(range(1, 13))
+    assert outcome.held_out == heard.steps[-1].held_out
+    return cache / "routed"
+
+
+def lines(folder: Path) -> list[dict[str, Any]]:
+    """Of metrics.jsonl."""
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_the_curves_are_what_fit_reads(routed: Path) -> None:
+    runs = load_runs(routed / "curves.csv")
+    assert len(runs) == 1
+    with (routed / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["4", "8", "12"]
+    assert [row["tokens_seen"] for row in rows] == [str(step * 4 * 16) for step in (4, 8, 12)]
+    assert {row["loss_c4"] for row in rows} == {""}
+    # Text that repeats is learnt in a few steps: uniform over 257 bytes is 5.5.
+    assert float(rows[-1]["loss_validation"]) < 4
+
+
+def test_a_row_of_the_curves_has_the_other_texts_losses_and_what_the_routers_did_since_the_row_before(
+    routed: Path, corpus: Path, cache: Path
+) -> None:
+    with (routed / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    # Rounding: batches are summed in float32, and the rows are other ones.
+    assert float(rows[-1]["loss_all"]) == pytest.approx(evaluate_run(routed, str(corpus), cache, tokens=500).nats_per_token, rel=1e-6)
+    splits = [float(rows[-1][name]) for name in ("loss_test", "loss_validation", "loss_all")]
+    assert len({*splits}) == 3
+    steps = [record["metrics"] for record in lines(routed) if "loss" in record]
+    for i, row in enumerate(rows):
+        for name in ("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate", "marginal_error"):
+            assert float(row[f"router_{name}"]) == pytest.approx(np.mean([step[name] for step in steps[4 * i : 4 * i + 4]]), rel=1e-12)
+        assert row["router_advantage"] == ""
+    assert rows[0]["router_changed"] == ""
+    assert all(0 < float(row["router_changed"]) < 1 for row in rows[1:])
+    assert load_runs(routed / "curves.csv", target="loss_test").loss.tolist() == [splits[0]]
+
+
+def test_a_run_without_an_evaluation_has_no_curves_yet(tmp_path: Path) -> None:
+    curves = Curves(tmp_path / "curves.csv", ["step", "loss_validation", "loss_test"], after=0)
+    assert not (tmp_path / "curves.csv").exists()
+    curves.append({"step": 4, "loss_validation": 2.5})
+    assert (tmp_path / "curves.csv").read_text() == "step,loss_validation,loss_test\n4,2.5,\n"
+
+
+def test_the_fraction_of_changed_choices_is_counted_over_tokens_that_have_a_target(tmp_path: Path) -> None:
+    choices = Choices(tmp_path)
+    first = np.array([[[0, 1], [2, 3], [1, 0], [-1, -1]]])
+    then = np.array([[[1, 0], [2, 0], [2, 3], [-1, -1]]])
+    assert choices.changed(10, first) is None
+    # Of six choices one is another expert in the second token, both are in the third.
+    assert choices.changed(20, then) == pytest.approx(3 / 6)
+    # Taken up from a checkpoint before step 20: as if it had not been there.
+    assert Choices(tmp_path).changed(20, first) == 0
+
+
+def test_every_step_and_evaluation_has_its_line(routed: Path) -> None:
+    records = lines(routed)
+    steps = [record for record in records if "loss" in record]
+    assert [record["step"] for record in steps] == list(range(1, 13))
+    assert steps[0]["tokens_per_second"] is None
+    assert all(record["tokens_per_second"] > 0 and record["gradient_norm"] > 0 for record in steps[1:])
+    # Warm-up over three steps from 1e-4 to 1e-2; the first step has the first rate. float32.
+    np.testing.assert_allclose([record["learning_rate"] for record in steps[:4]], [1e-4, 3.4e-3, 6.7e-3, 1e-2], rtol=1e-5)
+    assert steps[-1]["learning_rate"] > 1e-3
+    assert set(steps[0]["layers"]) >= {"load_max_over_mean", "entropy", "dead_experts", "dropped_fraction"}
+    evaluations = [record for record in records if "evaluation" in record]
+    assert [record["step"] for record in evaluations] == [4, 8, 12]
+    for record in evaluations:
+        # Fractions rounded to six places.
+        np.testing.assert_allclose(np.sum(record["evaluation"]["load"], axis=1), [1.0], atol=1e-5)
+
+
+def test_other_options_for_the_same_folder_are_refused_by_name(routed: Path, corpus: Path, cache: Path) -> None:
+    before = result(routed, 12)
+    with pytest.raises(InputError, match=r"model\.experts: 4 -> 8.*run\.seed: 0 -> 1"):
+        run(tiny(corpus, experts=8, seed=1), routed, cache)
+    assert result(routed, 12) == before
+    # Another mesh is no other run; this one is done.
+    outcome, heard = run(tiny(corpus, mesh="data=2"), routed, cache)
+    assert not heard.steps
+    assert outcome.step == 12
+
+
+def test_other_text_or_another_tokenizer_for_the_same_folder_is_refused(routed: Path, corpus: Path, cache: Path, tmp_path: Path) -> None:
+    (routed / "sample.txt").rename(tmp_path / "sample.txt")
+    data = json.loads((routed / "data.json").read_text())
+    try:
+        for changed, said in (({"train_tokens": 1}, "begun with 1 training tokens"), ({"vocabulary": 9}, "a vocabulary of 9 ids")):
+            (routed / "data.json").write_text(json.dumps(data | changed))
+            with pytest.raises(InputError, match=said):
+                run(tiny(corpus), routed, cache)
+    finally:
+        (routed / "data.json").write_text(json.dumps(data))
+        (tmp_path / "sample.txt").rename(routed / "sample.txt")
+
+
+def test_a_loss_that_is_not_finite_is_named_and_nothing_after_it_is_kept(corpus: Path, cache: Path) -> None:
+    config = tiny(corpus, router="dense", peak_learning_rate=1e30, checkpoint_every=1, keep=3)
+    folder = cache / "diverging"
+    with pytest.raises(WorkError, match=r"step \d+ is (nan|inf); the checkpoint of step \d+ is kept") as raised:
+        run(config, folder, cache)
+    last_good = max(record["step"] for record in lines(folder))
+    assert f"step {last_good + 1} is" in str(raised.value)
+    kept = sorted(int(path.name.removeprefix("step_")) for path in (folder / "checkpoints").iterdir())
+    assert kept[-1] == last_good
+    # Begun again from there, it meets the same.
+    with pytest.raises(WorkError) as again:
+        run(config, folder, cache)
+    assert str(again.value) == str(raised.value)
+
+
+def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_not_either(corpus: Path, cache: Path) -> None:
+    config = tiny(corpus, peak_learning_rate=1e30, routing_frequency=1.0)
+    with pytest.raises(WorkError, match=r"step \d+ is nan, and so are the logits of the router in routed layer 0; there is no checkpoint"):
+        run(config, cache / "diverging-routed", cache)
+
+
+def test_a_folder_in_which_another_trains_is_refused_and_left_alone(
+    corpus: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.folder.PATIENCE_SECONDS", 0.1)
+    folder = tmp_path / "run"
+    with locked(folder, lambda message: None):
+        before = sorted(folder.rglob("*"))
+        heard = Heard()
+        with pytest.raises(WorkError, match="another process is at work in") as raised:
+            train(tiny(corpus), folder, heard, cache)
+        assert "\n" not in str(raised.value)
+        assert "waiting for it to end" in heard.events[-1]
+        assert sorted(folder.rglob("*")) == before
+    with locked(folder, heard.on_event):
+        assert len(heard.events) == 1 + heard.events.index(f"another process is at work in {folder}; waiting for it to end")
+
+
+def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:
+    """Text that cannot be trained on, and what is said of it."""
+    empty, bad, short, cut = (folder / name for name in ("empty", "bad", "short", "cut"))
+    for each in (empty, bad, short):
+        each.mkdir()
+    (empty / "a.txt").write_text("")
+    write_corpus(bad / "good")
+    (bad / "z.txt").write_bytes(b"abc\xff\xfe")
+    for i in range(10):
+        (short / f"{i}.txt").write_text(f"{i}\n")
+    write_shards(documents(str(bad / "good")), ByteTokenizer(), cut, held_out=0.2)
+    with (cut / "train-00000.bin").open("r+b") as file:
+        file.truncate(100)
+    return {
+        "empty": (empty, "no text"),
+        "bad": (bad, "byte 3 is not UTF-8"),
+        "short": (short, "fewer than a batch of"),
+        "cut": (cut, "cut short"),
+    }
+
+
+@pytest.mark.parametrize("kind", ["empty", "bad", "short", "cut"])
+def test_text_that_cannot_be_trained_on_is_refused_before_the_first_step(kind: str, cache: Path, tmp_path: Path) -> None:
+    source, said = broken_corpora(tmp_path)[kind]
+    with pytest.raises(InputError, match=said) as raised:
+        run(tiny(source), tmp_path / "run", cache)
+    assert "\n" not in str(raised.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_step_in_parts_is_the_step(corpus: Path, cache: Path) -> None:
+    whole, in_parts = (run(tiny(corpus, router="dense", accumulate=n), cache / f"parts-{n}", cache)[1] for n in (1, 2))
+    # A sum in another order, 1e-7, through 12 steps of AdamW.
+    for one, other in zip(whole.steps, in_parts.steps, strict=True):
+        assert one.loss == pytest.approx(other.loss, rel=1e-4)
+    assert whole.steps[-1].held_out == pytest.approx(in_parts.steps[-1].held_out, rel=1e-4)
+
+
+def test_a_run_that_begins_from_a_longer_ones_stable_part_is_the_short_run(corpus: Path, cache: Path) -> None:
+    stable: dict[str, Any] = {"router": "dense", "schedule": "stable", "decay_steps": 4, "checkpoint_every": 2, "keep_every": 4}
+    run(tiny(corpus, **stable, schedule_steps=12), cache / "long", cache)
+    assert (cache / "long" / "checkpoints" / "step_4").is_dir()
+    run(tiny(corpus, **stable, steps=8, schedule_steps=8), cache / "short", cache)
+    branch = tiny(corpus, **stable, steps=8, schedule_steps=8, begin_from=str(cache / "long"))
+    _, heard = run(branch, cache / "branch", cache)
+    assert [progress.step for progress in heard.steps] == [5, 6, 7, 8]
+    found, expected = result(cache / "branch", 8), result(cache / "short", 8)
+    assert found["state"] == expected["state"]
+    assert found["curves"].splitlines()[-1] == expected["curves"].splitlines()[-1]
+    # The peak until step 4, then down in a line: the last step has a quarter of the way to go.
+    np.testing.assert_allclose(
+        [r["learning_rate"] for r in lines(cache / "short") if "loss" in r][3:], np.linspace(1e-2, 1e-3, 5)[[0, 0, 1, 2, 3]], rtol=1e-5
+    )
+    with pytest.raises(InputError, match=r"cannot begin.*model\.size"):
+        run(dataclasses.replace(branch, model=dataclasses.replace(branch.model, size="60K")), cache / "unlike", cache)
+
+
+def test_a_loaded_run_gives_the_loss_that_its_curves_say(routed: Path, cache: Path) -> None:
+    found = evaluate_run(routed, None, cache, tokens=500)
+    # The same batches through the same program, on a mesh of one device there and on none here.
+    assert found.nats_per_token == pytest.approx(float((routed / "curves.csv").read_text().splitlines()[-1].split(",")[6]), rel=1e-5)
+    assert load_run(routed).step == 12
+
+
+def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path, cache: Path, tmp_path: Path) -> None:
+    texts = ["the cat sat on a mat\n", "and saw what the dog had done\n"]
+    for i, text in enumerate(texts):
+        (tmp_path / f"{i}.txt").write_text(text)
+    found = evaluate_run(routed, str(tmp_path), cache)
+    _, tokenizer, model, _ = load_run(routed)
+    ids = np.concatenate([part for text in texts for part in (tokenizer.encode(text), [tokenizer.end])])
+    rows = [ids[i : i + 17] for i in range(0, len(ids) - 1, 16)]
+    tokens = np.stack([np.pad(row, (0, 17 - len(row)), constant_values=PADDING) for row in rows]).astype(np.int32)
+    batches = list(text_batches(documents(str(tmp_path)), tokenizer, 16, 4))
+    np.testing.assert_array_equal(np.concatenate(batches)[: len(tokens)], tokens)
+    assert {batch.shape for batch in batches} == {(4, 17)}
+    _, report = jax.jit(lambda tokens: objective(model, tokens, inference=True))(jnp.asarray(tokens))
+    # One float32 mean in another order.
+    assert found.nats_per_token == pytest.approx(float(report.loss), rel=1e-5)
+    assert found.tokens == len(ids) - 1
+    # All bytes but the first are targets; each document's end is one that is no byte.
+    assert found.bytes == sum(map(len, texts)) - 1
+    assert found.bits_per_byte == pytest.approx(float(report.loss) * (len(ids) - 1) / found.bytes / math.log(2), rel=1e-5)
+
+
+def test_a_sample_goes_on_from_its_prompt_and_is_the_seeds(routed: Path) -> None:
+    first, again, other = (sample_run(routed, "the cat", tokens=20, seed=seed) for seed in (1, 1, 2))
+    assert first.startswith("the cat")
+    assert first == again != other
+    greedy = [sample_run(routed, "the cat", tokens=20, temperature=0.0, seed=seed) for seed in (1, 2)]
+    assert greedy[0] == greedy[1]
+
+
+def test_a_folder_without_a_checkpoint_cannot_be_loaded(routed: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no configuration"):
+        load_run(tmp_path)
+    (tmp_path / "config.toml").write_text((routed / "config.toml").read_text())
+    with pytest.raises(InputError, match="no checkpoint, none at all"):
+        load_run(tmp_path)
+    with pytest.raises(InputError, match="no checkpoint of step 5, only of steps 9, 12"):
+        load_run(routed, step=5)

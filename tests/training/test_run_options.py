@@ -1,0 +1,110 @@
+"""Every knob of a run goes into TOML and comes back, and what is wrong there is said with its place."""
+
+import dataclasses
+import typing
+from typing import Literal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
+from reference.errors import ConfigError
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
+from training.optimizer import OptimizerConfig
+
+LENGTH = st.integers(1, 10**9)
+RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
+
+CONFIGS = st.builds(
+    TrainConfig,
+    model=st.builds(
+        ModelOptions, router=st.sampled_from(["dense", "s-base", "hash", "rl-r", "switch"]), experts=LENGTH, remat=st.booleans()
+    ),
+    data=st.builds(DataOptions, corpus=st.text(st.characters(exclude_categories=["C", "Z"])), held_out=st.floats(0.01, 0.99), batch=LENGTH),
+    optimizer=st.builds(OptimizerConfig, peak_learning_rate=RATE, weight_decay=RATE),
+    run=st.builds(RunOptions, steps=LENGTH, seed=st.integers(0, 2**31)),
+    s_base=st.builds(SinkhornBase, iterations=st.integers(2, 100)),
+    hash=st.builds(Hash, table=st.sampled_from(["modulo", "random", "balanced"]), seed=st.integers(0, 100)),
+    rl_r=st.builds(Reinforce, policy_weight=RATE, entropy_weight=st.floats(-1, 1)),
+    switch=st.builds(Switch, balance_weight=RATE, z_weight=RATE),
+)
+
+
+@given(config=CONFIGS)
+def test_what_is_written_is_read_back(config: TrainConfig) -> None:
+    assert from_toml(to_toml(config), "config.toml") == config
+
+
+def test_every_knob_is_written() -> None:
+    written = to_toml(TrainConfig())
+    for section, kind in typing.get_type_hints(TrainConfig).items():
+        _, _, rest = written.partition(f"[{section}]\n")
+        names = [line.partition(" = ")[0] for line in rest.partition("\n[")[0].strip().splitlines()]
+        assert names == [field.name for field in dataclasses.fields(kind)], section
+
+
+def test_the_routers_own_knobs_reach_the_model() -> None:
+    s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
+    rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
+    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], Technique] = {
+        "s-base": s_base,
+        "hash": table,
+        "rl-r": rl_r,
+        "switch": switch,
+    }
+    for name, technique in routers.items():
+        config = TrainConfig(model=ModelOptions(router=name), s_base=s_base, hash=table, rl_r=rl_r, switch=switch)
+        routed = config.model_config(257).router
+        assert isinstance(routed, RouterConfig)
+        assert routed.technique == technique
+    assert TrainConfig(model=ModelOptions(router="dense")).model_config(257).router is None
+
+
+def test_the_papers_recipe_is_the_papers() -> None:
+    config = paper_recipe("1.3B", "s-base", 64)
+    assert (config.run.steps, config.data.batch, config.model.context) == (250_000, 256, 2048)
+    # FACTS section 4: 130B tokens, learning rate 1e-7 -> 2e-4 over 1,500 steps, then to 2e-5.
+    assert config.run.steps * config.data.batch * config.model.context == 131_072_000_000
+    rates = config.optimizer
+    assert (rates.initial_learning_rate, rates.peak_learning_rate, rates.final_learning_rate) == (1e-7, 2e-4, 2e-5)
+    assert (rates.warmup_steps, rates.steps) == (1500, 250_000)
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[model", r"runs/a.toml: not TOML"),
+        ("[modle]", r"runs/a.toml: there is no section 'modle'; there are model, data, optimizer, run, s_base"),
+        ("model = 1", r"runs/a.toml: model must be a section, \[model\]"),
+        ("[model]\nexprts = 8", r"runs/a.toml: there is no \[model\] knob 'exprts'; there are size, router, experts"),
+        ("[model]\nexperts = 8.5", r"runs/a.toml: model.experts is 8.5; it must be of type int"),
+        ("[run]\nseed = true", r"runs/a.toml: run.seed is True; it must be of type int"),
+        ('[model]\nrouter = "base"', r"runs/a.toml: model.router is 'base'; it must be one of 'dense', 's-base'"),
+        ("[rl_r]\npolicy_weight = -1", r"RL-R's policy_weight is -1.0; make it a finite number, at least 0"),
+    ],
+)
+def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        from_toml(text, "runs/a.toml")
+
+
+@pytest.mark.parametrize(
+    ("also", "said"),
+    [("code", "cannot read 'code'"), ("Code=a", "cannot read"), ("code=", "cannot read"), ("a=b,a=c", "taken"), ("test=a", "taken")],
+)
+def test_a_text_to_evaluate_on_needs_a_name_of_its_own(also: str, said: str) -> None:
+    with pytest.raises(ConfigError, match=said):
+        DataOptions(also=also)
+    assert DataOptions(also="code=package:docutils, c4=b/*.txt").other_texts() == {"code": "package:docutils", "c4": "b/*.txt"}
+
+
+def test_held_out_and_test_documents_leave_some_to_train_on() -> None:
+    with pytest.raises(ConfigError, match=r"less than the 0\.7 not held out"):
+        DataOptions(held_out=0.3, test=0.7)
+
+
+def test_differences_name_the_knob_and_both_values() -> None:
+    ours, theirs = TrainConfig(rl_r=Reinforce(balance_weight=0.02, entropy_weight=0.25)), TrainConfig(run=RunOptions(seed=1))
+    assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]
+    assert differences(ours, theirs, except_for=("run.seed",)) == ["rl_r.entropy_weight: -0.01 -> 0.25"]

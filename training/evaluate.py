@@ -1,0 +1,142 @@
+"""Loss on held-out text, and text from a model."""
+
+import math
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reference.mesh import GROUPS, reshape, shard
+from reference.objective import PADDING, target_log_prob
+from reference.routers import Routing
+from reference.transformer import Transformer
+from training.batches import Batch
+
+
+class Sums(eqx.Module):
+    """What an evaluation adds up, over batches."""
+
+    loss: Float[Array, ""]
+    """Cross-entropy in nats."""
+    targets: Int[Array, ""]
+    counts: Int[Array, "layers experts"] | None
+    """How many choices fell on each expert."""
+    choices: Int[Array, "layers tokens k"] | None
+    """The choices themselves, -1 where there is no target; whole on each device."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found."""
+
+    loss: float
+    """Mean cross-entropy, nats per token."""
+    targets: int
+    load: Float[np.ndarray, "layers experts"] | None
+    """Fraction of the choices that fell on each expert, by routed layer; None for a dense model."""
+    choices: Int[np.ndarray, "layers tokens k"] | None = None
+    """The choices themselves, if they were kept: -1 where there is no target."""
+    others: dict[str, float] = field(default_factory=dict)
+    """Loss on other texts, by name."""
+
+
+def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> Sums:
+    """The sums of one batch, in evaluation: nothing is dropped, padding counts for nothing."""
+    logits, routing = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
+    real = tokens[:, 1:] != PADDING
+    loss = -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0))
+    if routing is None:
+        return Sums(loss, jnp.sum(real), None, None)
+    return Sums(loss, jnp.sum(real), *_choices(routing, real))
+
+
+def evaluate(
+    batches: Iterable[Batch], on_batch: Callable[[Batch], Sums], *, keep_choices: bool = False
+) -> Evaluation:
+    """The mean over `batches`, of which `on_batch` gives sums:
+    `sums_of`, compiled. `keep_choices`: every token's, in memory."""
+    # Two batches are under way, so that the device need not wait for the host, nor the host hold
+    # all batches. Summed in float64, as Python has it.
+    loss, targets, counts = 0.0, 0, None
+    kept: list[Int[np.ndarray, "layers tokens k"]] = []
+    under_way: deque[Sums] = deque()
+
+    def _collect() -> None:
+        nonlocal loss, targets, counts
+        sums = under_way.popleft()
+        loss, targets = loss + float(sums.loss), targets + int(sums.targets)
+        if sums.counts is not None:
+            counts = np.asarray(sums.counts, np.int64) + (0 if counts is None else counts)
+        if keep_choices and sums.choices is not None:
+            kept.append(np.asarray(sums.choices).astype(np.int16))
+
+    for batch in batches:
+        under_way.append(on_batch(batch))
+        if len(under_way) > 2:
+            _collect()
+    while under_way:
+        _collect()
+    load = None if counts is None else counts / counts.sum(axis=1, keepdims=True)
+    return Evaluation(loss / targets, targets, load, np.concatenate(kept, axis=1) if kept else None)
+
+
+def _choices(
+    routing: Routing, real: Bool[Array, "batch context"]
+) -> tuple[Int[Array, "layers experts"], Int[Array, "layers all_tokens k"]]:
+    """Of tokens that have a real target, by expert how many chose it, and the choices, -1 for the
+    others.
+    """
+    layers, groups, tokens, k = routing.experts.shape
+    counted = reshape(real, (1, groups, tokens, 1), out=(None, GROUPS, None, None))
+    choices = jnp.where(counted, routing.experts, -1)
+    experts = jnp.arange(routing.load.shape[-1], dtype=choices.dtype)
+    counts = jnp.sum(choices[..., None] == experts, axis=(1, 2, 3), dtype=jnp.int32)
+    return counts, reshape(
+        shard(choices, None, None, None, None), (layers, groups * tokens, k), out=(None, None, None)
+    )
+
+
+def sample(
+    model: Transformer,
+    prompt: Int[np.ndarray, "tokens"],
+    length: int,
+    key: PRNGKeyArray,
+    *,
+    temperature: float = 1.0,
+) -> Int[np.ndarray, "all_tokens"]:
+    """`prompt` and `length` tokens more, each drawn from the model's distribution at `temperature`
+    (0: the most probable).
+
+    The last `context` tokens are read anew for each: plain, and fast enough for small models.
+    """
+    context, mesh = model.config.context, jax.sharding.get_abstract_mesh()
+    # On a mesh a batch is spread over devices, so all of its rows are the same text.
+    rows = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in GROUPS)
+
+    @jax.jit
+    def _next(
+        model: Transformer,
+        window: Int[Array, "context"],
+        last: Int[Array, ""],
+        key: PRNGKeyArray,
+        i: Int[Array, ""],
+    ) -> Int[Array, ""]:
+        batch = shard(jnp.tile(window, (rows, 1)), GROUPS, None)
+        logits = shard(model(batch, inference=True)[0], None, None, None)[0, last]
+        return (
+            jnp.argmax(logits)
+            if temperature == 0
+            else jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
+        )
+
+    tokens = prompt.tolist()
+    for i in range(length):
+        recent = tokens[-context:]
+        window = np.array(recent + [0] * (context - len(recent)), np.int32)
+        tokens.append(int(_next(model, window, np.int32(len(recent) - 1), key, np.int32(i))))
+    return np.array(tokens, np.int32)

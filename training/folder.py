@@ -1,0 +1,159 @@
+"""A run's folder: what lies where, whose it is, and whether the run is done.
+
+lock              held by the process that trains
+config.toml       repeats the run exactly
+data.json         the tokenizer and the text it began with: a run goes on with these or not at all
+tokenizer.model   if the tokenizer is not bytes
+checkpoints/      `checkpoint.py`
+metrics.jsonl     `records.py`, a line per step and per evaluation
+curves.csv        `records.py`, a row per evaluation, for `fit`
+choices/          `choices.py`, what the tokens of each evaluation chose, for the next to be compared with
+tensorboard/      `tensorboard.py`, the same records, if asked for
+sample.txt        written last of all: a folder that has it holds a run that is done
+"""
+
+import json
+from collections.abc import Callable, Generator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from common.errors import InputError, WorkError
+from common.files import write_atomically
+from training.config import TrainConfig, differences, read_toml, to_toml
+from training.records import CURVES, last_loss
+from training.shards import MODEL, Shards
+from training.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+
+CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
+    "config.toml",
+    "data.json",
+    "checkpoints",
+    "sample.txt",
+    "lock",
+)
+
+PATIENCE_SECONDS = 45
+"""How long to wait for another process to leave a folder.
+
+Our choice: one that was told to stop may have a checkpoint to write.
+"""
+
+MAY_DIFFER = ("run.mesh",)
+"""What may be changed when a run is continued: it moves results by rounding alone."""
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a run reads, as far as a later start can tell whether it is the same."""
+
+    tokenizer: str
+    """Its fingerprint."""
+    vocabulary: int
+    train_tokens: int
+    held_out_tokens: int
+
+
+def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
+    """What is kept of them."""
+    return Data(
+        tokenizer.fingerprint,
+        tokenizer.vocabulary,
+        shards.tokens("train"),
+        shards.tokens("held_out"),
+    )
+
+
+@contextmanager
+def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
+    """`folder`, made if there is none, for this process alone; the system lets go of it however the
+    process ends.
+
+    Raises `WorkError` if another process has it and does not leave within `PATIENCE_SECONDS`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / LOCK)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_event(f"another process is at work in {folder}; waiting for it to end")
+            lock.acquire(timeout=PATIENCE_SECONDS)
+    except Timeout as error:
+        raise WorkError(
+            f"another process is at work in {folder}; wait until it has ended, or use another folder"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_options(folder: Path, config: TrainConfig) -> None:
+    """Raises `InputError` with the options that differ, if `folder` has a run with others."""
+    if (folder / CONFIG).exists():
+        different = differences(config, read_toml(folder / CONFIG), except_for=MAY_DIFFER)
+        if different:
+            raise InputError(
+                f"{folder} has a run with other options ({'; '.join(different)}); use its options, or another folder"
+            )
+
+
+def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
+    """Held-out loss and sample of the run in `folder`, if it is done; None if it is not."""
+    loss = last_loss(folder / CURVES, config.run.steps)
+    if loss is None or not (folder / SAMPLE).is_file():
+        return None
+    return loss, (folder / SAMPLE).read_text(encoding="utf-8")
+
+
+def claim(
+    folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards, *, write: bool
+) -> None:
+    """Check that what `folder` was begun with is what there is now; `write` (in one process of
+    several) what it lacks.
+
+    Raises `InputError` if options, tokenizer or text are others.
+    """
+    check_options(folder, config)
+    check_data(folder, tokenizer, shards)
+    if write and not (folder / DATA).exists():
+        write_atomically(
+            folder / DATA, json.dumps(asdict(data_of(tokenizer, shards)), indent=1) + "\n"
+        )
+    if write and tokenizer.model is not None and not (folder / MODEL).exists():
+        write_atomically(folder / MODEL, tokenizer.model)
+    if write and not (folder / CONFIG).exists():
+        write_atomically(folder / CONFIG, to_toml(config))
+
+
+def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
+    """The tokenizer that the run in `folder` was begun with."""
+    model = folder / MODEL
+    return (
+        SentencePieceTokenizer(model.read_bytes(), config.data.tokenizer)
+        if model.exists()
+        else ByteTokenizer()
+    )
+
+
+def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
+    """Raises `InputError` if the run in `folder` was begun with another tokenizer or text;
+    not if there is none."""
+    if not (folder / DATA).exists():
+        return
+    data, before = data_of(tokenizer, shards), json.loads((folder / DATA).read_text())
+    for name, what in (
+        ("vocabulary", "a vocabulary of {} ids"),
+        ("tokenizer", "tokenizer {:.12}"),
+        ("train_tokens", "{} training tokens"),
+        ("held_out_tokens", "{} held-out tokens"),
+    ):
+        was, now = before[name], getattr(data, name)
+        if was != now:
+            raise InputError(
+                f"{folder} was begun with {what.format(was)}, the corpus now gives {what.format(now)}; "
+                "restore the corpus, or train in another folder"
+            )

@@ -1,0 +1,238 @@
+"""The loop: steps, and between them evaluations and checkpoints.
+
+The host is one step behind: it looks at a step's losses when the next one is under way, so that the
+devices need not wait for it. Before an evaluation or a checkpoint it catches up: no state is kept
+that came after a loss or a gradient that is not finite.
+"""
+
+import math
+import time
+from collections import deque
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Protocol, runtime_checkable
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from common.errors import WorkError
+from reference.mesh import DATA, EXPERT, MODEL
+from reference.objective import Report
+from reference.transformer import Transformer
+from training.batches import Batch
+from training.checkpoint import Checkpoints
+from training.evaluate import Evaluation, Sums, evaluate, sums_of
+from training.optimizer import make_schedule
+from training.records import Records
+from training.signals import Stop
+from training.start import Setup
+from training.step import TrainState, train_step
+
+SPEED_STEPS = 20
+"""Steps over which the speed that is shown is a mean."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What there is to see after a step."""
+
+    step: int
+    steps: int
+    loss: float
+    tokens_per_second: float
+    metrics: dict[str, float]
+    """The routers' metrics, means over layers."""
+    held_out: float | None
+    """The newest loss on held-out text, if there is one."""
+
+
+@runtime_checkable
+class Watcher(Protocol):
+    """Shown what goes on: `cli.py` draws a bar."""
+
+    def on_step(self, progress: Progress) -> None:
+        """A step is done."""
+        ...
+
+    def on_event(self, message: str) -> None:
+        """Something to say in a line."""
+        ...
+
+
+@dataclass(frozen=True)
+class _UnderWay:
+    """A step whose losses have not been looked at."""
+
+    number: int
+    report: Report
+    stop: Int[Array, ""]
+    """Whether any process had been asked to stop before it."""
+
+
+class Loop:
+    """Steps from `begin` on."""
+
+    def __init__(
+        self,
+        setup: Setup,
+        key: PRNGKeyArray,
+        begin: int,
+        checkpoints: Checkpoints,
+        records: Records,
+        watcher: Watcher,
+        stop: Stop,
+    ) -> None:
+        self._setup, self._key, self._checkpoints, self._records, self._watcher = (
+            setup,
+            key,
+            checkpoints,
+            records,
+            watcher,
+        )
+        self._done, self._stop, self._all_stop = begin, stop, False
+        # All at once: asked for one at a time, on a device, each would wait behind a step.
+        steps = np.arange(begin, setup.config.run.steps)
+        self._begin, self._learning_rates = (
+            begin,
+            np.asarray(jax.jit(jax.vmap(make_schedule(setup.config.optimizer)))(steps)),
+        )
+        self._step = jax.jit(partial(_step, optimizer=setup.optimizer), donate_argnums=0)
+        self._sums = jax.jit(sums_of)
+        self._asked = NamedSharding(setup.mesh, P((DATA, EXPERT, MODEL)))
+        self._durations: deque[float] = deque(maxlen=SPEED_STEPS)
+        self._since: float | None = None
+        self._held_out: float | None = None
+        self._tokens = setup.config.data.batch * setup.model.context
+
+    def run(self, state: TrainState) -> tuple[TrainState, int]:
+        """Step to the last step, or until it is asked to stop; then save. Returns the state and how
+        many steps are behind it.
+
+        Raises `WorkError` at a loss or gradient that is not finite.
+        """
+        options, waiting = self._setup.config.run, None
+        while (
+            self._done < options.steps
+            and not self._all_stop
+            and not (jax.process_count() == 1 and self._stop.asked)
+        ):
+            tokens = self._setup.place(next(self._setup.batches))
+            state, report, stop = self._step(state, tokens, self._key, self._flags())
+            self._done += 1
+            self._look_at(waiting)
+            waiting = _UnderWay(self._done, report, stop)
+            last = self._done == options.steps
+            evaluates, saves = (
+                last or self._done % every == 0
+                for every in (options.evaluate_every, options.checkpoint_every)
+            )
+            if evaluates or saves:
+                self._look_at(waiting, state.model if evaluates else None)
+                waiting = None
+                if saves:
+                    self._save(state)
+                self._since = time.monotonic()
+        self._look_at(waiting)
+        self._save(state)
+        self._checkpoints.wait()
+        return state, self._done
+
+    def evaluate(self, model: Transformer) -> Evaluation:
+        """`model` on the held-out text and all others."""
+
+        def _on_batch(rows: Batch) -> Sums:
+            return self._sums(model, self._setup.place_held_out(rows))
+
+        others = {
+            name: evaluate(batches, _on_batch).loss for name, batches in self._setup.others.items()
+        }
+        return replace(evaluate(self._setup.held_out, _on_batch, keep_choices=True), others=others)
+
+    def _flags(self) -> Int[Array, "devices"]:
+        """1 on every device of a process that was asked to stop:
+        all must stop after the same step."""
+        size = self._setup.mesh.size
+        mine = np.full(len(self._setup.mesh.local_devices), int(self._stop.asked), np.int32)
+        return jax.make_array_from_process_local_data(self._asked, mine, (size,))
+
+    def _look_at(self, step: _UnderWay | None, model: Transformer | None = None) -> None:
+        """Wait for a step's losses, check and record them; evaluate `model`, if there is one."""
+        if step is None:
+            return
+        report: Report = jax.device_get(step.report)
+        loss, norm = float(report.loss), float(np.asarray(report.gradient_norm))
+        self._all_stop = self._all_stop or bool(step.stop)
+        self._check(f"the loss of step {step.number}", loss, _not_finite(report))
+        self._check(f"the gradient's norm of step {step.number}", norm)
+        duration = self._lap()
+        learning_rate = float(self._learning_rates[step.number - 1 - self._begin])
+        metrics = self._records.step(
+            step.number,
+            report,
+            learning_rate,
+            None if duration is None else self._tokens / duration,
+        )
+        if model is not None:
+            found = self.evaluate(model)
+            self._check(f"the held-out loss after step {step.number}", found.loss)
+            self._records.evaluation(step.number, found)
+            self._held_out = found.loss
+        speed = (
+            self._tokens * len(self._durations) / sum(self._durations) if self._durations else 0.0
+        )
+        self._watcher.on_step(
+            Progress(
+                step.number, self._setup.config.run.steps, loss, speed, metrics, self._held_out
+            )
+        )
+
+    def _save(self, state: TrainState) -> None:
+        self._checkpoints.save(self._done, state, self._setup.batches.get_state())
+
+    def _lap(self) -> float | None:
+        """Seconds since the step before; None for the first step, which is compiled."""
+        now, before = time.monotonic(), self._since
+        self._since = now
+        if before is None:
+            return None
+        self._durations.append(now - before)
+        return now - before
+
+    def _check(self, what: str, value: float, where: str = "") -> None:
+        if not math.isfinite(value):
+            newest = self._checkpoints.latest
+            kept = (
+                "there is no checkpoint yet"
+                if newest is None
+                else f"the checkpoint of step {newest} is kept"
+            )
+            raise WorkError(
+                f"{what} is {value}{where}; {kept}: train with a lower learning rate, or from another seed, in another folder"
+            )
+
+
+def _not_finite(report: Report) -> str:
+    """Says which is the first routed layer whose router's logits are not finite, by the entropy of
+    its choices; "" if there is none.
+    """
+    layers = np.flatnonzero(~np.isfinite(np.asarray(report.metrics.get("entropy", ()))))
+    return (
+        f", and so are the logits of the router in routed layer {layers[0]}" if len(layers) else ""
+    )
+
+
+def _step(
+    state: TrainState,
+    tokens: Int[Array, "..."],
+    key: PRNGKeyArray,
+    asked: Int[Array, "devices"],
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Report, Int[Array, ""]]:
+    """A training step, and whether any device's process was asked to stop."""
+    state, report = train_step(state, tokens, key, optimizer)
+    return state, report, jnp.max(asked)

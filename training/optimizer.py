@@ -1,0 +1,130 @@
+"""AdamW with warm-up, decay and clipping, and ZeRO stage 1: devices that hold the same weight keep
+a share of its state each.
+
+The paper states AdamW and ZeRO stage 1, and the learning rates below with their steps; betas,
+weight decay and clipping are our choice (GPT-3's).
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import jax
+import optax
+from jax.sharding import AbstractMesh, Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, PyTree, Shaped
+
+from reference.errors import ConfigError
+from reference.mesh import DATA, GROUPS, Axes, parameter_specs
+
+Schedule = Literal["cosine", "stable"]
+
+
+@dataclass(frozen=True)
+class OptimizerConfig:
+    """Learning rates by step, and AdamW's constants. The same for all sizes, as in the paper."""
+
+    schedule: Schedule = "cosine"
+    """After warm-up:
+    cosine (the paper's), or constant and then linear in the last `decay_steps` (`stable`; our
+    choice of form), which lets runs of several lengths share their stable part:
+    `RunOptions.begin_from`."""
+    decay_steps: int = 0
+    """Steps of the decay of the stable schedule."""
+    initial_learning_rate: float = 1e-7
+    peak_learning_rate: float = 2e-4
+    final_learning_rate: float = 2e-5
+    warmup_steps: int = 1500
+    steps: int = 250_000
+    """The step at which the decay ends."""
+    beta1: float = 0.9
+    beta2: float = 0.95
+    epsilon: float = 1e-8
+    weight_decay: float = 0.1
+    """Of matrices; norms and vectors are not decayed."""
+    clip: float = 1.0
+    """Largest global norm of the gradient."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.warmup_steps < self.steps:
+            raise ConfigError(
+                f"warmup_steps is {self.warmup_steps} of {self.steps} steps; warm-up must end before the last step"
+            )
+        room = self.steps - self.warmup_steps
+        if self.schedule == "stable" and not 1 <= self.decay_steps <= room:
+            raise ConfigError(
+                f"decay_steps is {self.decay_steps}; the stable schedule's decay is 1 to {room} steps, those after warm-up"
+            )
+
+
+def make_schedule(config: OptimizerConfig) -> optax.Schedule:
+    """The learning rate by the number of steps that are done."""
+    initial, peak, final = (
+        config.initial_learning_rate,
+        config.peak_learning_rate,
+        config.final_learning_rate,
+    )
+    if config.schedule == "cosine":
+        return optax.warmup_cosine_decay_schedule(
+            initial, peak, config.warmup_steps, config.steps, final
+        )
+    begin = config.steps - config.decay_steps
+    parts = [
+        optax.linear_schedule(initial, peak, config.warmup_steps),
+        optax.constant_schedule(peak),
+        optax.linear_schedule(peak, final, config.decay_steps),
+    ]
+    return optax.join_schedules(parts, [config.warmup_steps, begin])
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """Clip, then AdamW with decoupled decay (Loshchilov & Hutter 2019)."""
+    adamw = optax.adamw(
+        make_schedule(config),
+        config.beta1,
+        config.beta2,
+        config.epsilon,
+        weight_decay=config.weight_decay,
+        mask=decayed,
+    )
+    return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
+
+
+def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
+    """Which weights decay:
+    matrices. What the blocks hold has one axis more than its kind, for the layers."""
+
+    def _is_matrix(path: tuple[Any, ...], weight: Float[Array, "..."]) -> bool:
+        stacked = any(
+            isinstance(part, jax.tree_util.GetAttrKey) and part.name == "groups" for part in path
+        )
+        return weight.ndim - stacked >= 2
+
+    return jax.tree_util.tree_map_with_path(_is_matrix, weights)
+
+
+def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
+    """The partition specs of optimizer state: a weight's own, and a free dimension for the axes of
+    the batch that it is not spread over.
+
+    Those are `data`, and `expert` for all but the experts. The first dimension that comes out even
+    takes them both, or else `data` alone. Small or odd weights may have none; every device then
+    keeps their state whole.
+    """
+
+    def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:
+        axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
+        both = tuple(axis for axis in GROUPS if axis not in axes)
+        for share in (both, (DATA,)):
+            for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
+                if (
+                    axis is None
+                    and length > 1
+                    and length % math.prod(mesh.shape[name] for name in share) == 0
+                ):
+                    axes[dimension] = share
+                    return P(*axes)
+        return P(*axes)
+
+    return jax.tree.map(_spread, weights, parameter_specs(weights))

@@ -1,0 +1,306 @@
+"""What a run writes for others: `curves.csv`, which `fit` reads, and `metrics.jsonl`, a line per
+step and per evaluation.
+
+A step's line has `step`, `loss`, `router_losses`, `learning_rate`, `gradient_norm`,
+`tokens_per_second` (null for a first step, which is compiled), `metrics` (means over routed layers)
+and `layers` (the same by layer). An evaluation's line has `step` and `evaluation`, with `loss`,
+`targets`, `others` (losses of other texts, by name), `changed` (as `router_changed` below) and
+`load`: the fraction of choices of each expert, by routed layer.
+
+A row of the curves has, after the release's columns and ours, `router_NAME` for each of
+`ROUTER_METRICS`: the mean over routed layers and over the steps since the evaluation before;
+`router_changed`, the fraction of the choices on the held-out text that are others than at the
+evaluation before; and `loss_NAME` for each text that is evaluated on besides.
+
+Both are cut back to the checkpoint that a run continues from, so that an interrupted run ends with
+the same files.
+"""
+
+import csv
+import io
+import json
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.files import write_atomically
+from reference.config import ModelConfig
+from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
+from reference.objective import Report
+from training.choices import CHOICES, Choices
+from training.evaluate import Evaluation
+
+METRICS, CURVES = "metrics.jsonl", "curves.csv"
+
+ROUTER_TYPES = {
+    "dense": "Dense",
+    "s-base": "S-Base",
+    "hash": "Hash",
+    "rl-r": "RL-R",
+    "switch": "Switch",
+}
+"""The release's names for the techniques, and Switch."""
+
+
+ROUTER_METRICS = (
+    *("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate"),
+    *("marginal_error", "advantage", "baseline_error"),
+)
+"""What the curves have of the routers' metrics: those of all, of S-BASE, and of RL-R."""
+
+
+@dataclass(frozen=True)
+class CurvesRow:
+    """One evaluation: the release's 22 columns in its order, then ours; a loss that was not
+    measured is an empty cell.
+
+    Losses in nats per token. `flops_per_step` is the forward pass over the run's own batch.
+    """
+
+    hyper_id: int
+    step: int
+    loss_c4: float | None
+    loss_curation_corpus: float | None
+    loss_lambada: float | None
+    loss_pile: float | None
+    loss_validation: float
+    loss_wikitext103: float | None
+    num_experts: int
+    d_model: int
+    num_blocks: int
+    num_heads: int
+    kqv_size: int
+    flop_increase: float
+    k: int
+    router_type: str
+    seed: int
+    routing_frequency: float
+    total_parameter_count: float
+    dense_parameter_count: float
+    flops_per_step: float
+    model_size_label: str
+    tokens_seen: int
+    corpus: str
+    tokenizer: str
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What all rows of a run share."""
+
+    model: ModelConfig
+    router: str
+    label: str
+    batch: int
+    seed: int
+    corpus: str
+    tokenizer: str
+    others: tuple[str, ...] = ()
+    """Names of the other texts that are evaluated on."""
+
+
+def columns_of(setting: Setting) -> list[str]:
+    """The columns of a run's curves."""
+    ours = [
+        *(f"router_{name}" for name in ROUTER_METRICS),
+        "router_changed",
+        *(f"loss_{name}" for name in setting.others),
+    ]
+    return list(dict.fromkeys([*(field.name for field in fields(CurvesRow)), *ours]))
+
+
+def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
+    """The row of an evaluation after `step` steps that found `loss` on the held-out text."""
+    model, size = setting.model, setting.model.size
+    router = model.router
+    return CurvesRow(
+        hyper_id=0, step=step, loss_c4=None, loss_curation_corpus=None, loss_lambada=None, loss_pile=None,
+        loss_validation=loss, loss_wikitext103=None, num_experts=router.num_experts if router else 1,
+        d_model=size.d_model, num_blocks=size.num_blocks, num_heads=size.num_heads, kqv_size=size.kqv_size,
+        flop_increase=1.0, k=router.k if router else 1, router_type=ROUTER_TYPES[setting.router], seed=setting.seed,
+        routing_frequency=model.routing_frequency, total_parameter_count=float(total_parameter_count(model)),
+        dense_parameter_count=float(dense_parameter_count(model)), flops_per_step=float(flops_per_step(model, setting.batch)),
+        model_size_label=setting.label, tokens_seen=step * setting.batch * model.context,
+        corpus=setting.corpus, tokenizer=setting.tokenizer,
+    )  # fmt: skip
+
+
+class Records:
+    """Both files of a run, from a checkpoint on."""
+
+    def __init__(
+        self, folder: Path, setting: Setting, *, after: int, writes: bool, tensorboard: bool = False
+    ) -> None:
+        """Take up the files in `folder`, cut back to step `after`; or write nothing, as all
+        processes but one do.
+
+        `tensorboard`: write the same for TensorBoard, which must be installed.
+        """
+        self._setting = setting
+        self._curves = Curves(folder / CURVES, columns_of(setting), after=after) if writes else None
+        self._metrics = Metrics(folder / METRICS, after=after) if writes else None
+        self._choices = Choices(folder / CHOICES) if writes else None
+        self._since_evaluation = (
+            _steps_since_evaluation(read_metrics(folder / METRICS)) if writes else []
+        )
+        self._events = None
+        if writes and tensorboard:
+            from training.tensorboard import FOLDER, EventFile
+
+            self._events = EventFile(folder / FOLDER, read_metrics(folder / METRICS))
+
+    def step(
+        self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None
+    ) -> dict[str, float]:
+        """Record a step; returns the routers' metrics, means over layers."""
+        layers = {name: np.asarray(values).tolist() for name, values in report.metrics.items()}
+        means = {name: float(np.mean(values)) for name, values in layers.items()}
+        if self._metrics is not None:
+            record = {
+                "step": step,
+                "loss": float(report.loss),
+                "router_losses": {
+                    name: float(value) for name, value in report.router_losses.items()
+                },
+                "learning_rate": learning_rate,
+                "gradient_norm": float(np.asarray(report.gradient_norm)),
+                "tokens_per_second": tokens_per_second,
+                "metrics": means,
+                "layers": layers,
+            }
+            self._add(record)
+            self._since_evaluation.append(means)
+        return means
+
+    def evaluation(self, step: int, found: Evaluation) -> None:
+        """Record an evaluation: a row of the curves, and a line with the experts' loads."""
+        if self._metrics is None or self._curves is None or self._choices is None:
+            return
+        load = None if found.load is None else np.round(found.load, 6).tolist()
+        changed = None if found.choices is None else self._choices.changed(step, found.choices)
+        about = {
+            "loss": found.loss,
+            "targets": found.targets,
+            "others": found.others,
+            "changed": changed,
+            "load": load,
+        }
+        routers = {f"router_{name}": self._mean_since(name) for name in ROUTER_METRICS} | {
+            "router_changed": changed
+        }
+        losses = {f"loss_{name}": loss for name, loss in found.others.items()}
+        self._add({"step": step, "evaluation": about})
+        self._curves.append(asdict(curves_row(self._setting, step, found.loss)) | routers | losses)
+        self._since_evaluation = []
+
+    def __enter__(self) -> "Records":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the files."""
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.close()
+
+    def _mean_since(self, metric: str) -> float | None:
+        """Of a router's metric over the steps since the evaluation before;
+        None if it has no such metric."""
+        values = [means[metric] for means in self._since_evaluation if metric in means]
+        return sum(values) / len(values) if values else None
+
+    def _add(self, record: dict[str, Any]) -> None:
+        for file in (self._metrics, self._events):
+            if file is not None:
+                file.append(record)
+
+
+class Curves:
+    """`curves.csv` of one run, written whole each time."""
+
+    def __init__(self, path: Path, columns: list[str], *, after: int) -> None:
+        """Take up the file at `path`, if there is one, with its rows up to step `after`.
+
+        A first one comes with the first row.
+        """
+        self._path, self._columns = path, columns
+        self._rows: list[dict[str, str]] = []
+        if path.exists():
+            with path.open(newline="") as file:
+                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= after]
+            self._write()
+
+    def append(self, row: dict[str, Any]) -> None:
+        """Add a row, unless the file has one for its step.
+
+        What it does not have, or is None, is an empty cell.
+        """
+        cells = {name: "" if value is None else str(value) for name, value in row.items()}
+        if all(cells["step"] != known["step"] for known in self._rows):
+            self._rows.append(cells)
+            self._write()
+
+    def _write(self) -> None:
+        text = io.StringIO()
+        writer = csv.DictWriter(
+            text, self._columns, restval="", extrasaction="ignore", lineterminator="\n"
+        )
+        writer.writeheader()
+        writer.writerows(self._rows)
+        write_atomically(self._path, text.getvalue())
+
+
+def _steps_since_evaluation(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """The routers' metrics of the steps after the last evaluation."""
+    last = max((i for i, record in enumerate(records) if "evaluation" in record), default=-1)
+    return [record["metrics"] for record in records[last + 1 :]]
+
+
+def last_loss(path: Path, step: int) -> float | None:
+    """Held-out loss of the evaluation after `step` in the file at `path`;
+    None if there is no file or no such row."""
+    if not path.exists():
+        return None
+    with path.open(newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["step"] == str(step)]
+    return float(rows[-1]["loss_validation"]) if rows else None
+
+
+class Metrics:
+    """`metrics.jsonl` of one run: a JSON object per line, each with its `step`."""
+
+    def __init__(self, path: Path, *, after: int) -> None:
+        """Take up the file at `path` with its lines up to step `after`;
+        a line that a kill cut short goes too."""
+        kept: list[str] = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                record = _record(line)
+                if record is not None and record["step"] <= after:
+                    kept.append(line)
+        write_atomically(path, "".join(line + "\n" for line in kept))
+        self._file = path.open("a")
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Add a line."""
+        self._file.write(json.dumps(record) + "\n")
+        self._file.flush()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The whole lines of the `metrics.jsonl` at `path`."""
+    return [
+        record for line in path.read_text().splitlines() if (record := _record(line)) is not None
+    ]
+
+
+def _record(line: str) -> dict[str, Any] | None:
+    try:
+        return json.loads(line)
+    except ValueError:
+        return None

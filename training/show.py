@@ -1,0 +1,109 @@
+"""A run at a glance:
+its loss curve, and how its experts share the tokens, as text and as a figure."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from jaxtyping import Float
+
+from common.errors import InputError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class History:
+    """What `metrics.jsonl` of a run says."""
+
+    steps: list[int]
+    losses: list[float]
+    """Training loss of each step, nats per token."""
+    metrics: list[dict[str, float]]
+    """The routers' metrics of each step, means over layers; empty for a dense model."""
+    evaluated: list[int]
+    held_out: list[float]
+    """Loss on held-out text after the steps of `evaluated`."""
+    load: Float[np.ndarray, "evaluations layers experts"] | None
+    """Each expert's share of the choices on held-out text, times E:
+    1 is balanced. None for a dense model."""
+
+
+def history(folder: Path) -> History:
+    """The run in `folder` so far. Raises `InputError` if there is none, or no step of it."""
+    path = folder / "metrics.jsonl"
+    if not path.is_file():
+        raise InputError(
+            f"{folder} has no metrics.jsonl, so it is no folder of a run; name one that `cli.py train` wrote"
+        )
+    records: list[dict[str, Any]] = [
+        json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")
+    ]
+    steps = [record for record in records if "loss" in record]
+    evaluations = [record for record in records if "evaluation" in record]
+    if not steps:
+        raise InputError(f"{path} has no step yet; wait for the first")
+    loads = [record["evaluation"]["load"] for record in evaluations]
+    load = np.array(loads, float) if loads and loads[0] is not None else None
+    return History(
+        [record["step"] for record in steps],
+        [record["loss"] for record in steps],
+        [record["metrics"] for record in steps],
+        [record["step"] for record in evaluations],
+        [record["evaluation"]["loss"] for record in evaluations],
+        None if load is None else load * load.shape[-1],
+    )
+
+
+def summary(run: History) -> str:
+    """The run in a few lines:
+    losses along the way, and of each routed layer the fullest and the emptiest expert at the end.
+    """
+    lines = [f"{'step':>8}  {'loss':>8}  {'held-out':>8}  {'load':>6}  {'dropped':>8}"]
+    held_out = dict(zip(run.evaluated, run.held_out, strict=True))
+    rows = sorted({*run.evaluated, run.steps[0], run.steps[-1]} & {*run.steps})
+    for step in rows:
+        i = run.steps.index(step)
+        metrics = run.metrics[i]
+        load = (
+            f"{metrics['load_max_over_mean']:6.2f}  {metrics['dropped_fraction']:8.1%}"
+            if metrics
+            else ""
+        )
+        there = f"{held_out[step]:8.4f}" if step in held_out else " " * 8
+        lines.append(f"{step:8d}  {run.losses[i]:8.4f}  {there}  {load}".rstrip())
+    if run.load is not None:
+        for layer, shares in enumerate(run.load[-1]):
+            lines.append(
+                f"layer {layer}: load from {shares.min():.2f} to {shares.max():.2f} of its share, {np.sum(shares == 0)} dead experts"
+            )
+    return "\n".join(lines)
+
+
+def figure(run: History) -> "Figure":
+    """Loss by step, and of each routed layer every expert's load by evaluation:
+    1, white, is balanced."""
+    from matplotlib.colors import TwoSlopeNorm
+    from matplotlib.figure import Figure
+
+    panels = 1 if run.load is None else 1 + run.load.shape[1]
+    drawing = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
+    axes = drawing.subplots(1, panels, squeeze=False)[0]
+    axes[0].plot(run.steps, run.losses, lw=0.6, alpha=0.6, label="training")
+    axes[0].plot(run.evaluated, run.held_out, "o-", ms=3, label="held out")
+    axes[0].set(xlabel="step", ylabel="loss, nats per token", yscale="log")
+    axes[0].legend()
+    if run.load is not None:
+        for layer, ax in enumerate(axes[1:]):
+            image = ax.imshow(
+                run.load[:, layer].T,
+                aspect="auto",
+                cmap="RdBu_r",
+                norm=TwoSlopeNorm(1, 0, max(2, run.load.max())),
+            )
+            ax.set(title=f"layer {layer}", xlabel="evaluation", ylabel="expert")
+            drawing.colorbar(image, ax=ax, label="load / mean")
+    return drawing

@@ -1,0 +1,226 @@
+"""Everything a run needs before its first step:
+mesh, text, model, batches, and the state to begin from."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+import optax
+from jax.sharding import Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from common.errors import InputError
+from reference.config import Hash, ModelConfig
+from reference.errors import ConfigError
+from reference.mesh import GROUPS, batch_rows, check_mesh, make_mesh, place_batch
+from reference.routers.hash import balanced_table
+from reference.transformer import Transformer
+from training.batches import Batch, EvaluationBatches, Sequences, training_batches
+from training.checkpoint import read_checkpoint
+from training.config import RunOptions, TrainConfig, differences, read_toml
+from training.folder import CHECKPOINTS, CONFIG
+from training.optimizer import make_optimizer
+from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
+from training.step import TrainState, init_state, state_specs
+from training.texts import TextBatches
+from training.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run's parts, all checked."""
+
+    config: TrainConfig
+    mesh: Mesh
+    model: ModelConfig
+    shards: Shards
+    optimizer: optax.GradientTransformation
+    batches: "grain.DatasetIterator[Batch]"
+    """This process's rows of each batch."""
+    held_out: EvaluationBatches
+    """The same of the held-out text, in batches that fit as the parts of a training step do."""
+    others: dict[str, Iterable[Batch]]
+    """The same of the other texts that every evaluation reads, by name:
+    `test`, and those of `data.also`."""
+
+    def place(self, rows: Batch) -> Int[Array, "..."]:
+        """A training batch on the mesh; with `accumulate`, in parts along a first axis."""
+        data = self.config.data
+        if data.accumulate == 1:
+            return place_batch(rows, self.mesh, data.batch)
+        in_parts = rows.reshape(data.accumulate, -1, rows.shape[1])
+        shape = (data.accumulate, data.batch // data.accumulate, rows.shape[1])
+        return jax.make_array_from_process_local_data(
+            NamedSharding(self.mesh, P(None, GROUPS, None)), in_parts, shape
+        )
+
+    def place_held_out(self, rows: Batch) -> Int[Array, "batch context_and_one"]:
+        """An evaluation's batch on the mesh."""
+        return place_batch(rows, self.mesh, self.config.data.batch // self.config.data.accumulate)
+
+
+def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
+    """Raises `InputError` for whatever does not fit together."""
+    data, options = config.data, config.run
+    mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
+    micro = data.batch // data.accumulate
+    check_mesh(model, mesh, micro)
+    rows = batch_rows(mesh, micro)
+    rows_of_parts = np.concatenate([part * micro + rows for part in range(data.accumulate)])
+
+    def _to_evaluate(split: Split) -> EvaluationBatches:
+        sequences = Sequences(TokenStream(shards, split), model.context)
+        return EvaluationBatches(sequences, micro, tokens=options.evaluation_tokens, rows=rows)
+
+    others: dict[str, Iterable[Batch]] = {"test": _to_evaluate("test")} if data.test else {}
+    for name, source in data.other_texts().items():
+        others[name] = TextBatches(
+            source, tokenizer, model.context, micro, options.evaluation_tokens, rows
+        )
+    return Setup(
+        config,
+        mesh,
+        model,
+        shards,
+        make_optimizer(config.optimizer),
+        training_batches(
+            Sequences(TokenStream(shards, "train"), model.context),
+            data.batch,
+            options.seed,
+            rows=rows_of_parts,
+        ),
+        _to_evaluate("held_out"),
+        others,
+    )
+
+
+def run_mesh(options: RunOptions) -> Mesh:
+    """The mesh that `options` ask for, of the first devices there are.
+
+    Raises `ConfigError` if there are too few, or a process has none.
+    """
+    shape = options.mesh_shape()
+    wanted, there, processes = math.prod(shape.values()), jax.device_count(), jax.process_count()
+    if wanted > there:
+        raise ConfigError(f"mesh {options.mesh} asks for {wanted} devices, but there are {there}")
+    if processes > 1 and wanted != there:
+        raise ConfigError(
+            f"mesh {options.mesh} asks for {wanted} devices, but {processes} processes have {there}; use them all"
+        )
+    return make_mesh(**shape, devices=jax.devices()[:wanted])
+
+
+def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:
+    """State, steps that it has behind it, and place in the data of a run that has no checkpoint:
+    drawn from `key`, or another run's."""
+    config = setup.config
+    if config.run.begin_from:
+        return _taken_over(setup, Path(config.run.begin_from))
+    make = partial(
+        _initial_state,
+        setup.model,
+        optimizer=setup.optimizer,
+        hash_tables=_hash_tables(setup.model, setup.shards),
+    )
+    return jax.jit(make, out_shardings=_layout(jax.eval_shape(make, key), setup.mesh))(key), 0, None
+
+
+def state_shapes(
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+) -> TrainState:
+    """A run's state as shapes laid out over `mesh`, for a checkpoint to fill."""
+    router = model.router
+    tables = None
+    if router is not None and isinstance(router.technique, Hash):
+        # Any table will do: the checkpoint has the run's own.
+        some = (np.arange(model.vocabulary)[:, None] + np.arange(router.k)) % router.num_experts
+        tables = np.stack([some.astype(np.int32)] * model.routed_layers)
+    shapes = jax.eval_shape(
+        partial(_initial_state, model, optimizer=optimizer, hash_tables=tables), jax.random.key(0)
+    )
+    return jax.tree.map(
+        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
+        shapes,
+        _layout(shapes, mesh),
+    )
+
+
+MAY_DIFFER_FROM_SOURCE = (
+    *(
+        "optimizer.steps",
+        "optimizer.decay_steps",
+        "optimizer.final_learning_rate",
+        "data.accumulate",
+    ),
+    *(
+        "run.steps",
+        "run.evaluate_every",
+        "run.evaluation_tokens",
+        "run.checkpoint_every",
+        "run.keep",
+        "run.keep_every",
+    ),
+    *("run.mesh", "run.begin_from"),
+)
+"""What a run may have otherwise than the one it begins from."""
+
+
+def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, Any]]:
+    """The state of the run in `source` where this one's decay begins."""
+    optimizer = setup.config.optimizer
+    if optimizer.schedule != "stable":
+        raise InputError(
+            f"begin_from needs the stable schedule, not {optimizer.schedule}: only its runs share their beginning"
+        )
+    theirs = read_toml(source / CONFIG)
+    different = differences(setup.config, theirs, except_for=MAY_DIFFER_FROM_SOURCE)
+    begin = optimizer.steps - optimizer.decay_steps
+    if different:
+        raise InputError(f"this run cannot begin from {source}: {'; '.join(different)}")
+    if begin > theirs.optimizer.steps - theirs.optimizer.decay_steps:
+        raise InputError(
+            f"this run's decay begins after step {begin}, but {source} has begun its own before that"
+        )
+    like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+    state, place = read_checkpoint(source / CHECKPOINTS, begin, like)
+    return state, begin, place
+
+
+def _initial_state(
+    model: ModelConfig,
+    key: PRNGKeyArray,
+    *,
+    optimizer: optax.GradientTransformation,
+    hash_tables: Int[np.ndarray, "layers rows choices"] | None,
+) -> TrainState:
+    return init_state(Transformer(model, key=key, hash_tables=hash_tables), optimizer)
+
+
+def _layout(shapes: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(shapes, mesh))
+
+
+def _hash_tables(
+    model: ModelConfig, shards: Shards
+) -> Int[np.ndarray, "layers vocabulary k"] | None:
+    """Tables balanced by the training text's counts, if the model asks for such;
+    None for all others."""
+    router = model.router
+    if (
+        router is None
+        or not isinstance(router.technique, Hash)
+        or router.technique.table != "balanced"
+    ):
+        return None
+    stream = TokenStream(shards, "train")
+    counts = np.zeros(model.vocabulary, np.int64)
+    for start in range(0, len(stream), SHARD_TOKENS):
+        counts += np.bincount(stream.read(start, start + SHARD_TOKENS), minlength=model.vocabulary)
+    return np.stack([balanced_table(counts, router.num_experts, router.k)] * model.routed_layers)

@@ -1,0 +1,123 @@
+"""One training step: loss, gradient, AdamW, on one device or on a mesh."""
+
+import dataclasses
+from collections.abc import Callable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+from jax.sharding import PartitionSpec as P
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from reference.mesh import is_array, parameter_specs, sum_gradients_later, sum_to_shares
+from reference.objective import PADDING, Report, objective
+from reference.transformer import Transformer
+from training.optimizer import zero_specs
+
+Share = float | Float[Array, ""]
+"""A part's weight in a sum of several."""
+
+
+class TrainState(eqx.Module):
+    """All that training changes, and the model's fixed tables.
+
+    Nothing in it is static but the model's configuration.
+    """
+
+    model: Transformer
+    optimizer_state: optax.OptState
+    step: Int[Array, ""]
+
+
+def init_state(model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
+    """State before the first step."""
+    return TrainState(
+        model, optimizer.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32)
+    )
+
+
+def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
+    """The partition spec of every array:
+    weights by `mesh.parameter_specs`, the optimizer's copies spread over `data` as well."""
+    return eqx.tree_at(
+        lambda state: (state.model, state.optimizer_state, state.step),
+        eqx.filter(state, is_array),
+        (parameter_specs(state.model), zero_specs(state.optimizer_state, mesh), P()),
+        is_leaf=lambda leaf: leaf is None,
+    )
+
+
+def train_step(
+    state: TrainState,
+    tokens: Int[Array, "batch context_and_one"] | Int[Array, "parts batch context_and_one"],
+    key: PRNGKeyArray,
+    optimizer: optax.GradientTransformation,
+) -> tuple[TrainState, Report]:
+    """The state after one step on `tokens`, and its losses. The step's own randomness is `key`
+    folded with its number.
+
+    With an axis `parts`, the gradient is computed in as many parts, one after the other, each
+    weighted by its real targets.
+    """
+    weights, fixed = eqx.partition(state.model, eqx.is_inexact_array)
+    step_key = jax.random.fold_in(key, state.step)
+
+    def _gradient(
+        tokens: Int[Array, "batch context_and_one"], key: PRNGKeyArray, share: Share = 1.0
+    ) -> tuple[Transformer, Report]:
+        def _loss(weights: Transformer) -> tuple[Array, Report]:
+            total, report = objective(eqx.combine(weights, fixed), tokens, key=key)
+            return share * total, report
+
+        gradient, report = jax.grad(_loss, has_aux=True)(sum_gradients_later(weights))
+        return gradient, jax.tree.map(lambda x: share * x, report)
+
+    gradient, report = (
+        _gradient(tokens, step_key) if tokens.ndim == 2 else _in_parts(_gradient, tokens, step_key)
+    )
+    weights, optimizer_state, norm = _update(weights, gradient, state.optimizer_state, optimizer)
+    report = dataclasses.replace(report, gradient_norm=norm)
+    return TrainState(eqx.combine(weights, fixed), optimizer_state, state.step + 1), report
+
+
+def _in_parts(
+    gradient: Callable[..., tuple[Transformer, Report]],
+    tokens: Int[Array, "parts batch context_and_one"],
+    key: PRNGKeyArray,
+) -> tuple[Transformer, Report]:
+    """Mean of the parts' gradients and reports, each weighted by its share of the real targets;
+    only the sum is kept."""
+    real = jnp.sum(tokens[..., 1:] != PADDING, axis=(1, 2)).astype(jnp.float32)
+    shares, keys = real / jnp.sum(real), jax.random.split(key, tokens.shape[0])
+
+    def _add(total: PyTree, part: tuple[Array, PRNGKeyArray, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, gradient(*part)), None
+
+    rest = tokens[1:], keys[1:], shares[1:]
+    return jax.lax.scan(_add, gradient(tokens[0], keys[0], shares[0]), rest)[0]
+
+
+def _update(
+    weights: PyTree,
+    gradient: PyTree,
+    optimizer_state: optax.OptState,
+    optimizer: optax.GradientTransformation,
+) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
+    """ZeRO stage 1:
+    each device updates its share of the weights, then all get the whole. With the gradient's norm.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
+        return optax.apply_updates(weights, updates), optimizer_state, optax.tree.norm(gradient)
+    shares, whole = zero_specs(weights, mesh), parameter_specs(weights)
+    mine = jax.sharding.reshard(weights, shares)
+    gradient = sum_to_shares(gradient, shares)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, mine)
+    return (
+        jax.sharding.reshard(optax.apply_updates(mine, updates), whole),
+        optimizer_state,
+        optax.tree.norm(gradient),
+    )

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
+from reference.config import RouterConfig
 from reference.errors import ConfigError
+from reference.routers import Hash, Reinforce, SinkhornBase, Switch
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
 from training.optimizer import OptimizerConfig
 

@@ -22,7 +22,7 @@ from reference.dispatch import block_length, num_blocks
 from reference.errors import ConfigError
 from reference.objective import objective
 from reference.routers import ROUTERS, Hash, Reinforce, SinkhornBase, Switch
-from reference.transformer import Transformer
+from reference.transformer import Transformer, partition_weights
 
 ROOT = Path(__file__).parents[2]
 

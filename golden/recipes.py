@@ -304,7 +304,7 @@ def model_cases() -> list[Case]:
     base, switch = RouterSetting("s-base", 4), RouterSetting("switch", 4)
     fine = RouterSetting("loss-free", 4, k=2, granularity=2, shared_experts=1)
     one = replace(narrow, num_blocks=1)
-    pairs = {"sequences_per_group": 2}
+    pairs: dict[str, Any] = {"sequences_per_group": 2}
     return [
         model_case("model_dense", narrow, 3, 20),
         model_case("model_s_base", replace(half, router=base), 3, 41),

@@ -278,3 +278,20 @@ def model_step() -> Arrays:
         optimizer = golden_optimizer(case.config["learning_rate"])
         updates, _ = compiled(lambda: optimizer.update(gradients, optimizer.init(weights), weights))
         return by_name(optax.apply_updates(weights, updates), model.config)
+
+
+# --- what disagrees
+
+FORWARD: dict[str, Any] = {"gradients": False, "modes": ("training",)}
+"""The part of a model case that shows a fault of the forward pass, compiled in a fifth of the time."""
+
+
+def wrong_in_router(name: str, change: Callable[[AbstractRouter], AbstractRouter] = lambda router: router) -> list[str]:
+    """What of a router case disagrees."""
+    return disagreements(outcome_of_router(name, "float64", change=change), expected_of_router(load(name)), rtol=1e-10, atol=1e-10)
+
+
+def wrong_in_model(name: str, **parts: Any) -> list[str]:
+    """What of a model case disagrees, of all or of the `parts` that are run."""
+    found, expected = outcome_of_model(name, "float64", **parts), expected_of_model(load(name), **parts)
+    return disagreements(found, expected, rtol=1e-10, atol=1e-10)

@@ -1,7 +1,7 @@
 """What a router adds to the loss, the gradient by its weights, and what it reports. One group of tokens.
 
-Gradients stop at: S-BASE's choice; loss-free balancing's choice, and so its bias; RL-R's input, so that its terms reach only the router's own weights; the reward; and the baseline
-inside the policy term. Fractions of tokens per expert are counts and have no gradient.
+Gradients stop at: S-BASE's choice; loss-free balancing's choice, and so its bias; RL-R's input, so that its terms reach only the router's
+own weights; the reward; and the baseline inside the policy term. Fractions of tokens per expert are counts and have no gradient.
 """
 
 import numpy as np

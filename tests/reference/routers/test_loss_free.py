@@ -54,7 +54,7 @@ def test_how_uneven_a_load_is_does_not_change_how_far_a_bias_moves() -> None:
 
 def test_in_200_moves_the_bias_evens_out_a_skewed_load() -> None:
     # Logits that favour expert after expert by half a standard deviation. Scores are within 1, so that 200 moves of 0.01 could turn any
-    # order around. A move by the sign goes on past the balance, by 0.01 an expert: of scores whose density is about 2, some 2 % of the tokens.
+    # order around. A move by the sign goes on past the balance, by 0.01 an expert: of scores whose density is about 2, some 2 % of them.
     skewed = some_logits(2048, EXPERTS) + 0.5 * np.arange(EXPERTS)
     x, ids = jnp.asarray(skewed, jnp.float32), some_ids(2048)
     router: Any = passing_through(a_router("loss-free", EXPERTS, EXPERTS, options=LossFree(speed=0.01)))

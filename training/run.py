@@ -23,6 +23,7 @@ from training.distributed import Processes, check_alike, join, peers
 from training.evaluate import sample
 from training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished, locked
 from training.host import keep_compiled, keep_freed_memory
+from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
 from training.prepare import prepare
 from training.records import CURVES, Records, Setting, last_loss
@@ -107,16 +108,14 @@ def _go(
 ) -> Outcome:
     """Train to the last step, or until `stop` is asked for."""
     options, writes = setup.config.run, jax.process_index() == 0
-    # Made on all devices of the mesh: a key made outside of it would be one process's own.
-    key = jax.jit(
-        lambda: jax.random.key(options.seed), out_shardings=NamedSharding(setup.mesh, P())
-    )()
+    # Computed on the mesh, so that the keys are global arrays with several processes, too.
+    keys = jax.jit(lambda: run_keys(options.seed), out_shardings=NamedSharding(setup.mesh, P()))()
     with Checkpoints(folder / CHECKPOINTS, options.keep, options.keep_every) as checkpoints:
-        state, begin = _begin(setup, key, checkpoints, watcher)
+        state, begin = _begin(setup, keys.init, checkpoints, watcher)
         with Records(
             folder, _setting(setup, tokenizer), after=begin, writes=writes, tensorboard=tensorboard
         ) as records:
-            loop = Loop(setup, key, begin, checkpoints, records, watcher, stop)
+            loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, stop)
             state, done = loop.run(state)
             if done < options.steps:
                 return Outcome(folder, done, None, True, "")
@@ -126,7 +125,7 @@ def _go(
                 records.evaluation(done, found)
                 held_out = found.loss
     prompt = np.array([tokenizer.end], np.int32)
-    text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, key))
+    text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, keys.sample))
     if writes:
         write_atomically(folder / SAMPLE, text)
     return Outcome(folder, done, held_out, False, text)

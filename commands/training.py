@@ -16,6 +16,7 @@ from commands.shared import progress_shown
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
+    from training.optimizer import OptimizerConfig
     from training.run import Outcome, Progress, Watcher
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -39,7 +40,7 @@ class Train:
     routing_frequency: float | None = None
     """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
     steps: int | None = None
-    """Steps to train for."""
+    """Steps to train for. The learning rate's schedule ends with them, and its warm-up is a tenth of them at most."""
     tokens: float | None = None
     """Tokens to train for, instead of steps, such as 8e6."""
     batch: int | None = None
@@ -102,11 +103,18 @@ class Train:
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        optimizer = replace(base.optimizer, steps=run.steps, warmup_steps=min(base.optimizer.warmup_steps, run.steps // 10))
+        return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+
+    def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
+        """`base`, changed only where an option asks for another length or learning rate."""
+        optimizer = base
+        if self.steps is not None or self.tokens is not None:
+            optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
         if self.learning_rate is not None:
-            peak, scale = self.learning_rate, self.learning_rate / optimizer.peak_learning_rate
-            optimizer = replace(optimizer, peak_learning_rate=peak, final_learning_rate=optimizer.final_learning_rate * scale)
-        return replace(base, model=model, data=data, optimizer=optimizer, run=run)
+            scale = self.learning_rate / optimizer.peak_learning_rate
+            final = optimizer.final_learning_rate * scale
+            optimizer = replace(optimizer, peak_learning_rate=self.learning_rate, final_learning_rate=final)
+        return optimizer
 
 
 @dataclass(frozen=True)

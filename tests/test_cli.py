@@ -292,13 +292,16 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
 
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     from commands.training import Train
-    from training.config import TrainConfig, to_toml
+    from tests.training.tiny_runs import every_field_changed
+    from training.config import to_toml
 
-    config = TrainConfig()
-    config = replace(config, rl_r=replace(config.rl_r, policy_weight=0.5), s_base=replace(config.s_base, iterations=7))
+    config = every_field_changed()
+    assert config.optimizer.warmup_steps > config.run.steps // 10
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert Train(config=tmp_path / "config.toml").options() == config
     assert Train(config=tmp_path / "config.toml", seed=3).options() == replace(config, run=replace(config.run, seed=3))
+    shorter = Train(config=tmp_path / "config.toml", steps=400).options().optimizer
+    assert shorter == replace(config.optimizer, steps=400, warmup_steps=40)
 
 
 def test_tokenize_writes_shards_that_train_reads(

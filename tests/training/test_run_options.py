@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
 from reference.errors import ConfigError
+from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
 from training.optimizer import OptimizerConfig
 
@@ -33,6 +34,11 @@ CONFIGS = st.builds(
 
 @given(config=CONFIGS)
 def test_what_is_written_is_read_back(config: TrainConfig) -> None:
+    assert from_toml(to_toml(config), "config.toml") == config
+
+
+def test_a_configuration_without_a_default_is_read_back() -> None:
+    config = every_field_changed()
     assert from_toml(to_toml(config), "config.toml") == config
 
 

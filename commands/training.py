@@ -15,11 +15,19 @@ import tyro
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
+    import jax
+
     from training.config import TrainConfig
     from training.optimizer import OptimizerConfig
     from training.run import Outcome, Progress, Watcher
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
+
+WeightType = Annotated[
+    Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Type of weights and activations; none: those of the run.")
+]
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
 """What people call the splits of a corpus."""
@@ -168,13 +176,16 @@ class Sample:
     temperature: float = 1.0
     """0 takes the most probable token each time."""
     seed: int = 0
-    """Of the drawing."""
+    """Of the random draws."""
+    mesh: Mesh = None
+    dtype: WeightType = None
 
     def run(self) -> None:
         """Print the text."""
         from training.load import sample_run
 
-        print(sample_run(self.folder, self.prompt, tokens=self.tokens, temperature=self.temperature, seed=self.seed))
+        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
+        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
 
 
 @dataclass(frozen=True)
@@ -187,6 +198,8 @@ class Evaluate:
     """The text, as for `train`; none: the run's own held-out text."""
     tokens: int = 0
     """About how many tokens to read, from the beginning; 0 for all."""
+    mesh: Mesh = None
+    dtype: WeightType = None
     json: Json = False
     """Print JSON on standard output, and nothing else there."""
 
@@ -195,7 +208,7 @@ class Evaluate:
         from training.load import evaluate_run
         from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens)
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
         if self.json:
             import json
 
@@ -237,6 +250,16 @@ class Show:
             require_tensorboard()
             metrics = self.folder / METRICS
             print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
+
+
+def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
+    """The mesh that `--mesh` describes; None without one."""
+    if described is None:
+        return None
+    from training.config import RunOptions
+    from training.start import run_mesh
+
+    return run_mesh(RunOptions(mesh=described))
 
 
 def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -17,9 +19,16 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from common.errors import InputError
-from reference.config import Hash, ModelConfig
+from reference.config import Dtype, Hash, ModelConfig
 from reference.errors import ConfigError
-from reference.mesh import GROUPS, batch_rows, check_mesh, make_mesh, place_batch
+from reference.mesh import (
+    GROUPS,
+    batch_rows,
+    check_mesh,
+    make_mesh,
+    parameter_specs,
+    place_batch,
+)
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
@@ -135,21 +144,43 @@ def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[
 def state_shapes(
     model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A run's state as shapes laid out over `mesh`, for a checkpoint to fill."""
+    """The shapes, types and shardings over `mesh` of a run's state, to restore a checkpoint to."""
+    make = partial(_initial_state, model, optimizer=optimizer, hash_tables=_some_tables(model))
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh))
+
+
+def model_shapes(model: ModelConfig, mesh: Mesh | None, dtype: Dtype | None) -> Transformer:
+    """The shapes, types and shardings of a model's arrays: over `mesh`, or on this process's first
+    device. Weights are of type `dtype`; None: of the type in which they are trained.
+    """
+    make = partial(Transformer, model, hash_tables=_some_tables(model))
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(
+            s.shape, dtype if dtype and jnp.issubdtype(s.dtype, jnp.inexact) else s.dtype
+        ),
+        eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0)),
+    )
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda s: _with_sharding(s, device), shapes)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), parameter_specs(shapes))
+    return jax.tree.map(_with_sharding, shapes, shardings)
+
+
+def _with_sharding(
+    shape: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
+) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] | None:
+    """HASH tables of the right shape, if the model has such: a checkpoint has the run's own."""
     router = model.router
-    tables = None
-    if router is not None and isinstance(router.technique, Hash):
-        # Any table will do: the checkpoint has the run's own.
-        some = (np.arange(model.vocabulary)[:, None] + np.arange(router.k)) % router.num_experts
-        tables = np.stack([some.astype(np.int32)] * model.routed_layers)
-    shapes = jax.eval_shape(
-        partial(_initial_state, model, optimizer=optimizer, hash_tables=tables), jax.random.key(0)
-    )
-    return jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        shapes,
-        _layout(shapes, mesh),
-    )
+    if router is None or not isinstance(router.technique, Hash):
+        return None
+    some = (np.arange(model.vocabulary)[:, None] + np.arange(router.k)) % router.num_experts
+    return np.stack([some.astype(np.int32)] * model.routed_layers)
 
 
 MAY_DIFFER_FROM_SOURCE = (

@@ -8,20 +8,10 @@ import jax
 import numpy as np
 import pytest
 
-from tests.training.tiny_runs import tiny, write_corpus
+from tests.training.tiny_runs import Quiet, tiny, write_corpus
 from training import loop, run
 from training.keys import run_keys
-from training.run import Progress, train
-
-
-class Quiet:
-    """Shows nothing."""
-
-    def on_step(self, progress: Progress) -> None:
-        """Nothing."""
-
-    def on_event(self, message: str) -> None:
-        """Nothing."""
+from training.run import train
 
 
 class Recorder:

@@ -287,7 +287,8 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text)
     found = evaluate_run(routed, str(tmp_path), cache)
-    _, tokenizer, model, _ = load_run(routed)
+    loaded = load_run(routed)
+    tokenizer, model = loaded.tokenizer, loaded.model
     ids = np.concatenate([part for text in texts for part in (tokenizer.encode(text), [tokenizer.end])])
     rows = [ids[i : i + 17] for i in range(0, len(ids) - 1, 16)]
     tokens = np.stack([np.pad(row, (0, 17 - len(row)), constant_values=PADDING) for row in rows]).astype(np.int32)

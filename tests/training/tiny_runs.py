@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
+from training.loop import Progress
 from training.optimizer import OptimizerConfig
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
 
 def write_corpus(folder: Path) -> Path:
@@ -47,6 +48,16 @@ def tiny(corpus: Path, **changes: Any) -> TrainConfig:
     if "steps" in changes:
         sections["run"]["steps"] = changes["steps"]
     return dataclasses.replace(config, **{name: dataclasses.replace(getattr(config, name), **new) for name, new in sections.items()})
+
+
+class Quiet:
+    """Shows nothing of a run."""
+
+    def on_step(self, progress: Progress) -> None:
+        """Nothing."""
+
+    def on_event(self, message: str) -> None:
+        """Nothing."""
 
 
 OTHERS: dict[str, Any] = {

@@ -106,26 +106,25 @@ def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
     loss = last_loss(folder / CURVES, config.run.steps)
     if loss is None or not (folder / SAMPLE).is_file():
         return None
-    return loss, (folder / SAMPLE).read_text(encoding="utf-8")
+    # Bytes, because the text mode of files would change the line ends of a sample.
+    return loss, (folder / SAMPLE).read_bytes().decode()
 
 
-def claim(
-    folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards, *, write: bool
-) -> None:
-    """Check that what `folder` was begun with is what there is now; `write` (in one process of
-    several) what it lacks.
+def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+    """Check that what `folder` was begun with is what there is now, and write what it lacks. Of
+    several processes one does this.
 
     Raises `InputError` if options, tokenizer or text are others.
     """
     check_options(folder, config)
     check_data(folder, tokenizer, shards)
-    if write and not (folder / DATA).exists():
+    if not (folder / DATA).exists():
         write_atomically(
             folder / DATA, json.dumps(asdict(data_of(tokenizer, shards)), indent=1) + "\n"
         )
-    if write and tokenizer.model is not None and not (folder / MODEL).exists():
+    if tokenizer.model is not None and not (folder / MODEL).exists():
         write_atomically(folder / MODEL, tokenizer.model)
-    if write and not (folder / CONFIG).exists():
+    if not (folder / CONFIG).exists():
         write_atomically(folder / CONFIG, to_toml(config))
 
 

@@ -19,7 +19,7 @@ from jaxtyping import PRNGKeyArray
 from common.files import write_atomically
 from training.checkpoint import Checkpoints
 from training.config import TrainConfig
-from training.distributed import Processes, check_alike, join, peers
+from training.distributed import Processes, check_alike, decided, join, peers
 from training.evaluate import sample
 from training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished, locked
 from training.host import keep_compiled, keep_freed_memory
@@ -75,17 +75,17 @@ def train(
         require_tensorboard()
     if processes is not None:
         join(processes)
-    check_options(folder, config)
-    done = finished(folder, config)
+    with peers(_KEPT):
+        done = decided(lambda: _finished(folder, config))
     if done is not None:
-        watcher.on_event(f"{folder} holds this run, done")
+        watcher.on_event(f"{folder} holds this run, finished")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
     keep_compiled(cache)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
     with (
-        peers("checkpoints are kept: the same command continues"),
+        peers(_KEPT),
         stop_on_signals(watcher.on_event) as stop,
     ):
         tokenizer, shards = prepare(config.data, cache, watcher.on_event)
@@ -93,9 +93,21 @@ def train(
         check_alike(f"{config} {data_of(tokenizer, shards)}")
         writes = jax.process_index() == 0
         with locked(folder, watcher.on_event) if writes else nullcontext():
-            claim(folder, config, tokenizer, shards, write=writes)
+            decided(lambda: claim(folder, config, tokenizer, shards))
             with jax.set_mesh(setup.mesh):
                 return _go(setup, tokenizer, folder, watcher, stop, tensorboard)
+
+
+_KEPT = "checkpoints are kept: the same command continues"
+
+
+def _finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
+    """Held-out loss and sample of a finished run in `folder`; None if there is none.
+
+    Raises `InputError` if the run there has other options.
+    """
+    check_options(folder, config)
+    return finished(folder, config)
 
 
 def _go(
@@ -119,7 +131,9 @@ def _go(
             state, done = loop.run(state)
             if done < options.steps:
                 return Outcome(folder, done, None, True, "")
-            held_out = last_loss(folder / CURVES, done)
+            held_out = loop.last_loss
+            if held_out is None:
+                held_out = decided(lambda: last_loss(folder / CURVES, done))
             if held_out is None:
                 found = loop.evaluate(state.model)
                 records.evaluation(done, found)
@@ -134,8 +148,8 @@ def _go(
 def _begin(
     setup: Setup, key: PRNGKeyArray, checkpoints: Checkpoints, watcher: Watcher
 ) -> tuple[TrainState, int]:
-    """The state to begin from, and how many steps it has behind it."""
-    newest = checkpoints.latest
+    """The state to begin from, and the step it was saved at."""
+    newest = decided(lambda: checkpoints.latest)
     if newest is None:
         state, begin, place = first_state(setup, key)
     else:

@@ -62,7 +62,7 @@ class Train:
     corpus: str | None = None
     """Text: a file (txt, jsonl; gz, xz, zst), a folder, a pattern, or a folder of token shards; none: State of the Union addresses."""
     tokenizer: str | None = None
-    """bytes, bpe:SIZE, or a SentencePiece model's file."""
+    """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
     """Devices along each axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -134,7 +134,7 @@ class Tokenize:
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write; it must not exist."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation."""
     test: float = 0.0

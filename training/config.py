@@ -114,7 +114,7 @@ class DataOptions:
     gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
     addresses."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation: what choices are made by."""
     test: float = 0.0

@@ -25,7 +25,7 @@ from common.files import write_atomically
 from training.config import TrainConfig, differences, read_toml, to_toml
 from training.records import CURVES, last_loss
 from training.shards import MODEL, Shards
-from training.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from training.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
 
 CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
     "config.toml",
@@ -131,11 +131,9 @@ def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shard
 def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     """The tokenizer that the run in `folder` was begun with."""
     model = folder / MODEL
-    return (
-        SentencePieceTokenizer(model.read_bytes(), config.data.tokenizer)
-        if model.exists()
-        else ByteTokenizer()
-    )
+    if not model.exists():
+        return ByteTokenizer()
+    return tokenizer_from(model.read_bytes(), config.data.tokenizer)
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:

@@ -81,6 +81,12 @@ class Checkpoints:
             self._manager.close()
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints in `folder`, in order; none if it is not there."""
+    names = (path.name.removeprefix(f"{PREFIX}_") for path in folder.glob(f"{PREFIX}_*"))
+    return sorted(int(step) for step in names if step.isdigit())
+
+
 def read_checkpoint(
     folder: Path, step: int | None, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:

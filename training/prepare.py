@@ -11,6 +11,9 @@ from training.corpus import Document, corpus_files, documents
 from training.shards import INDEX, MODEL, Shards, open_shards, split_of, write_shards
 from training.tokenizer import Tokenizer, load_tokenizer, tokenizer_from, trained_tokenizer
 
+SHARDS_VERSION = 2
+"""Of what shards hold: part of their name in the cache, so that older ones are not read."""
+
 TOKENIZER_TEXT = 100 << 20
 """Characters, at most, that a tokenizer is trained on: the first of the training documents."""
 
@@ -34,7 +37,7 @@ def prepare(
     content = content_hash(source)
     encoder = tokenizer_for(data, cache, on_event)
     key = hashlib.sha256(
-        f"{content} {encoder.fingerprint} {_fractions(data)}".encode()
+        f"{content} {encoder.fingerprint} {_fractions(data)} {SHARDS_VERSION}".encode()
     ).hexdigest()[:32]
     folder = cache / f"tokens-{key}"
     if folder.exists():

@@ -228,7 +228,10 @@ class Curves:
         self._rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= after]
+                reader = csv.DictReader(file)
+                self._rows = [row for row in reader if int(row["step"]) <= after]
+                # A text that is not evaluated on any more keeps the losses it has.
+                self._columns = list(dict.fromkeys([*columns, *(reader.fieldnames or ())]))
             self._write()
 
     def append(self, row: dict[str, Any]) -> None:

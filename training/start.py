@@ -32,9 +32,9 @@ from reference.mesh import (
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
-from training.checkpoint import read_checkpoint
+from training.checkpoint import checkpoint_steps, read_checkpoint
 from training.config import RunOptions, TrainConfig, differences, read_toml
-from training.folder import CHECKPOINTS, CONFIG
+from training.folder import AFTER_DECAY_BEGINS, CHECKPOINTS, CONFIG, MAY_DIFFER
 from training.optimizer import make_optimizer
 from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from training.step import TrainState, init_state, state_specs
@@ -183,45 +183,29 @@ def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] |
     return np.stack([some.astype(np.int32)] * model.routed_layers)
 
 
-MAY_DIFFER_FROM_SOURCE = (
-    *(
-        "optimizer.steps",
-        "optimizer.decay_steps",
-        "optimizer.final_learning_rate",
-        "data.accumulate",
-    ),
-    *(
-        "run.steps",
-        "run.evaluate_every",
-        "run.evaluation_tokens",
-        "run.checkpoint_every",
-        "run.keep",
-        "run.keep_every",
-    ),
-    *("run.mesh", "run.begin_from"),
-)
-"""What a run may have otherwise than the one it begins from."""
-
-
 def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, Any]]:
-    """The state of the run in `source` where this one's decay begins."""
+    """The state of the run in `source` at its newest checkpoint before the decay of either."""
     optimizer = setup.config.optimizer
     if optimizer.schedule != "stable":
         raise InputError(
-            f"begin_from needs the stable schedule, not {optimizer.schedule}: only its runs share their beginning"
+            f"begin_from needs the stable schedule, not {optimizer.schedule}: "
+            "only its runs share their beginning"
         )
     theirs = read_toml(source / CONFIG)
-    different = differences(setup.config, theirs, except_for=MAY_DIFFER_FROM_SOURCE)
-    begin = optimizer.steps - optimizer.decay_steps
+    allowed = (*MAY_DIFFER, *AFTER_DECAY_BEGINS, "run.begin_from")
+    different = differences(setup.config, theirs, except_for=allowed)
     if different:
         raise InputError(f"this run cannot begin from {source}: {'; '.join(different)}")
-    if begin > theirs.optimizer.steps - theirs.optimizer.decay_steps:
+    shared = min(optimizer.decay_begins, theirs.optimizer.decay_begins)
+    steps = [step for step in checkpoint_steps(source / CHECKPOINTS) if step <= shared]
+    if not steps:
         raise InputError(
-            f"this run's decay begins after step {begin}, but {source} has begun its own before that"
+            f"{source} has no checkpoint of step {shared} or before, where both runs have the same "
+            "learning rates; set keep_every in the run to begin from"
         )
     like = state_shapes(setup.model, setup.optimizer, setup.mesh)
-    state, place = read_checkpoint(source / CHECKPOINTS, begin, like)
-    return state, begin, place
+    state, place = read_checkpoint(source / CHECKPOINTS, max(steps), like)
+    return state, max(steps), place
 
 
 def _initial_state(

@@ -38,7 +38,9 @@ class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command continues a run that was stopped."""
 
     size: str | None = None
-    """A rung of the ladder: 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    """A rung of the ladder: 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    recipe: Literal["paper", "small"] | None = None
+    """What all other options start from: the paper's recipe, or the small models' (the default up to 5M; docs/training.md)."""
     router: Literal["dense", "s-base", "hash", "rl-r", "switch"] | None = None
     """The router, or a dense model."""
     experts: int | None = None
@@ -53,6 +55,8 @@ class Train:
     """Tokens to train for, instead of steps, such as 8e6."""
     batch: int | None = None
     """Sequences of a step."""
+    accumulate: int | None = None
+    """Microbatches of a step, by gradient accumulation, to fit in memory."""
     context: int | None = None
     """Tokens of a sequence."""
     learning_rate: float | None = None
@@ -67,6 +71,10 @@ class Train:
     """Devices along each axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the activations."""
+    remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compute each block again in the backward pass, to fit in memory (always so in the paper's recipe)."""
+    evaluation_capacity_factor: float | None = None
+    """Capacity factor of evaluation, such as 2; 0: no token is dropped (the default)."""
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; SLURM and Open MPI need none."""
     processes: int | None = None
@@ -101,17 +109,39 @@ class Train:
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the defaults, changed by what was asked for."""
         from common.errors import InputError
-        from training.config import TrainConfig, read_toml
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both say how long to train; give one of them")
-        base = read_toml(self.config) if self.config else TrainConfig()
-        model = _changed(base.model, self, ("size", "router", "experts", "k", "routing_frequency", "context", "dtype"))
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch"))
+        base = self._base()
+        names = ("size", "router", "experts", "k", "routing_frequency", "context", "dtype", "evaluation_capacity_factor")
+        model = _changed(base.model, self, names)
+        model = replace(model, remat=model.remat or self.remat)
+        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
         return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+
+    def _base(self) -> "TrainConfig":
+        """The options of `config`, or of the recipe. Raises `InputError` if it is not clear which recipe is meant."""
+        from common.errors import InputError
+        from reference.config import SIZES
+        from training.config import TrainConfig, paper_recipe, read_toml
+
+        if self.config and self.recipe:
+            raise InputError("--config and --recipe both say what to start from; give one of them")
+        if self.config:
+            return read_toml(self.config)
+        if self.recipe == "paper":
+            default = TrainConfig().model
+            return paper_recipe(self.size or "15M", self.router or default.router, self.experts or default.experts)
+        if self.recipe is None and self.size in SIZES:
+            raise InputError(
+                f"{self.size} is a size of the paper; say which recipe: `cli.py train --size {self.size} --recipe paper` "
+                "(250,000 steps of 256 x 2048 tokens),\n"
+                f"or `cli.py train --size {self.size} --recipe small` (the small models' 800 steps of 32 x 128 tokens at a peak rate of 3e-3)"
+            )
+        return TrainConfig()
 
     def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
         """`base`, changed only where an option asks for another length or learning rate."""

@@ -304,6 +304,35 @@ def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     assert shorter == replace(config.optimizer, steps=400, warmup_steps=40)
 
 
+def test_a_size_of_the_paper_needs_a_recipe_and_both_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from commands.training import Train
+    from training.config import TrainConfig, paper_recipe
+
+    assert main(["train", "--size", "1.3B", "--experts", "64"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert all(f"cli.py train --size 1.3B --recipe {recipe}" in said for recipe in ("paper", "small"))
+    assert Train(size="1.3B", recipe="paper", experts=64).options() == paper_recipe("1.3B", "s-base", 64)
+    small = TrainConfig()
+    assert Train(size="1.3B", recipe="small").options() == replace(small, model=replace(small.model, size="1.3B"))
+    shorter = Train(size="15M", recipe="paper", steps=10_000).options()
+    assert (shorter.optimizer.steps, shorter.optimizer.warmup_steps) == (10_000, 1000)
+    assert main(["train", "--config", "some.toml", "--recipe", "paper"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_accumulation_rematerialisation_and_the_capacity_of_evaluation_are_options() -> None:
+    from commands.training import Train
+
+    config = Train(accumulate=4, remat=True, evaluation_capacity_factor=2.0).options()
+    router = config.model_config(257).router
+    assert router is not None
+    assert (config.data.accumulate, config.model_config(257).remat, router.evaluation_capacity_factor) == (4, True, 2.0)
+    default = Train().options().model_config(257)
+    assert default.router is not None
+    assert (default.remat, default.router.evaluation_capacity_factor) == (False, None)
+
+
 def test_tokenize_writes_shards_that_train_reads(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

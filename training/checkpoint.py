@@ -103,8 +103,8 @@ def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]
     """A manager that only reads, and `step`, or the newest. Raises `InputError` if there is none."""
     steps: list[int] = []
     if folder.is_dir():
-        options = ocp.CheckpointManagerOptions(read_only=True, step_prefix=PREFIX)
         with _quiet():
+            options = ocp.CheckpointManagerOptions(read_only=True, step_prefix=PREFIX)
             manager = _manager(folder, options)
         steps = sorted(manager.all_steps())
         if steps and (step is None or step in steps):

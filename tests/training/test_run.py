@@ -242,7 +242,7 @@ def test_a_run_with_the_stable_schedule_may_be_made_longer_before_its_decay_as_i
     run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "kept", cache)
     branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "kept"))
     _, heard = run(branch, cache / "longer-branch", cache)
-    assert [progress.step for progress in heard.steps][0] == 13
+    assert heard.steps[0].step == 13
     run(tiny(corpus, **stable, steps=18, schedule_steps=18), cache / "at-once-18", cache)
     assert result(cache / "longer-branch", 18)["state"] == result(cache / "at-once-18", 18)["state"]
 

@@ -49,12 +49,9 @@ def digest(folder: Path, step: int) -> str:
 
 def hide(names: Sequence[str]) -> None:
     """Files of these names are not there for this process, as on a file system that has not caught up with another's writes."""
-    for method in ("exists", "is_file"):
-
-        def _seen(path: Path, method: Any = getattr(Path, method)) -> bool:
-            return path.name not in names and method(path)
-
-        setattr(Path, method, _seen)
+    exists, is_file = Path.exists, Path.is_file
+    Path.exists = lambda self: self.name not in names and exists(self)
+    Path.is_file = lambda self: self.name not in names and is_file(self)
 
 
 def main(request: dict[str, Any]) -> int:

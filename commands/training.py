@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from training.config import TrainConfig
     from training.optimizer import OptimizerConfig
+    from training.records import MakeSink
     from training.run import Outcome, Progress, Watcher
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
@@ -102,8 +103,13 @@ class Train:
         named = Processes(self.coordinator, self.processes, self.process)
         others = named if self.coordinator or self.distributed else surrounding()
         folder = self.out or Path("runs") / _name(config)
+        sinks: list[MakeSink] = []
+        if self.tensorboard:
+            from training.tensorboard import event_file
+
+            sinks.append(event_file(folder))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, tensorboard=self.tensorboard)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
         _tell(outcome, self.json)
 
     def options(self) -> "TrainConfig":

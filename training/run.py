@@ -6,6 +6,7 @@ devices: a step depends on the state, its number and the seed alone, and what wa
 checkpoint is cut off.
 """
 
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,11 +27,10 @@ from training.host import keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
 from training.prepare import prepare
-from training.records import CURVES, Records, Setting, last_loss
+from training.records import CURVES, MakeSink, Records, Setting, last_loss
 from training.signals import Stop, stop_on_signals
 from training.start import Setup, first_state, set_up, state_shapes
 from training.step import TrainState
-from training.tensorboard import require_tensorboard
 from training.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
@@ -60,19 +60,17 @@ def train(
     cache: Path,
     processes: Processes | None = None,
     *,
-    tensorboard: bool = False,
+    sinks: Sequence[MakeSink] = (),
 ) -> Outcome:
     """Train in `folder`, from its newest checkpoint if there is one; report what it holds if it is
     done.
 
-    `cache` keeps tokens and compiled programs for later runs. `tensorboard`: write the run's
-    records for it, too. `processes`: join others to one run, each of which calls this. Raises
-    `InputError` before the first step for what cannot be trained, and for a folder with a run of
-    other options or other text; `WorkError` if a loss is not finite, with the last checkpoint kept,
-    or if another process is gone, or trains in the same folder.
+    `cache` keeps tokens and compiled programs for later runs. `sinks`: given every record besides
+    `metrics.jsonl`, in process 0. `processes`: join others to one run, each of which calls this.
+    Raises `InputError` before the first step for what cannot be trained, and for a folder with a
+    run of other options or other text; `WorkError` if a loss is not finite, with the last
+    checkpoint kept, if another process is gone, or if another one trains in the same folder.
     """
-    if tensorboard:
-        require_tensorboard()
     if processes is not None:
         join(processes)
     with peers(_KEPT):
@@ -95,7 +93,7 @@ def train(
         with locked(folder, watcher.on_event) if writes else nullcontext():
             decided(lambda: claim(folder, config, tokenizer, shards))
             with jax.set_mesh(setup.mesh):
-                return _go(setup, tokenizer, folder, watcher, stop, tensorboard)
+                return _go(setup, tokenizer, folder, watcher, stop, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"
@@ -116,7 +114,7 @@ def _go(
     folder: Path,
     watcher: Watcher,
     stop: Stop,
-    tensorboard: bool,
+    sinks: Sequence[MakeSink],
 ) -> Outcome:
     """Train to the last step, or until `stop` is asked for."""
     options, writes = setup.config.run, jax.process_index() == 0
@@ -125,7 +123,7 @@ def _go(
     with Checkpoints(folder / CHECKPOINTS, options.keep, options.keep_every) as checkpoints:
         state, begin = _begin(setup, keys.init, checkpoints, watcher)
         with Records(
-            folder, _setting(setup, tokenizer), after=begin, writes=writes, tensorboard=tensorboard
+            folder, _setting(setup, tokenizer), after=begin, writes=writes, sinks=sinks
         ) as records:
             loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, stop)
             state, done = loop.run(state)

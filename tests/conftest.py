@@ -1,4 +1,4 @@
-"""What several tests share: where the released runs are."""
+"""What several tests share: where the released runs are, and a folder for the processes that tests start."""
 
 import os
 from pathlib import Path
@@ -18,3 +18,13 @@ def release() -> Path:
     if not RELEASE.exists():
         pytest.skip("the released curves are not beside this checkout (expected ../shared/data/curves.csv.gz)")
     return RELEASE
+
+
+@pytest.fixture(scope="session")
+def programs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of text, tokens and compiled programs, for all processes that are started."""
+    from tests.training.tiny_runs import write_corpus
+
+    folder = tmp_path_factory.mktemp("programs")
+    write_corpus(folder / "corpus")
+    return folder

@@ -12,7 +12,7 @@ from typing import Any
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
 from training.optimizer import OptimizerConfig
 
-HERE, ROOT = Path(__file__).parent, Path(__file__).parents[3]
+HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 
 
 def write_corpus(folder: Path) -> Path:

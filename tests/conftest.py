@@ -4,10 +4,15 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 # As the commands set it: two workers on two cores, with matrices so small that threads of the linear algebra only wait for each other.
 # The workers are started by this process and take it over.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
+# A busy machine must not fail a test: no time limit for an example, nor for drawing it.
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
 
 RELEASE = Path(__file__).parents[2] / "shared" / "data" / "curves.csv.gz"
 

@@ -60,7 +60,7 @@ def rows_of(tokens: int) -> Float[Array, "tokens 1"]:
     return jnp.arange(1.0, tokens + 1)[:, None]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(routing=routings())
 def test_where_all_fit_the_way_there_and_back_is_a_permutation(routing: tuple[Experts, int]) -> None:
     experts, num_experts = routing
@@ -73,7 +73,7 @@ def test_where_all_fit_the_way_there_and_back_is_a_permutation(routing: tuple[Ex
         assert plan.dropped_fraction() == 0
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(routing=routings(), capacity=st.sampled_from([1, 2, 3]))
 def test_an_expert_holds_its_first_tokens_in_order_and_the_rest_are_dropped(routing: tuple[Experts, int], capacity: int) -> None:
     experts, num_experts = routing
@@ -88,7 +88,7 @@ def test_an_expert_holds_its_first_tokens_in_order_and_the_rest_are_dropped(rout
     np.testing.assert_allclose(plan.dropped_fraction(), 1 - kept.mean(), atol=1e-6)  # float32
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(routing=routings(), capacity=st.sampled_from([1, 2]))
 def test_later_tokens_never_push_out_earlier_ones(routing: tuple[Experts, int], capacity: int) -> None:
     # The last token is made to choose as the first does: no other token's slot changes.
@@ -99,7 +99,7 @@ def test_later_tokens_never_push_out_earlier_ones(routing: tuple[Experts, int], 
     np.testing.assert_array_equal(first, then)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(routing=routings())
 def test_a_block_holds_tokens_of_its_expert_only_in_order(routing: tuple[Experts, int]) -> None:
     check_blocks(*routing)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fit.runs import load_runs
+from tests.checks import HANG_SECONDS
 from tests.sweep.slurm_node import SlurmNode
 from tests.sweep.tiny_sweeps import FAILING, GOOD, LONG, ROOT, Sweeping, environment, steps, wait_for, write_grid
 
@@ -129,7 +130,7 @@ def test_two_processes_that_slurm_starts_find_each_other_and_have_the_losses_of_
         command = ["srun", f"--ntasks={tasks}", sys.executable, "cli.py", "train", *options]
         command += ["--mesh", f"data={tasks}", "--out", str(programs / f"tasks-{tasks}")]
         variables = environment(programs) | {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
         assert done.returncode == 0, done.stderr
         # Each of them tells how the run ended, both the same.
         assert done.stdout.count('"step": 12') == tasks

@@ -34,7 +34,7 @@ experts = st.lists(st.sampled_from([1, 2, 4, 32]), min_size=1, max_size=4)
 seeds = st.lists(st.integers(0, 1000), min_size=1, max_size=3)
 
 
-@settings(deadline=None, max_examples=30)
+@settings(max_examples=30)
 @given(sizes, routers, experts, st.lists(st.sampled_from([1, 2]), min_size=1, max_size=2), seeds)
 def test_every_combination_is_a_run_once_and_a_dense_one_has_no_experts(
     sizes: list[str], routers: list[str], experts: list[int], ks: list[int], seeds: list[int]

@@ -8,9 +8,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from tests.checks import HANG_SECONDS
+
 ROOT = Path(__file__).parents[2]
-TIMEOUT = 240
-"""Seconds for both processes: a few times what they need on one busy core."""
 
 
 def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> list[list[dict[str, Any]]]:
@@ -36,7 +36,7 @@ def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> 
         for rank in range(processes)
     ]
     try:
-        printed = [process.communicate(timeout=TIMEOUT) for process in running]
+        printed = [process.communicate(timeout=HANG_SECONDS) for process in running]
     finally:
         for process in running:
             process.kill()

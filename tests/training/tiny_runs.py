@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from tests.checks import HANG_SECONDS
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
@@ -142,9 +143,9 @@ class Started:
         raise AssertionError(f"the process ended without {key} {value}: {self.stderr()}")
 
     def finish(self) -> list[dict[str, Any]]:
-        """The rest of what it tells; it must end within two minutes."""
+        """The rest of what it tells, to its end."""
         events = list(self.events())
-        self.process.wait(timeout=120)
+        self.process.wait(timeout=HANG_SECONDS)
         assert self.process.stdout is not None
         self.process.stdout.close()
         return events

@@ -17,18 +17,9 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
-from reference.config import (
-    SIZES,
-    Hash,
-    ModelConfig,
-    Reinforce,
-    RouterConfig,
-    SinkhornBase,
-    Size,
-    Switch,
-    Technique,
-)
+from reference.config import SIZES, ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
+from reference.routers import Hash, Reinforce, RouterOptions, SinkhornBase, Switch
 from training.optimizer import OptimizerConfig
 
 NANO: dict[str, Size] = {
@@ -79,7 +70,7 @@ class ModelOptions:
     little more to compile.
     """
 
-    def model(self, vocabulary: int, technique: Technique | None) -> ModelConfig:
+    def model(self, vocabulary: int, technique: RouterOptions | None) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a
         dense one.
 
@@ -252,7 +243,7 @@ class TrainConfig:
 
         Raises `ConfigError` for one that is none.
         """
-        techniques: dict[str, Technique] = {
+        techniques: dict[str, RouterOptions] = {
             "s-base": self.s_base,
             "hash": self.hash,
             "rl-r": self.rl_r,

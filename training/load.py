@@ -17,8 +17,8 @@ import numpy as np
 from jax.sharding import Mesh
 
 from common.errors import InputError
-from reference.config import Dtype, ModelConfig
-from reference.mesh import DATA, EXPERT, check_mesh, place_batch
+from reference.config import Dtype, ModelConfig, check_shape
+from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences
@@ -83,7 +83,7 @@ def load_run(
         config = replace(config, model=replace(config.model, dtype=dtype))
     model = config.model_config(tokenizer.vocabulary)
     if mesh is not None:
-        check_mesh(model, mesh, _batch(config.data.batch, model, mesh))
+        check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
     weights, step = read_weights(folder / CHECKPOINTS, step, model_shapes(model, mesh, dtype))
     return LoadedRun(config, tokenizer, weights, step, mesh)
 

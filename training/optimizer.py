@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from reference.errors import ConfigError
-from reference.mesh import DATA, GROUPS, Axes, parameter_specs
+from reference.mesh import BATCH, DATA, Axes, parameter_specs
 
 Schedule = Literal["cosine", "stable"]
 
@@ -119,7 +119,7 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
 
     def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:
         axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
-        both = tuple(axis for axis in GROUPS if axis not in axes)
+        both = tuple(axis for axis in BATCH if axis not in axes)
         for share in (both, (DATA,)):
             for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
                 if (

@@ -19,16 +19,10 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from common.errors import InputError
-from reference.config import Dtype, Hash, ModelConfig
+from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import ConfigError
-from reference.mesh import (
-    GROUPS,
-    batch_rows,
-    check_mesh,
-    make_mesh,
-    parameter_specs,
-    place_batch,
-)
+from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
+from reference.routers import Hash
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
@@ -67,7 +61,7 @@ class Setup:
         in_parts = rows.reshape(data.accumulate, -1, rows.shape[1])
         shape = (data.accumulate, data.batch // data.accumulate, rows.shape[1])
         return jax.make_array_from_process_local_data(
-            NamedSharding(self.mesh, P(None, GROUPS, None)), in_parts, shape
+            NamedSharding(self.mesh, P(None, BATCH, None)), in_parts, shape
         )
 
     def place_held_out(self, rows: Batch) -> Int[Array, "batch context_and_one"]:
@@ -80,7 +74,7 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
     data, options = config.data, config.run
     mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
     micro = data.batch // data.accumulate
-    check_mesh(model, mesh, micro)
+    check_shape(model, mesh.shape, micro)
     rows = batch_rows(mesh, micro)
     rows_of_parts = np.concatenate([part * micro + rows for part in range(data.accumulate)])
 

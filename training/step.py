@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from reference.mesh import is_array, parameter_specs, sum_gradients_later, sum_to_shares
 from reference.objective import PADDING, Report, objective
-from reference.transformer import Transformer
+from reference.transformer import Transformer, move_states, partition_weights
 from training.optimizer import zero_specs
 
 Share = float | Float[Array, ""]
@@ -33,9 +33,7 @@ class TrainState(eqx.Module):
 
 def init_state(model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
     """State before the first step."""
-    return TrainState(
-        model, optimizer.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32)
-    )
+    return TrainState(model, optimizer.init(partition_weights(model)[0]), jnp.zeros((), jnp.int32))
 
 
 def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
@@ -61,7 +59,7 @@ def train_step(
     With an axis `microbatches`, the gradient is accumulated over them, one after the other, each
     weighted by its real targets.
     """
-    weights, fixed = eqx.partition(state.model, eqx.is_inexact_array)
+    weights, fixed = partition_weights(state.model)
     step_key = jax.random.fold_in(key, state.step)
 
     def _gradient(
@@ -81,7 +79,8 @@ def train_step(
     )
     weights, optimizer_state, norm = _update(weights, gradient, state.optimizer_state, optimizer)
     report = dataclasses.replace(report, gradient_norm=norm)
-    return TrainState(eqx.combine(weights, fixed), optimizer_state, state.step + 1), report
+    model = move_states(eqx.combine(weights, fixed), report.load)
+    return TrainState(model, optimizer_state, state.step + 1), report
 
 
 def _accumulated(

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
+from reference.config import RouterConfig
 from reference.errors import ConfigError
+from reference.routers import Hash, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
 from training.optimizer import OptimizerConfig
@@ -53,7 +54,7 @@ def test_every_knob_is_written() -> None:
 def test_the_routers_own_knobs_reach_the_model() -> None:
     s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
     rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
-    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], Technique] = {
+    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], RouterOptions] = {
         "s-base": s_base,
         "hash": table,
         "rl-r": rl_r,

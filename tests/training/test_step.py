@@ -8,15 +8,16 @@ import optax
 import pytest
 from jaxtyping import Array, Int
 
-from reference.config import ModelConfig, RouterConfig, SinkhornBase, Size, Switch, Technique
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.objective import PADDING, Report
+from reference.routers import RouterOptions, SinkhornBase, Switch
 from reference.transformer import Transformer
 from training.step import TrainState, init_state, train_step
 
 EXPERTS, SEQUENCES, CONTEXT = 16, 8, 12
 
 
-def model(technique: Technique) -> Transformer:
+def model(technique: RouterOptions) -> Transformer:
     """Two routed layers of 16 experts."""
     router = RouterConfig(technique, EXPERTS)
     config = ModelConfig(Size(16, 2, 2, 8), router, 1.0, vocabulary=32, context=CONTEXT)

@@ -10,8 +10,9 @@ import pytest
 from jaxtyping import Float, Int
 from scipy.stats import chisquare
 
-from reference.config import ModelConfig, RouterConfig, Size, Switch
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.objective import PADDING
+from reference.routers import Switch
 from reference.transformer import Transformer
 from tests.reference.small_models import CONTEXT, draw, small
 from training.evaluate import evaluate, sample, sums_of

@@ -17,9 +17,9 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from common.errors import InputError, WorkError
 from fit.runs import load_runs
-from reference.config import Hash
 from reference.objective import PADDING, Report, objective
 from reference.routed import RoutedFeedForward
+from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
 from tests.reference.small_models import quick_compiles
 from tests.training.tiny_runs import result, tiny, write_corpus

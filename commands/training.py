@@ -145,7 +145,7 @@ class Train:
             raise InputError(
                 f"{self.size} is a size of the paper; say which recipe: `cli.py train --size {self.size} --recipe paper` "
                 "(250,000 steps of 256 x 2048 tokens),\n"
-                f"or `cli.py train --size {self.size} --recipe small` (the small models' 800 steps of 32 x 128 tokens at a peak rate of 3e-3)"
+                f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens, peak rate 3e-3)"
             )
         return TrainConfig()
 

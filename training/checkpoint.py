@@ -100,7 +100,7 @@ def read_checkpoint(
 
 
 def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]:
-    """A manager that only reads, and `step`, or the newest. Raises `InputError` if there is none."""
+    """A read-only manager, and `step` or the newest. Raises `InputError` if there is none."""
     steps: list[int] = []
     if folder.is_dir():
         with _quiet():

@@ -110,7 +110,8 @@ class DataOptions:
     gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
     addresses."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face
+    tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation: what choices are made by."""
     test: float = 0.0
@@ -124,7 +125,7 @@ class DataOptions:
     batch: int = 32
     """Sequences of one step."""
     accumulate: int = 1
-    """Parts in which a step's gradient is computed, one after the other, to fit in memory."""
+    """Microbatches of gradient accumulation in a step, to fit in memory."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
@@ -132,13 +133,14 @@ class DataOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.accumulate:
             raise ConfigError(
-                f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it"
+                f"batch = {self.batch} is not divisible by accumulate = {self.accumulate}"
             )
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
         if not 0 <= self.test < 1 - self.held_out:
             raise ConfigError(
-                f"test is {self.test}; it is a fraction from 0, and less than the {1 - self.held_out:g} not held out"
+                f"test is {self.test}; it is a fraction from 0, "
+                f"and less than the {1 - self.held_out:g} not held out"
             )
         self.other_texts()
 
@@ -149,7 +151,8 @@ class DataOptions:
             name, equals, source = (piece.strip() for piece in part.partition("="))
             if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
                 raise ConfigError(
-                    f"also: cannot read {part!r}; give a name in small letters and a text, such as code=corpus/code"
+                    f"also: cannot read {part!r}; give a name in small letters and a text, "
+                    "such as code=corpus/code"
                 )
             if name in texts or name in ("validation", "test"):
                 raise ConfigError(f"also: the name {name} is taken; give this text another one")
@@ -191,7 +194,8 @@ class RunOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.keep_every % self.checkpoint_every:
             raise ConfigError(
-                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; make it a multiple of that"
+                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; "
+                "make it a multiple of that"
             )
         self.mesh_shape()
 
@@ -202,7 +206,8 @@ class RunOptions:
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
                 raise ConfigError(
-                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, such as data=4,expert=2,model=1"
+                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, "
+                    "such as data=4,expert=2,model=1"
                 )
             shape[axis.strip()] = int(count)
         return shape

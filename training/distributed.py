@@ -24,7 +24,7 @@ from jax.experimental import multihost_utils
 from common.errors import InputError, WorkError
 
 HEARTBEAT_SECONDS = 20
-"""How long a process may be silent before the others take it for gone.
+"""Seconds without a heartbeat after which a process counts as lost.
 
 Our choice: JAX's 100 s are long to pay for idle machines.
 """
@@ -48,11 +48,13 @@ class Processes:
         given = [part is not None for part in (self.coordinator, self.count, self.index)]
         if any(given) and not all(given):
             raise InputError(
-                "several processes need all of: the coordinator's address, how many they are, and which one this is"
+                "several processes need all of: the coordinator's address, how many they are, "
+                "and which one this is"
             )
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise InputError(
-                f"process {self.index} of {self.count}: processes are numbered from 0 to {self.count - 1}"
+                f"process {self.index} of {self.count}: "
+                f"processes are numbered from 0 to {self.count - 1}"
             )
 
 
@@ -90,7 +92,8 @@ def join(processes: Processes) -> None:
         ) from error
     except RuntimeError as error:
         raise WorkError(
-            f"the other processes cannot be reached ({_first_line(error)}); start all of them within five minutes"
+            f"the other processes cannot be reached ({_first_line(error)}); "
+            "start all of them within five minutes"
         ) from error
 
 
@@ -105,7 +108,8 @@ def check_alike(what: str) -> None:
     different = np.flatnonzero(all_of_them != all_of_them[0])
     if len(different):
         raise InputError(
-            f"process {different[0]} has other options or other data than process 0; start all with the same command"
+            f"process {different[0]} has other options or other data than process 0; "
+            "start all with the same command"
         )
 
 
@@ -137,7 +141,7 @@ def decided(decide: Callable[[], Any]) -> Any:
 
 @contextmanager
 def peers(kept: str) -> Generator[None]:
-    """For what several processes do together: if it fails in one, none of them hangs.
+    """Around a collective program: if it fails in one process, the others end, too.
 
     What JAX raises when another process is gone becomes a `WorkError`, which says what is `kept`. A
     process that fails leaves as soon as Python ends, without waiting for the others as JAX would;

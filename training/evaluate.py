@@ -89,9 +89,7 @@ def evaluate(
 def _choices(
     routing: Routing, real: Bool[Array, "batch context"]
 ) -> tuple[Int[Array, "layers experts"], Int[Array, "layers all_tokens k"]]:
-    """Of tokens that have a real target, by expert how many chose it, and the choices, -1 for the
-    others.
-    """
+    """Tokens per expert, and each token's choices (-1 at padding), over non-padding targets."""
     layers, groups, tokens, k = routing.experts.shape
     counted = reshaped(real, (1, groups, tokens, 1), (None, BATCH, None, None))
     choices = jnp.where(counted, routing.experts, -1)

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, whose it is, and whether the run is done.
+"""A run's folder: its files, the run that it belongs to, and whether that is finished.
 
 lock              held by the process that trains
 config.toml       repeats the run exactly
@@ -7,7 +7,7 @@ tokenizer.model   if the tokenizer is not bytes
 checkpoints/      `checkpoint.py`
 metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `records.py`, a row per evaluation, for `fit`
-choices/          `choices.py`, what the tokens of each evaluation chose, for the next to be compared with
+choices/          `choices.py`, the experts of each evaluation's tokens, for the next to compare
 tensorboard/      `tensorboard.py`, the same records, if asked for
 sample.txt        written last of all: a folder that has it holds a run that is done
 """
@@ -39,7 +39,7 @@ CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
 PATIENCE_SECONDS = 45
 """How long to wait for another process to leave a folder.
 
-Our choice: one that was told to stop may have a checkpoint to write.
+Our choice: one that was asked to stop may have a checkpoint to write.
 """
 
 MAY_DIFFER = (
@@ -95,7 +95,8 @@ def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
             lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout as error:
         raise WorkError(
-            f"another process is at work in {folder}; wait until it has ended, or use another folder"
+            f"another process is at work in {folder}; wait until it has ended, "
+            "or use another folder"
         ) from error
     try:
         yield
@@ -196,6 +197,7 @@ def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
         was, now = before.get(name, "(not kept)"), getattr(data, name)
         if was != now:
             raise InputError(
-                f"{folder} was begun with {what.format(was)}, the corpus now gives {what.format(now)}; "
+                f"{folder} was begun with {what.format(was)}, "
+                f"the corpus now gives {what.format(now)}; "
                 "restore the corpus, or train in another folder"
             )

@@ -82,7 +82,8 @@ def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer
     shards = open_shards(folder)
     if needs_test and "test" not in shards.files:
         raise InputError(
-            f"{folder} has no test split, but data.test asks for one; write the shards with `cli.py tokenize --test`"
+            f"{folder} has no test split, but data.test asks for one; "
+            "write the shards with `cli.py tokenize --test`"
         )
     model = folder / MODEL
     own = (
@@ -100,7 +101,8 @@ def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer
         and load_tokenizer(tokenizer).fingerprint != own.fingerprint
     ):
         raise InputError(
-            f"{folder} was written with another tokenizer than {tokenizer}; leave --tokenizer out, shards have their own"
+            f"{folder} was written with another tokenizer than {tokenizer}; leave --tokenizer out, "
+            "shards have their own"
         )
     return own, shards
 

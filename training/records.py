@@ -117,15 +117,32 @@ def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
     model, size = setting.model, setting.model.size
     router = model.router
     return CurvesRow(
-        hyper_id=0, step=step, loss_c4=None, loss_curation_corpus=None, loss_lambada=None, loss_pile=None,
-        loss_validation=loss, loss_wikitext103=None, num_experts=router.num_experts if router else 1,
-        d_model=size.d_model, num_blocks=size.num_blocks, num_heads=size.num_heads, kqv_size=size.kqv_size,
-        flop_increase=1.0, k=router.k if router else 1, router_type=ROUTER_TYPES[setting.router], seed=setting.seed,
-        routing_frequency=model.routing_frequency, total_parameter_count=float(total_parameter_count(model)),
-        dense_parameter_count=float(dense_parameter_count(model)), flops_per_step=float(flops_per_step(model, setting.batch)),
-        model_size_label=setting.label, tokens_seen=step * setting.batch * model.context,
-        corpus=setting.corpus, tokenizer=setting.tokenizer,
-    )  # fmt: skip
+        hyper_id=0,
+        step=step,
+        loss_c4=None,
+        loss_curation_corpus=None,
+        loss_lambada=None,
+        loss_pile=None,
+        loss_validation=loss,
+        loss_wikitext103=None,
+        num_experts=router.num_experts if router else 1,
+        d_model=size.d_model,
+        num_blocks=size.num_blocks,
+        num_heads=size.num_heads,
+        kqv_size=size.kqv_size,
+        flop_increase=1.0,
+        k=router.k if router else 1,
+        router_type=ROUTER_TYPES[setting.router],
+        seed=setting.seed,
+        routing_frequency=model.routing_frequency,
+        total_parameter_count=float(total_parameter_count(model)),
+        dense_parameter_count=float(dense_parameter_count(model)),
+        flops_per_step=float(flops_per_step(model, setting.batch)),
+        model_size_label=setting.label,
+        tokens_seen=step * setting.batch * model.context,
+        corpus=setting.corpus,
+        tokenizer=setting.tokenizer,
+    )
 
 
 @runtime_checkable

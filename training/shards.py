@@ -164,7 +164,8 @@ def open_shards(folder: Path) -> Shards:
     path = folder / INDEX
     if not path.is_file():
         raise InputError(
-            f"{folder} has no {INDEX}, so it is no folder of token shards; write one with `cli.py tokenize`"
+            f"{folder} has no {INDEX}, so it is no folder of token shards; "
+            "write one with `cli.py tokenize`"
         )
     try:
         index: dict[str, Any] = json.loads(path.read_text())
@@ -184,7 +185,8 @@ def open_shards(folder: Path) -> Shards:
             raise InputError(f"{file} is missing; write the shards again")
         if file.stat().st_size != expected:
             raise InputError(
-                f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: it is cut short; write the shards again"
+                f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: "
+                "it is cut short; write the shards again"
             )
     return shards
 
@@ -277,6 +279,7 @@ def _check_split(documents: dict[str, int], fractions: dict[str, float]) -> None
                 if value
             )
             raise InputError(
-                f"none of {total} documents went to the {split.replace('_', '-')} split at {asked}; "
+                f"none of {total} documents went to the {split.replace('_', '-')} split at "
+                f"{asked}; "
                 "text is split by document: give more documents, another fraction or another seed"
             )

@@ -48,20 +48,20 @@ class Setup:
     batches: "grain.DatasetIterator[Batch]"
     """This process's rows of each batch."""
     held_out: EvaluationBatches
-    """The same of the held-out text, in batches that fit as the parts of a training step do."""
+    """Held-out batches, sized like one gradient-accumulation microbatch."""
     others: dict[str, Iterable[Batch]]
-    """The same of the other texts that every evaluation reads, by name:
+    """Batches of the other texts that every evaluation reads, by name:
     `test`, and those of `data.also`."""
 
     def place(self, rows: Batch) -> Int[Array, "..."]:
-        """A training batch on the mesh; with `accumulate`, in parts along a first axis."""
+        """A training batch on the mesh; with `accumulate`, microbatches along a first axis."""
         data = self.config.data
         if data.accumulate == 1:
             return place_batch(rows, self.mesh, data.batch)
-        in_parts = rows.reshape(data.accumulate, -1, rows.shape[1])
+        microbatches = rows.reshape(data.accumulate, -1, rows.shape[1])
         shape = (data.accumulate, data.batch // data.accumulate, rows.shape[1])
         return jax.make_array_from_process_local_data(
-            NamedSharding(self.mesh, P(None, BATCH, None)), in_parts, shape
+            NamedSharding(self.mesh, P(None, BATCH, None)), microbatches, shape
         )
 
     def place_held_out(self, rows: Batch) -> Int[Array, "batch context_and_one"]:
@@ -76,7 +76,7 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
     micro = data.batch // data.accumulate
     check_shape(model, mesh.shape, micro)
     rows = batch_rows(mesh, micro)
-    rows_of_parts = np.concatenate([part * micro + rows for part in range(data.accumulate)])
+    rows_of_microbatches = np.concatenate([i * micro + rows for i in range(data.accumulate)])
 
     def _to_evaluate(split: Split) -> EvaluationBatches:
         sequences = Sequences(TokenStream(shards, split), model.context)
@@ -97,7 +97,7 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
             Sequences(TokenStream(shards, "train"), model.context),
             data.batch,
             options.seed,
-            rows=rows_of_parts,
+            rows=rows_of_microbatches,
         ),
         _to_evaluate("held_out"),
         others,
@@ -115,14 +115,15 @@ def run_mesh(options: RunOptions) -> Mesh:
         raise ConfigError(f"mesh {options.mesh} asks for {wanted} devices, but there are {there}")
     if processes > 1 and wanted != there:
         raise ConfigError(
-            f"mesh {options.mesh} asks for {wanted} devices, but {processes} processes have {there}; use them all"
+            f"mesh {options.mesh} asks for {wanted} devices, "
+            f"but {processes} processes have {there}; use them all"
         )
     return make_mesh(**shape, devices=jax.devices()[:wanted])
 
 
 def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:
-    """State, steps that it has behind it, and place in the data of a run that has no checkpoint:
-    drawn from `key`, or another run's."""
+    """The state of a run that has no checkpoint, its step and its place in the data: drawn from
+    `key`, or another run's."""
     config = setup.config
     if config.run.begin_from:
         return _taken_over(setup, Path(config.run.begin_from))

@@ -121,11 +121,11 @@ def _update(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
         return optax.apply_updates(weights, updates), optimizer_state, optax.tree.norm(gradient)
     shares, whole = zero_specs(weights, mesh), parameter_specs(weights)
-    mine = jax.sharding.reshard(weights, shares)
+    share = jax.sharding.reshard(weights, shares)
     gradient = sum_to_shares(gradient, shares)
-    updates, optimizer_state = optimizer.update(gradient, optimizer_state, mine)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, share)
     return (
-        jax.sharding.reshard(optax.apply_updates(mine, updates), whole),
+        jax.sharding.reshard(optax.apply_updates(share, updates), whole),
         optimizer_state,
         optax.tree.norm(gradient),
     )

@@ -40,7 +40,8 @@ def require_tensorboard() -> None:
     """Raises `WorkError`, saying how to install it, if the package is not there."""
     if importlib.util.find_spec("tensorboard") is None:
         raise WorkError(
-            "--tensorboard needs the package tensorboard, which is not installed: uv sync --extra tensorboard"
+            "--tensorboard needs the package tensorboard, which is not installed: "
+            "uv sync --extra tensorboard"
         )
 
 

@@ -17,18 +17,23 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from common.errors import InputError, WorkError
 from fit.runs import load_runs
-from reference.objective import PADDING, objective
+from reference.objective import PADDING, Report, objective
+from reference.routed import RoutedFeedForward
+from reference.routers import Hash
+from reference.routers.hash import HashRouter, balanced_table
 from tests.reference.small_models import quick_compiles
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig, from_toml
 from training.corpus import documents
+from training.evaluate import sample
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
 from training.prepare import prepare
 from training.records import Curves
 from training.run import Outcome, Progress, train
-from training.shards import write_shards
+from training.shards import TokenStream, write_shards
+from training.step import TrainState, train_step
 from training.texts import text_batches
 from training.tokenizer import ByteTokenizer
 
@@ -272,6 +277,47 @@ def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_
     config = tiny(corpus, peak_learning_rate=1e30, routing_frequency=1.0)
     with pytest.raises(WorkError, match=r"step \d+ is nan, and so are the logits of the router in routed layer 0; there is no checkpoint"):
         run(config, cache / "diverging-routed", cache)
+
+
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _one_bad_gradient(state: TrainState, *arguments: Any) -> tuple[TrainState, Report]:
+        after, report = train_step(state, *arguments)
+        return after, dataclasses.replace(report, gradient_norm=jnp.where(state.step == 4, jnp.nan, report.gradient_norm))
+
+    monkeypatch.setattr("training.loop.train_step", _one_bad_gradient)
+    with pytest.raises(WorkError, match=r"^the gradient's norm of step 5 is nan; the checkpoint of step 3 is kept"):
+        run(tiny(corpus, router="dense"), cache / "bad-gradient", cache)
+    assert lines(cache / "bad-gradient")[-1]["step"] == 4
+
+
+def test_the_sample_at_the_end_begins_a_document(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[list[int]] = []
+
+    def _sample(model: Any, prompt: Any, length: int, key: Any) -> Any:
+        prompts.append(prompt.tolist())
+        return sample(model, prompt, length, key)
+
+    monkeypatch.setattr("training.run.sample", _sample)
+    run(tiny(corpus, router="dense", steps=1), cache / "prompt", cache)
+    assert prompts == [[ByteTokenizer().end]]
+
+
+def test_balanced_hash_tables_are_balanced_on_the_training_text(corpus: Path, cache: Path) -> None:
+    config = dataclasses.replace(tiny(corpus, router="hash", steps=1), hash=Hash("balanced"))
+    run(config, cache / "balanced", cache)
+    _, shards = prepare(config.data, cache)
+    stream = TokenStream(shards, "train")
+    counts = np.bincount(stream.read(0, len(stream)), minlength=257)
+    feedforward = load_run(cache / "balanced").model.groups.blocks[-1].feedforward
+    assert isinstance(feedforward, RoutedFeedForward)
+    assert isinstance(feedforward.router, HashRouter)
+    for table in np.asarray(feedforward.router.table):
+        load = np.bincount(table[:, 0], weights=counts, minlength=4)
+        # The commonest token of this text is a sixth of it and less than an expert's fourth, so that a balanced table comes within a
+        # tenth of the mean; one of equal counts, which knows nothing of the text, is off by more.
+        assert load.max() / load.mean() < 1.1
+    blind = np.bincount(balanced_table(np.ones(257, np.int64), 4, 1)[:, 0], weights=counts, minlength=4)
+    assert blind.max() / blind.mean() > 1.1
 
 
 def test_a_folder_in_which_another_trains_is_refused_and_left_alone(

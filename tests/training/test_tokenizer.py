@@ -1,8 +1,9 @@
 """Tokenizers lose nothing, and the same text gives the same tokenizer."""
 
 import importlib.util
+import json
 from io import BytesIO
-from itertools import islice
+from itertools import islice, permutations
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,10 @@ from hypothesis import strategies as st
 from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from common.errors import InputError, WorkError
+from training.config import DataOptions
 from training.corpus import documents
+from training.prepare import tokenizer_for
+from training.shards import split_of
 from training.tokenizer import (
     ByteTokenizer,
     HuggingFaceTokenizer,
@@ -179,3 +183,15 @@ def test_a_file_that_is_no_tokenizer_is_said_so(tmp_path: Path) -> None:
         load_tokenizer(str(tmp_path / "a.model"))
     with pytest.raises(InputError, match="there is no tokenizer"):
         load_tokenizer(str(tmp_path / "b.model"))
+
+
+def test_a_tokenizer_is_trained_on_the_training_documents_alone(tmp_path: Path) -> None:
+    # Each document is of a word of its own, which becomes one piece if its document is read.
+    texts = [f"{word} " * 40 for word in ("".join(letters) for letters in permutations("qxzj", 4))]
+    (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    data = DataOptions(str(tmp_path / "corpus.jsonl"), "bpe:280", held_out=0.3, test=0.3)
+    split = {text: split_of(text, 0.3, 0.3) for text in texts}
+    assert len({*split.values()}) == 3
+    found = tokenizer_for(data, tmp_path / "cache").model
+    assert found == train_bpe([text for text in texts if split[text] == "train"], 280)
+    assert found != train_bpe(texts, 280)

@@ -2,7 +2,8 @@
 
     python train_worker.py '{"folder": ..., "cache": ..., "config": TOML}'
 
-Further keys: `hidden`, names of files that this process does not see; `devices`, how many XLA is to make of the host; `processes`, the fields of `Processes`; `heartbeat`, seconds.
+Further keys: `hidden`, names of files that this process does not see; `devices`, how many XLA is to simulate;
+ `processes`, the fields of `Processes`; `heartbeat`, seconds.
 """
 
 import hashlib

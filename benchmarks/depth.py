@@ -25,8 +25,9 @@ import tyro
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from benchmarks.common import median, save, show, verdict
-from reference.config import TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.objective import objective
+from reference.routers import ROUTERS
 from reference.transformer import Transformer
 
 LIMIT = 1.2
@@ -41,7 +42,7 @@ class Options:
     """Blocks of the two models."""
     times: int = 5
     """Times that each is traced and compiled."""
-    router: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("dense", *TECHNIQUES)
+    router: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("dense", *ROUTERS)
     """Models."""
     written_out: bool = True
     """Also the model without a scan."""
@@ -80,7 +81,7 @@ def costs(router: str, options: Options, *, scanned: bool, times: int) -> tuple[
 
 def trace_and_compile(router: str, blocks: int, *, scanned: bool) -> tuple[float, float]:
     """CPU seconds for loss and gradients of a batch of two sequences; nothing is computed, and weights are only shapes."""
-    routed = None if router == "dense" else RouterConfig(TECHNIQUES[router](), 8)
+    routed = None if router == "dense" else RouterConfig(ROUTERS[router](), 8)
     config = ModelConfig(Size(64, blocks, 4, 16), routed, vocabulary=512, context=128)
     key = jax.eval_shape(lambda: jax.random.key(0))
     model = eqx.filter_eval_shape(Transformer, config, key=key)

@@ -28,11 +28,12 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from benchmarks.common import save, show, verdict
 from benchmarks.products import product_flops
 from reference import feedforward
-from reference.config import SIZES, TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.config import SIZES, ModelConfig, RouterConfig, Size
 from reference.count import flops_per_step, matmul_flops
 from reference.dispatch import block_length, num_blocks
 from reference.feedforward import Experts
 from reference.routed import RoutedFeedForward
+from reference.routers import ROUTERS
 from reference.transformer import Group, Transformer
 
 WITHIN = 1.10
@@ -53,7 +54,7 @@ class Options:
     """Sequences."""
     vocabulary: int = 512
     """Token ids."""
-    router: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("dense", *TECHNIQUES)
+    router: Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME ...")] = ("dense", *ROUTERS)
     """What to count."""
     json: Path | None = None
     """A file for the figures."""
@@ -61,7 +62,7 @@ class Options:
     def config(self, router: str) -> ModelConfig:
         """The model with this router."""
         size = Size(64, 4, 2, 32) if self.size == "tiny" else SIZES[self.size]
-        routed = None if router == "dense" else RouterConfig(TECHNIQUES[router](), self.experts)
+        routed = None if router == "dense" else RouterConfig(ROUTERS[router](), self.experts)
         return ModelConfig(size, routed, vocabulary=self.vocabulary, context=self.context)
 
 

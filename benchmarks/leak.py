@@ -24,8 +24,9 @@ import tyro
 from jaxtyping import Array, Float, Int
 
 from benchmarks.common import save, show
-from reference.config import TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.objective import target_log_prob
+from reference.routers import ROUTERS
 from reference.routers.sinkhorn_base import balanced_top_k, rounding, sinkhorn
 from reference.transformer import Transformer
 
@@ -105,7 +106,7 @@ class OfModel:
 
 def of_model(options: Options, technique: str, experts: int, *, inference: bool) -> OfModel:
     """Four blocks of width 64, two of them routed, capacity as it is by default; the last token's own prediction is left out."""
-    router = RouterConfig(TECHNIQUES[technique](), experts)
+    router = RouterConfig(ROUTERS[technique](), experts)
     config = ModelConfig(Size(64, 4, 4, 16), router, vocabulary=512, context=options.context)
 
     @eqx.filter_jit
@@ -135,7 +136,7 @@ def main(options: Options) -> None:
     ]
     heads = ("logits' SD", "experts", "by the last token", "by the later half", "by a later half all equal")
     show(f"S-BASE in training: earlier tokens that go to another expert, of a group of {options.tokens}", heads, rows)
-    others = [(technique, 8) for technique in TECHNIQUES]
+    others = [(technique, 8) for technique in ROUTERS]
     models: dict[str, list[OfModel]] = {}
     for where, cases in (("training", [*(("s-base", e) for e in (2, 32, 128)), *others]), ("evaluation", others)):
         models[where] = [of_model(options, technique, experts, inference=where == "evaluation") for technique, experts in cases]

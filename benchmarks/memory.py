@@ -30,7 +30,8 @@ import tyro
 
 from benchmarks.common import ROOT, save, show, verdict
 from plan.memory import step_memory
-from reference.config import TECHNIQUES, Dtype, ModelConfig, RouterConfig, Size
+from reference.config import Dtype, ModelConfig, RouterConfig, Size
+from reference.routers import ROUTERS
 
 WITHIN = 0.15
 """Largest error of a peak, as a fraction of what XLA says."""
@@ -56,7 +57,7 @@ class Case:
 
     def config(self) -> ModelConfig:
         """The model."""
-        router = None if self.router == "dense" else RouterConfig(TECHNIQUES[self.router](), self.experts)
+        router = None if self.router == "dense" else RouterConfig(ROUTERS[self.router](), self.experts)
         groups = self.layers if router is None else self.layers // 2
         size = Size(self.d_model, self.layers, self.heads, self.d_model // self.heads)
         return ModelConfig(

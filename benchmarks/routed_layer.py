@@ -28,10 +28,10 @@ import tyro
 from jaxtyping import Array, Float, PyTree
 
 from benchmarks.common import save, show, verdict
-from reference.config import TECHNIQUES, RouterConfig, Size
+from reference.config import RouterConfig, Size
 from reference.feedforward import Experts, FeedForward
 from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, Routing
+from reference.routers import ROUTERS, AbstractRouter, Routing
 from reference.routers.sinkhorn_base import sinkhorn
 from training.host import keep_freed_memory
 
@@ -56,7 +56,7 @@ class Options:
     """Numbers of groups that the tokens are routed in."""
     capacity_factor: tuple[float, ...] = (1.0, 1.25)
     """Capacity factors."""
-    router: tuple[str, ...] = tuple(TECHNIQUES)
+    router: tuple[str, ...] = tuple(ROUTERS)
     """Routers."""
     sinkhorn_experts: tuple[int, ...] = (8, 64, 512)
     """Numbers of experts for Sinkhorn's share; one group."""
@@ -103,7 +103,7 @@ def experts_alone(options: Options, num_experts: int) -> Work:
 def routed_layer(options: Options, technique: str, num_experts: int, groups: int, capacity_factor: float) -> tuple[Work, Work]:
     """The routed layer, and its router alone, both with the router's own losses (RL-R's as if each reward were 0)."""
     x, ids = inputs(options, groups), jnp.arange(options.tokens).reshape(groups, -1)
-    config = RouterConfig(TECHNIQUES[technique](), num_experts, capacity_factor=capacity_factor)
+    config = RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=capacity_factor)
     table = jnp.arange(options.tokens)[:, None] % num_experts
     layer = RoutedFeedForward(options.size, config, key=jax.random.key(1), hash_table=table)
     key = jax.random.key(2)

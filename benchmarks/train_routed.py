@@ -27,8 +27,9 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.common import save, show, verdict
-from reference.config import TECHNIQUES, ModelConfig, RouterConfig
+from reference.config import ModelConfig, RouterConfig
 from reference.count import dense_parameter_count, total_parameter_count
+from reference.routers import ROUTERS
 from reference.transformer import Transformer
 from training.config import LADDER
 from training.host import keep_freed_memory
@@ -58,7 +59,7 @@ class Options:
     """Sequences of a step."""
     experts: tuple[int, ...] = (8, 64)
     """Numbers of experts."""
-    router: tuple[str, ...] = tuple(TECHNIQUES)
+    router: tuple[str, ...] = tuple(ROUTERS)
     """Routers."""
     capacity_factor: float = 1.0
     """1 is the comparison of equal work; `train` has 1.25 unless told otherwise."""
@@ -72,7 +73,7 @@ class Stepper:
     """A model's training step, compiled and warm."""
 
     def __init__(self, options: Options, technique: str | None, num_experts: int = 1) -> None:
-        router = None if technique is None else RouterConfig(TECHNIQUES[technique](), num_experts, capacity_factor=options.capacity_factor)
+        router = None if technique is None else RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=options.capacity_factor)
         size = LADDER[options.size]
         self.config = ModelConfig(size, router, vocabulary=257, context=options.context, unroll=size.num_blocks)
         optimizer = make_optimizer(OptimizerConfig())

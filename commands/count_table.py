@@ -6,9 +6,10 @@ from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from reference.config import SIZES, TECHNIQUES, ModelConfig, model_config
+from reference.config import SIZES, ModelConfig, model_config
 from reference.count import dense_parameter_count, flops_per_step, flops_per_token, parameters, total_parameter_count
 from reference.errors import ConfigError
+from reference.routers import ROUTERS
 
 _TOTALS = ("dense_parameter_count", "total_parameter_count", "flops_per_token", "flops_per_step")
 
@@ -63,7 +64,7 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
     settings = {**asdict(config.size), "context": config.context, "vocabulary": config.vocabulary, "router": "dense"}
     if config.router is None:
         return settings
-    technique = next(name for name, technique in TECHNIQUES.items() if isinstance(config.router.technique, technique))
+    technique = next(name for name, technique in ROUTERS.items() if isinstance(config.router.technique, technique))
     routed = {"num_experts": config.router.num_experts, "k": config.router.k, "routing_frequency": config.routing_frequency}
     return {**settings, "router": technique, **routed}
 

@@ -20,7 +20,8 @@ from common.errors import WorkError
 from plan.chips import GIB, Topology
 from plan.hlo import Collectives, collectives
 from plan.request import Request, from_record
-from reference.layout import DATA, EXPERT, MODEL, check_shape
+from reference.config import check_shape
+from reference.mesh import DATA, EXPERT, MODEL
 
 BUSY = 75
 """Exit code of a process that found libtpu held by another (EX_TEMPFAIL)."""

@@ -32,8 +32,9 @@ them.
 import math
 from dataclasses import asdict, dataclass
 
-from reference.config import Hash, ModelConfig
+from reference.config import ModelConfig
 from reference.count import Parameters, expert_slots, held_parameters
+from reference.routers import Hash
 
 Axes = tuple[int, int, int]
 """Devices along the mesh's data, expert and model."""

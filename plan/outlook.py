@@ -16,7 +16,7 @@ from plan.request import Request
 from plan.times import RunTotals, StepTime, collective_seconds, run_totals, step_time, utilisation
 from plan.traffic import Step, Traffic, step_traffic
 from reference.errors import ConfigError
-from reference.layout import DATA, EXPERT, GROUPS, MODEL
+from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 SCHEMA = "routelaw.outlook/1"
 
@@ -108,7 +108,7 @@ def by_compiler(result: Result, steps: int) -> Outlook | None:
         each.kind: each.axes for each in sorted(traffic.collectives, key=lambda each: each.bytes)
     }
     seconds = {
-        kind: _seconds(request, kind, size, axes.get(kind, (*GROUPS, MODEL)))
+        kind: _seconds(request, kind, size, axes.get(kind, (*BATCH, MODEL)))
         for kind, size in moved.items()
     }
     memory = {**asdict(result.memory), "peak": result.memory.total}

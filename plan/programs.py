@@ -14,10 +14,11 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from plan.request import Request
-from reference.config import Hash, RouterConfig
+from reference.config import RouterConfig
 from reference.count import matmul_flops
-from reference.mesh import GROUPS, is_array, parameter_specs
+from reference.mesh import BATCH, is_array, parameter_specs
 from reference.routed import RoutedFeedForward
+from reference.routers import Hash
 from reference.transformer import Transformer
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import TrainState, init_state, state_specs, train_step
@@ -88,7 +89,7 @@ def _step(request: Request, mesh: Mesh) -> Program:
         return init_state(Transformer(config, key=key), optimizer)
 
     state = jax.eval_shape(_initial, jax.random.key(0))
-    shape, spec = (request.batch // request.parts, config.context + 1), (GROUPS, None)
+    shape, spec = (request.batch // request.parts, config.context + 1), (BATCH, None)
     if request.parts > 1:
         shape, spec = (request.parts, *shape), (None, *spec)
     tokens = _laid_out(jax.ShapeDtypeStruct(shape, jnp.int32), P(*spec), mesh)
@@ -105,8 +106,8 @@ def _layer(request: Request, mesh: Mesh) -> Program:
     batch, width = (request.batch, config.context), config.size.d_model
     arguments = (
         *(_laid_out(part, parameter_specs(part), mesh) for part in (weights, fixed)),
-        _laid_out(jax.ShapeDtypeStruct((*batch, width), config.dtype), P(GROUPS, None, None), mesh),
-        _laid_out(jax.ShapeDtypeStruct(batch, jnp.int32), P(GROUPS, None), mesh),
+        _laid_out(jax.ShapeDtypeStruct((*batch, width), config.dtype), P(BATCH, None, None), mesh),
+        _laid_out(jax.ShapeDtypeStruct(batch, jnp.int32), P(BATCH, None), mesh),
         _key(mesh),
     )
     return Program(_value_and_gradient, arguments, donated=())
@@ -119,7 +120,7 @@ def _make_layer(request: Request, router: RouterConfig, key: PRNGKeyArray) -> Ro
         if isinstance(router.technique, Hash)
         else None
     )
-    return RoutedFeedForward(config.size, router, key=key, hash_table=table)
+    return RoutedFeedForward(config, key=key, hash_table=table)
 
 
 def _value_and_gradient(

@@ -11,7 +11,7 @@ from plan.chips import GIB, Topology
 from plan.compiled import Result, from_result, measure
 from plan.hlo import KINDS, Collectives
 from plan.request import Request
-from reference.config import TECHNIQUES
+from reference.routers import ROUTERS
 
 SCHEMA = "routelaw.plan/1"
 BEGIN, END = "<!-- begin: cli.py plan --all -->", "<!-- end: cli.py plan --all -->"
@@ -22,7 +22,7 @@ ALL: tuple[Request, ...] = (
     *(
         Request("layer", topology=topology, router=router)
         for topology in ("v5e:4x4", "v5p:2x2x4")
-        for router in TECHNIQUES
+        for router in ROUTERS
     ),
     *(
         Request("step", size, topology=topology)

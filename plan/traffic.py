@@ -39,7 +39,7 @@ from plan.memory import (
 )
 from reference.config import ModelConfig
 from reference.count import Flops, expert_slots, flops_per_token, matmul_flops
-from reference.layout import DATA, EXPERT, GROUPS, MODEL
+from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 AXES = (DATA, EXPERT, MODEL)
 
@@ -161,7 +161,7 @@ def _tokens(step: Step) -> list[Moved]:
 def _gradients(step: Step) -> list[Moved]:
     config, local = step.config, local_parameters(step.config, step.axes)
     width, wide, positions = activation_bytes(config), weight_bytes(config), local.attention // 5
-    over, data = _over(step, *GROUPS), _over(step, DATA)
+    over, data = _over(step, *BATCH), _over(step, DATA)
     later = wide * (local.attention - positions + local.feed_forward)
     whole = wide * (
         local.norms + local.router + local.baseline + local.final_norm + local.embedding
@@ -193,7 +193,7 @@ def _gradients(step: Step) -> list[Moved]:
 
 def _updates(step: Step) -> list[Moved]:
     local, wide = local_parameters(step.config, step.axes), weight_bytes(step.config)
-    over, data = _over(step, *GROUPS), _over(step, DATA)
+    over, data = _over(step, *BATCH), _over(step, DATA)
     return [
         *(
             [

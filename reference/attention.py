@@ -15,14 +15,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from reference.config import Size
-from reference.linear import linear
-from reference.mesh import GROUPS, MODEL, broadcast, einsum, reshape
+from reference.fast import causal_softmax, linear
+from reference.mesh import HEADS, HIDDEN, MODEL, TOKENS, contract, repeated, reshaped
 
 
 class Attention(eqx.Module):
     """Weights are normal with standard deviation 1/sqrt(fan-in), `output` further by 1/sqrt(2L)
-    (our choice, as GPT-2's).
-    """
+    (our choice, as GPT-2's)."""
 
     query: Float[Array, "d_model heads kqv"]
     key: Float[Array, "d_model heads kqv"]
@@ -36,56 +35,56 @@ class Attention(eqx.Module):
         self.query, self.key, self.value, self.position = (
             jax.random.normal(k, (d, heads, kqv)) / d**0.5 for k in in_keys
         )
-        self.output = (
-            jax.random.normal(out_key, (heads, kqv, d)) / (heads * kqv * 2 * size.num_blocks) ** 0.5
-        )
+        fan_in = heads * kqv * 2 * size.num_blocks
+        self.output = jax.random.normal(out_key, (heads, kqv, d)) / fan_in**0.5
 
     def __call__(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch context d_model"]:
-        """Attend; the softmax is in float32 at least, the rest in the type of `x`."""
-        query, key, value = (
-            self._project(x, weight) for weight in (self.query, self.key, self.value)
-        )
+        """Attend. Scores and softmax are in float32 at least, the rest in the type of `x`."""
+        query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
         query /= self.query.shape[-1] ** 0.5
-        scores = jnp.einsum("bhik,bhjk->bhij", query, key) + shift(
-            jnp.einsum("bhik,bhmk->bhim", query, self._positions(x))
-        )
-        heads = jnp.einsum("bhij,bhjk->bhik", causal_softmax(scores).astype(x.dtype), value)
-        batch, _, context, _ = heads.shape
-        inner, d_model = self.output.shape[0] * self.output.shape[1], self.output.shape[2]
-        together = reshape(
-            jnp.moveaxis(heads, 1, 2), (batch, context, inner), out=(GROUPS, None, MODEL)
-        )
-        return linear(
-            together, reshape(self.output, (inner, d_model), out=(MODEL, None)), within=MODEL
-        )
+        position = self._positions(x)
+        content = contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
+        distance = contract("bhik,bhmk->bhim", query, position, out=HEADS, wide=True)
+        weights = causal_softmax(content + shift(distance)).astype(x.dtype)
+        heads = contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
+        return self._joined(heads)
 
-    def _project(
+    def _heads(
         self, x: Float[Array, "batch context d_model"], weight: Float[Array, "d_model heads kqv"]
     ) -> Float[Array, "batch heads context kqv"]:
         d_model, heads, kqv = weight.shape
-        together = linear(x, reshape(weight, (d_model, heads * kqv), out=(None, MODEL)), out=MODEL)
-        return jnp.moveaxis(
-            reshape(together, (*x.shape[:2], heads, kqv), out=(GROUPS, None, MODEL, None)), 2, 1
+        side_by_side = linear(
+            x, reshaped(weight, (d_model, heads * kqv), (None, MODEL)), out=HIDDEN
         )
+        return jnp.moveaxis(
+            reshaped(side_by_side, (*x.shape[:2], heads, kqv), (*HIDDEN, None)), 2, 1
+        )
+
+    def _joined(
+        self, heads: Float[Array, "batch context heads kqv"]
+    ) -> Float[Array, "batch context d_model"]:
+        number, kqv, d_model = self.output.shape
+        side_by_side = reshaped(heads, (*heads.shape[:2], number * kqv), HIDDEN)
+        output = reshaped(self.output, (number * kqv, d_model), (MODEL, None))
+        return linear(side_by_side, output, out=TOKENS)
 
     def _positions(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch heads context kqv"]:
-        """r, from the largest distance to 0;
-        once for each sequence, so that the product with it is batched as the keys' is."""
+        """r, from the largest distance to 0; once for each sequence, so that the product with it is
+        batched as the keys' is."""
         sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
-        position = einsum(
+        position = contract(
             "md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None)
         )
-        return broadcast(position, (x.shape[0], *position.shape), out=(GROUPS, MODEL, None, None))
+        return repeated(position, (x.shape[0], *position.shape), HEADS)
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:
     """Sines, then cosines, of the distances context - 1, ..., 1, 0, at wavelengths from 2 pi to
-    10000 * 2 pi (Vaswani et al. 2017).
-    """
+    10000 * 2 pi (Vaswani et al. 2017)."""
     distance = jnp.arange(context - 1, -1, -1, dtype=float)
     frequency = 10_000.0 ** (-jnp.arange(0, d_model, 2, dtype=float) / d_model)
     angle = distance[:, None] * frequency
@@ -104,31 +103,4 @@ def shift(
     """
     batch, heads, context, _ = scores.shape
     padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return reshape(padded, (batch, heads, context + 1, context), out=(GROUPS, MODEL, None, None))[
-        :, :, 1:
-    ]
-
-
-@jax.custom_jvp
-def causal_softmax(
-    scores: Float[Array, "batch heads context context"],
-) -> Float[Array, "batch heads context context"]:
-    """Softmax over the positions up to each token's own, in float32 at least.
-
-    Its gradient needs its output alone.
-    """
-    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    causal = jnp.tri(scores.shape[-1], dtype=bool)
-    return jax.nn.softmax(jnp.where(causal, wide, -jnp.inf), axis=-1)
-
-
-@causal_softmax.defjvp
-def _causal_softmax_jvp(
-    primals: tuple[Float[Array, "batch heads context context"]],
-    tangents: tuple[Float[Array, "batch heads context context"]],
-) -> tuple[
-    Float[Array, "batch heads context context"], Float[Array, "batch heads context context"]
-]:
-    p = causal_softmax(*primals)
-    tangent = tangents[0].astype(p.dtype)
-    return p, p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+    return reshaped(padded, (batch, heads, context + 1, context), HEADS)[:, :, 1:]

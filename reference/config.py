@@ -7,200 +7,118 @@ is marked "our choice" with its reason.
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from numbers import Integral
+from fractions import Fraction
 from typing import Literal, get_args
 
-from reference.errors import ConfigError
-
-HashTable = Literal["modulo", "random", "balanced"]
-HASH_TABLES: tuple[HashTable, ...] = get_args(HashTable)
+from reference.errors import ConfigError, require, require_count
+from reference.mesh import BATCH, DATA, EXPERT, MODEL
+from reference.routers import ROUTERS, RouterOptions, SinkhornBase
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
+DropOrder = Literal["position", "choice", "gate", "random"]
+DROP_ORDERS: tuple[DropOrder, ...] = get_args(DropOrder)
 
-def _require(holds: bool, otherwise: str) -> None:
-    if not holds:
-        raise ConfigError(otherwise)
+WIDENING = 4
+"""Hidden width of a feed-forward over d_model (released counts)."""
 
-
-def _require_count(name: str, value: object, *, at_least: int = 1) -> None:
-    fix = f"make it a whole number, at least {at_least}"
-    _require(isinstance(value, Integral) and int(value) >= at_least, f"{name} is {value!r}; {fix}")
-
-
-def _require_weight(name: str, value: float) -> None:
-    _require(
-        math.isfinite(value) and value >= 0,
-        f"{name} is {value}; make it a finite number, at least 0",
-    )
-
-
-@dataclass(frozen=True)
-class SinkhornBase:
-    """S-BASE (paper, section 3): balanced assignment by entropic optimal transport."""
-
-    iterations: int = 10
-    """Sinkhorn iterations, fixed so that the program has one shape.
-
-    Our choice: 10 bring the marginals of ordinary logits within 2e-7, and `routers.sinkhorn_base`
-    says how large ones are reached.
-    """
-    init_scale: float = 1.0
-    """Standard deviation of the logits at the start.
-
-    Our choice, the usual one; 4 made small models worse (docs/small_runs.md).
-    """
-
-    def __post_init__(self) -> None:
-        _require_count("Sinkhorn iterations", self.iterations, at_least=2)
-        _require(
-            0 < self.init_scale < math.inf,
-            f"S-BASE's init_scale is {self.init_scale}; make it a positive number",
-        )
-
-
-@dataclass(frozen=True)
-class Hash:
-    """HASH (paper, section 3; Roller et al. 2021): a fixed table from token id to expert."""
-
-    table: HashTable = "modulo"
-    """How the table is made:
-    token id modulo E (our choice of default: it needs nothing else), uniformly at random, or
-    balanced by token counts, which `Transformer` then has to be given."""
-    seed: int = 0
-    """Seed of the random table.
-
-    Each routed layer draws its own from it; the other tables are the same in every layer.
-    """
-
-    def __post_init__(self) -> None:
-        _require(
-            self.table in HASH_TABLES,
-            f"no hash table is called {self.table!r}; there are {', '.join(HASH_TABLES)}",
-        )
-        _require_count("the hash table's seed", self.seed, at_least=0)
-
-
-@dataclass(frozen=True)
-class Reinforce:
-    """RL-R (paper, section 3): a policy over experts, trained by REINFORCE with a learned baseline.
-
-    The weights of the four terms are our choice: the paper gives no figures. Only their ratios
-    matter much, because no term reaches anything but the router's own weights and AdamW rescales
-    the gradient of each of those.
-    """
-
-    policy_weight: float = 1e-2
-    """Weight of -(reward - baseline) log policy(chosen)."""
-    baseline_weight: float = 1e-2
-    """Weight of the baseline's squared error."""
-    balance_weight: float = 1e-2
-    """Weight of the balancing loss, as in Switch."""
-    entropy_weight: float = 1e-3
-    """Weight of the policy's entropy, as a bonus:
-    it is subtracted from the loss. Negative sharpens the policy."""
-
-    def __post_init__(self) -> None:
-        for name in ("policy_weight", "baseline_weight", "balance_weight"):
-            _require_weight(f"RL-R's {name}", getattr(self, name))
-        _require(
-            math.isfinite(self.entropy_weight),
-            f"RL-R's entropy_weight is {self.entropy_weight}; make it a finite number",
-        )
-
-
-@dataclass(frozen=True)
-class Switch:
-    """Top-k softmax routing (SMOE):
-    Shazeer et al. 2017, with the losses of Fedus et al. 2021 and Zoph et al. 2022."""
-
-    balance_weight: float = 1e-2
-    """Weight alpha of the balancing loss (Fedus et al. 2021, Eq. 4)."""
-    z_weight: float = 1e-3
-    """Weight of the squared log-partition (Zoph et al. 2022, Eq. 5)."""
-
-    def __post_init__(self) -> None:
-        for name in ("balance_weight", "z_weight"):
-            _require_weight(f"Switch's {name}", getattr(self, name))
-
-
-Technique = SinkhornBase | Hash | Reinforce | Switch
-
-TECHNIQUES: dict[str, type[Technique]] = {
-    "s-base": SinkhornBase,
-    "hash": Hash,
-    "rl-r": Reinforce,
-    "switch": Switch,
-}
-"""The techniques by the names that commands and tables use."""
-
-_INSTANCES = ", ".join(f"{technique.__name__}()" for technique in TECHNIQUES.values())
+BALANCED_TOKENS = 64
+"""Tokens of a group for each expert, at least, where the size of groups is left to the batch."""
 
 
 @dataclass(frozen=True)
 class RouterConfig:
     """A routed layer: which technique, how many experts, and how many tokens each takes."""
 
-    technique: Technique = field(default_factory=SinkhornBase)
+    technique: RouterOptions = field(default_factory=SinkhornBase)
+    """The router and its options, one of `routers.ROUTERS`."""
     num_experts: int = 64
-    """E. With one expert every technique is the dense model."""
+    """E. With one expert every technique of the paper is the dense model, and so is Switch."""
     k: int = 1
     """Experts per token. RL-R's policy chooses one."""
     capacity_factor: float | None = 1.25
-    """An expert takes ceil(capacity_factor * k * T / E) of a group's T tokens in training;
-    those past it keep their residual only. None: none is dropped, at up to twice the work. Our
-    choice of default: Fedus et al. 2021 train at 1.25."""
+    """An expert takes ceil(capacity_factor * k * T / E) of a group's T tokens in training; those
+    past it keep their residual only. None: none is dropped, at up to twice the work. Our choice of
+    default: Fedus et al. 2021 train at 1.25."""
     evaluation_capacity_factor: float | None = None
-    """The same in evaluation.
-
-    Our choice of default, none dropped: a loss must not depend on what else is in the batch.
-    """
-    sequences_per_group: int = 1
-    """Sequences that make up a group, the unit of balancing, capacity and sharding.
-
-    Our choice: one.
-    """
+    """The same in evaluation. Our choice of default, none dropped: a loss must not depend on what
+    else is in the batch."""
+    sequences_per_group: int | None = None
+    """Sequences that make up a group, the unit of balancing and capacity. None, our choice: as many
+    of those that a device holds as give each expert 64 tokens in the mean. With few tokens an
+    expert a balanced plan still drops many: at T/E = 4 S-BASE drops 9 % (docs/routers.md)."""
+    drop_order: DropOrder = "position"
+    """Who is dropped where an expert is full. Our choice of default, by position: the last in the
+    group. By choice: second choices before first ones, then by position (GShard). By gate: those of
+    the smallest gates (Riquelme et al. 2021). Or at random."""
+    granularity: int = 1
+    """G: an expert is 4 * d_model / G wide (Krajewski et al. 2024), so that k = G experts take the
+    work of one feed-forward."""
+    shared_experts: int = 0
+    """Experts of the same width that every token uses besides, without a gate (Dai et al. 2024)."""
 
     def __post_init__(self) -> None:
-        kind = getattr(self.technique, "__name__", self.technique)
-        _require(
-            type(self.technique) in TECHNIQUES.values(),
-            f"technique is {kind!r}; give one of {_INSTANCES}",
-        )
-        _require_count("num_experts", self.num_experts)
-        _require_count("k", self.k)
-        _require(
-            self.k <= self.num_experts,
-            f"k is {self.k} with {self.num_experts} experts; k must be from 1 to num_experts",
-        )
-        _require(
-            self.k == 1 or not isinstance(self.technique, Reinforce),
-            f"k is {self.k}; RL-R chooses one expert per token: set k to 1",
-        )
+        found = getattr(self.technique, "__name__", self.technique)
+        known = ", ".join(f"{options.__name__}()" for options in ROUTERS.values())
+        is_technique = type(self.technique) in ROUTERS.values()
+        require(is_technique, f"technique is {found!r}; give one of {known}")
+        for name in ("num_experts", "k", "granularity"):
+            require_count(name, getattr(self, name))
+        require_count("shared_experts", self.shared_experts, at_least=0)
+        fix = f"with {self.num_experts} experts; k must be from 1 to num_experts"
+        require(self.k <= self.num_experts, f"k is {self.k} {fix}")
+        most = self.technique.max_k
+        fix = f"a router of type {self.technique.release_name} chooses at most {most} experts"
+        require(most is None or self.k <= most, f"k is {self.k}; {fix} for a token")
         for name in ("capacity_factor", "evaluation_capacity_factor"):
             factor: float | None = getattr(self, name)
             fix = "give a positive number, or None to drop no token"
-            _require(
-                factor is None or (math.isfinite(factor) and factor > 0),
-                f"{name} is {factor}; {fix}",
-            )
-        _require_count("sequences_per_group", self.sequences_per_group)
+            positive = factor is None or (math.isfinite(factor) and factor > 0)
+            require(positive, f"{name} is {factor}; {fix}")
+        if self.sequences_per_group is not None:
+            require_count("sequences_per_group", self.sequences_per_group)
+        known = ", ".join(DROP_ORDERS)
+        found = self.drop_order in DROP_ORDERS
+        require(found, f"no drop_order is called {self.drop_order!r}; there are {known}")
 
     def capacity(self, tokens: int, *, inference: bool) -> int | None:
-        """Tokens that one expert takes of a group of `tokens`:
-        ceil(factor * k * T / E), at most T; None if none is dropped."""
+        """Tokens that one expert takes of a group of `tokens`: ceil(factor * k * T / E), at most T;
+        None if none is dropped. Exact: a factor is the decimal that is written."""
         factor = self.evaluation_capacity_factor if inference else self.capacity_factor
         if factor is None:
             return None
-        return math.ceil(min(tokens, factor * self.k * tokens / self.num_experts))
+        mean = Fraction(self.k * tokens, self.num_experts)
+        return min(tokens, math.ceil(Fraction(str(factor)) * mean))
+
+    def group_of(self, sequences: int, context: int, inference: bool = False) -> int:
+        """How many of the `sequences` of `context` tokens that a device holds make up a group.
+
+        Raises `ConfigError` where `sequences_per_group` does not divide them; in evaluation, which
+        takes any batch, groups are smaller then.
+        """
+        if self.sequences_per_group is None:
+            enough = BALANCED_TOKENS * self.num_experts
+            divisors = (n for n in range(1, sequences) if sequences % n == 0)
+            return next((n for n in divisors if n * context >= enough), sequences)
+        if inference:
+            return math.gcd(sequences, self.sequences_per_group)
+        if sequences % self.sequences_per_group:
+            raise ConfigError(
+                f"{sequences} sequences on a device are not divisible by sequences_per_group = "
+                f"{self.sequences_per_group}; use a divisor, or None"
+            )
+        return self.sequences_per_group
 
 
 @dataclass(frozen=True)
 class Size:
-    """One dense architecture:
-    width, depth, heads. `kqv_size` is the size of one head's keys, queries and values."""
+    """One dense architecture: width, depth, heads.
+
+    `kqv_size` is the size of one head's queries, keys and values.
+    """
 
     d_model: int
     num_blocks: int
@@ -209,8 +127,8 @@ class Size:
 
     def __post_init__(self) -> None:
         for name in ("d_model", "num_blocks", "num_heads", "kqv_size"):
-            _require_count(name, getattr(self, name))
-        _require(
+            require_count(name, getattr(self, name))
+        require(
             self.d_model % 2 == 0,
             f"d_model is {self.d_model}; the sinusoids of positions come in pairs: make it even",
         )
@@ -241,49 +159,43 @@ class ModelConfig:
     routing_frequency: float = 0.5
     """R, the fraction of blocks that are routed: 1/R must be an integer that divides num_blocks."""
     vocabulary: int = 32_000
+    """Token ids."""
     context: int = 2048
     """Tokens of a training sequence; shorter ones may be run."""
     dtype: Dtype = "float32"
-    """Type of the activations.
-
-    Weights are kept in float32 at least; norms, softmaxes, routers and logits are computed so.
-    """
+    """Type of the activations. Parameters are float32 or wider; norms, softmaxes, routing and logits
+    are computed in float32 or wider."""
     remat: bool = False
-    """Compute each block again in the backward pass instead of keeping its activations."""
-    debug: bool = False
-    """Stop, saying in which, at the first routed layer whose router's logits are not finite.
-
-    Off by default: each layer of each step then waits for the answer. HASH has no logits.
-    """
+    """Rematerialise each block in the backward pass instead of keeping its activations."""
     unroll: int = 1
-    """Groups of blocks that one turn of the scan over them works on.
-
-    Our choice of default, one: compiling then costs the same at any depth. On CPU all of a shallow
-    model's groups save a tenth of a step, which goes into stacking what the backward pass needs.
-    """
+    """Groups of blocks in one iteration of the scan over them. Our choice of default, one: compile
+    time then does not grow with depth. On CPU all of a shallow model's groups at once save a tenth
+    of a step."""
+    vocabulary_multiple: int = 1
+    """The embedding has rows for a multiple of so many ids, so that a mesh can spread it whatever
+    the vocabulary; the further rows are 0, and their logits too low to be chosen."""
 
     def __post_init__(self) -> None:
-        _require_count("vocabulary", self.vocabulary)
-        _require_count("context", self.context)
-        _require_count("unroll", self.unroll)
-        _require(
-            self.dtype in DTYPES,
-            f"no type of activations is called {self.dtype!r}; there are {', '.join(DTYPES)}",
-        )
+        for name in ("vocabulary", "vocabulary_multiple", "context", "unroll"):
+            require_count(name, getattr(self, name))
+        known = ", ".join(DTYPES)
+        found = self.dtype in DTYPES
+        require(found, f"no type of activations is called {self.dtype!r}; there are {known}")
         if self.router is None:
             return
         _check_routing_frequency(self.routing_frequency, self.size.num_blocks)
-        if isinstance(self.router.technique, Reinforce):
-            d_model = self.size.d_model
-            _require(
-                d_model % 8 == 0,
-                f"d_model is {d_model}; RL-R's baseline is d_model/8 wide: use a multiple of 8",
-            )
+        d_model, options = self.size.d_model, self.router.technique
+        multiple, granularity = options.d_model_multiple, self.router.granularity
+        fix = f"{options.release_name} needs a multiple of {multiple}"
+        require(d_model % multiple == 0, f"d_model is {d_model}; {fix}")
+        fix = f"it must divide the {WIDENING * d_model} columns of a feed-forward"
+        divides = WIDENING * d_model % granularity == 0
+        require(divides, f"granularity is {granularity}; {fix}")
 
     @property
     def period(self) -> int:
-        """Blocks per group, 1/R:
-        the last of each is routed (our choice of place). A dense model's groups are one block."""
+        """Blocks per group of blocks, 1/R, of which the last is routed (our choice of place); 1 for a
+        dense model."""
         return 1 if self.router is None else round(1 / self.routing_frequency)
 
     @property
@@ -291,35 +203,71 @@ class ModelConfig:
         """How many blocks are routed."""
         return 0 if self.router is None else self.size.num_blocks // self.period
 
+    @property
+    def hidden(self) -> int:
+        """Width of a dense feed-forward, 4 * d_model."""
+        return WIDENING * self.size.d_model
+
+    @property
+    def expert_hidden(self) -> int:
+        """Width of an expert."""
+        return self.hidden // (self.router.granularity if self.router else 1)
+
+    @property
+    def embedding_rows(self) -> int:
+        """The vocabulary, rounded up to `vocabulary_multiple`."""
+        return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
+
 
 def model_config(
-    size: str, technique: str, num_experts: int = 64, k: int = 1, routing_frequency: float = 0.5
+    size: str, router: str, num_experts: int = 64, k: int = 1, routing_frequency: float = 0.5
 ) -> ModelConfig:
-    """A model by name:
-    a size of `SIZES`, and "dense" or a technique of `TECHNIQUES`. Raises `ConfigError` for unknown
-    names."""
-    _require(size in SIZES, f"no size is called {size!r}; there are {', '.join(SIZES)}")
-    if technique == "dense":
+    """A model by name: a size of `SIZES`, and "dense" or a router of `routers.ROUTERS`.
+
+    Raises `ConfigError` for unknown names.
+    """
+    require(size in SIZES, f"no size is called {size!r}; there are {', '.join(SIZES)}")
+    if router == "dense":
         return ModelConfig(SIZES[size])
-    _require(
-        technique in TECHNIQUES,
-        f"no router is called {technique!r}; there are dense, {', '.join(TECHNIQUES)}",
+    return ModelConfig(
+        SIZES[size], RouterConfig(technique(router)(), num_experts, k), routing_frequency
     )
-    router = RouterConfig(TECHNIQUES[technique](), num_experts, k)
-    return ModelConfig(SIZES[size], router, routing_frequency)
+
+
+def technique(name: str) -> type[RouterOptions]:
+    """The options of the router of this name. Raises `ConfigError` for an unknown one."""
+    known = ", ".join(ROUTERS)
+    require(name in ROUTERS, f"no router is called {name!r}; there are dense, {known}")
+    return ROUTERS[name]
+
+
+def check_shape(config: ModelConfig, shape: Mapping[str, int], batch: int) -> None:
+    """Raises `ConfigError` unless a mesh of `shape` divides the model's dimensions, and a batch of
+    so many sequences (of one microbatch) is divisible into its groups on each device."""
+    router = config.router
+    for name, number, axes in (
+        ("num_heads", config.size.num_heads, (MODEL,)),
+        ("the hidden width", config.expert_hidden, (MODEL,)),
+        ("the embedding's rows", config.embedding_rows, (MODEL,)),
+        ("num_experts", router.num_experts if router else 0, (EXPERT,)),
+        ("sequences of a batch", batch, BATCH),
+    ):
+        devices = math.prod(shape[axis] for axis in axes)
+        fix = f"is not divisible by the {' x '.join(axes)} axis ({devices})"
+        require(number % devices == 0, f"{name} = {number} {fix}; use a divisor of it")
+    if router is not None:
+        router.group_of(batch // (shape[DATA] * shape[EXPERT]), config.context)
 
 
 def _check_routing_frequency(frequency: float, num_blocks: int) -> None:
     fix = "use 1, 1/2, 1/3, ..."
-    _require(0 < frequency <= 1, f"routing_frequency is {frequency}; {fix}")
+    require(0 < frequency <= 1, f"routing_frequency is {frequency}; {fix}")
     period = round(1 / frequency)
     # 1/3 and the like come as decimals, the release's 0.08333333333333333 among them.
-    _require(
-        math.isclose(frequency * period, 1, rel_tol=1e-6),
-        f"routing_frequency is {frequency}, not 1/integer; {fix}",
-    )
-    _require(
+    whole = math.isclose(frequency * period, 1, rel_tol=1e-6)
+    require(whole, f"routing_frequency is {frequency}, not 1/integer; {fix}")
+    fix = f"not divisible into groups of {period}; use 1/(a divisor of {num_blocks})"
+    require(
         num_blocks % period == 0,
-        f"routing_frequency is 1/{period} with {num_blocks} blocks, so groups of {period} blocks do not come out even; "
-        f"use a divisor of {num_blocks}",
+        f"routing_frequency is 1/{period}, and num_blocks = {num_blocks} is {fix}",
     )

@@ -1,11 +1,10 @@
 """How large a model is and what a token costs, by closed form: the paper's N, P and F, to the last
 integer of the release's columns.
 
-Python integers only: nothing here imports JAX, so that a count is there at once. Three kinds of
-count:
+Python integers only. Three kinds of count:
 
 - what the release's columns hold: `parameters`, `dense_parameter_count` (N),
-`total_parameter_count` (P), `flops_per_step` (F);
+  `total_parameter_count` (P), `flops_per_step` (F);
 - what the modules of `reference/` hold: `held_parameters`;
 - what their forward pass multiplies, with capacity factor and padding: `matmul_flops`.
 
@@ -16,8 +15,10 @@ the release reproduced exactly on all its 223 runs; the paper gives no formulas.
 
 from dataclasses import dataclass, fields, replace
 
-from reference.config import Hash, ModelConfig, Reinforce, RouterConfig, Switch
+from reference.config import ModelConfig, RouterConfig
 from reference.errors import ConfigError
+from reference.routers import Switch
+from reference.routers.interface import RouterWeights
 
 SEQUENCES_PER_STEP = 256
 """Sequences of 2048 tokens in one training step of the release (paper, section 4)."""
@@ -37,7 +38,7 @@ class Parameters:
     feed_forward: int
     """The blocks that are not routed."""
     experts: int
-    """All E of every routed layer."""
+    """All E of every routed layer, and those that are shared."""
     router: int
     baseline: int
     """RL-R's network D -> D/8 -> 1 in each routed layer."""
@@ -85,32 +86,33 @@ class Flops:
 
 
 def parameters(config: ModelConfig) -> Parameters:
-    """The parts of P as the release counts them:
-    HASH is charged a router of E * D although hashing needs none."""
-    size, layers = config.size, config.routed_layers
+    """The parts of P as the release counts them: HASH is charged a router of E * D although hashing
+    needs none."""
+    size, layers, router = config.size, config.routed_layers, _router_weights(config)
     attention, feed_forward = _attention_matrices(config), _feed_forward_matrices(config)
     return Parameters(
         attention=size.num_blocks * attention,
         norms=size.num_blocks * 4 * size.d_model,
         feed_forward=(size.num_blocks - layers) * feed_forward,
-        experts=layers * _num_experts(config) * feed_forward,
-        router=layers * _router_matrix(config),
-        baseline=layers * _baseline_matrices(config),
+        experts=layers * (_num_experts(config) + _shared(config)) * _expert_matrices(config),
+        router=layers * router.matrix,
+        baseline=layers * router.baseline,
         embedding=config.vocabulary * size.d_model,
         final_norm=2 * size.d_model,
     )
 
 
 def held_parameters(config: ModelConfig) -> Parameters:
-    """What the modules hold: the same, but that HASH's router has a table instead of weights."""
-    counted = parameters(config)
-    return replace(counted, router=0) if _hashes(config) else counted
+    """What the modules hold: the same, but for a router without weights (HASH), and for the
+    embedding's rows that are no token's."""
+    held = config.routed_layers * _router_weights(config).held
+    embedding = config.embedding_rows * config.size.d_model
+    return replace(parameters(config), router=held, embedding=embedding)
 
 
 def dense_parameter_count(config: ModelConfig) -> int:
-    """N:
-    the weights of the dense model of this size, which are those that a token meets at k = 1, router
-    and embedding left out."""
+    """N: the weights of the dense model of this size, which are those that a token meets at k = 1,
+    router and embedding left out."""
     size = config.size
     return size.num_blocks * (
         _attention_matrices(config) + _feed_forward_matrices(config) + 4 * size.d_model
@@ -129,24 +131,23 @@ def flops_per_token(config: ModelConfig) -> Flops:
     A multiplication by each matrix; 3 operations per score in the softmax, 5 per element in a
     LayerNorm; none for the embedding, the activation, the gates, the residuals and the final norm.
     """
-    size, layers, routed = config.size, config.routed_layers, config.router
-    feed_forward = 2 * _feed_forward_matrices(config)
+    size, layers, router = config.size, config.routed_layers, _router_weights(config)
+    feed_forward, active = 2 * _feed_forward_matrices(config), _choices(config)
     return Flops(
         attention=size.num_blocks * 2 * _attention_matrices(config),
         scores=size.num_blocks * 3 * 2 * config.context * size.num_heads * size.kqv_size,
         softmax=size.num_blocks * 3 * config.context * size.num_heads,
         norms=size.num_blocks * 2 * 5 * size.d_model,
         feed_forward=(size.num_blocks - layers) * feed_forward,
-        experts=layers * (routed.k if routed else 0) * feed_forward,
-        router=layers * 2 * _router_matrix(config),
-        baseline=layers * 2 * _baseline_matrices(config),
+        experts=layers * (active + _shared(config)) * 2 * _expert_matrices(config),
+        router=layers * 2 * router.matrix,
+        baseline=layers * 2 * router.baseline,
         logits=2 * config.vocabulary * size.d_model,
     )
 
 
 def flops_per_step(config: ModelConfig, sequences: int = SEQUENCES_PER_STEP) -> int:
-    """F:
-    forward FLOPs of one step over so many sequences of `config.context` tokens, as the release
+    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the release
     counts them."""
     return flops_per_token(config).total * config.context * sequences
 
@@ -158,24 +159,22 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
     It differs from the release's count in four ways. Positions are projected once for all
     sequences. The experts' work is that of their buffers, filled or not: E * C slots a group for a
     capacity of C, and where nothing is dropped as many blocks as any routing can need. HASH has no
-    router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not come out
-    even.
+    router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not divide
+    the sequences.
     """
     counted, tokens = flops_per_token(config), sequences * config.context
     once = config.size.num_blocks * 2 * (_attention_matrices(config) // 5)
+    slots = expert_slots(config, sequences, inference=inference) + _shared(config) * tokens
     return Flops(
         attention=(counted.attention - once) * tokens + once * config.context,
         scores=counted.scores * tokens,
         softmax=0,
         norms=0,
         feed_forward=counted.feed_forward * tokens,
-        experts=config.routed_layers
-        * 2
-        * _feed_forward_matrices(config)
-        * expert_slots(config, sequences, inference=inference),
-        router=0 if _hashes(config) else counted.router * tokens,
+        experts=config.routed_layers * 2 * _expert_matrices(config) * slots,
+        router=config.routed_layers * 2 * _router_weights(config).held * tokens,
         baseline=counted.baseline * tokens,
-        logits=counted.logits * tokens,
+        logits=2 * config.embedding_rows * config.size.d_model * tokens,
     )
 
 
@@ -191,20 +190,14 @@ def training_flops(config: ModelConfig, sequences: int) -> int:
 
 
 def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int:
-    """Rows that the experts of one routed layer work on in a forward pass, empty ones included
-    (`dispatch`); 0 for a dense model.
-    """
+    """Rows that the routed experts of one layer work on in a forward pass over the sequences of one
+    device, empty ones included (`dispatch`); 0 for a dense model."""
     router = config.router
     if router is None:
         return 0
-    if sequences % router.sequences_per_group:
-        raise ConfigError(
-            f"{sequences} sequences do not come out even in groups of {router.sequences_per_group}; use a multiple of it"
-        )
-    groups, tokens = (
-        sequences // router.sequences_per_group,
-        router.sequences_per_group * config.context,
-    )
+    free = inference and router.evaluation_capacity_factor is None
+    size = sequences if free else router.group_of(sequences, config.context, inference)
+    groups, tokens = sequences // size, size * config.context
     capacity = router.capacity(tokens, inference=inference)
     if capacity is not None:
         return groups * router.num_experts * capacity
@@ -214,19 +207,19 @@ def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int
 
 
 def widened(config: ModelConfig, flop_increase: int) -> ModelConfig:
-    """What a dense model of the release with this `flop_increase` counts as:
-    at R of its blocks, `flop_increase` feed-forwards for each token and a router over them. Its N
-    stays. Raises `ConfigError` for a routed model or an increase below 1."""
+    """What a dense model of the release with this `flop_increase` counts as: at R of its blocks,
+    `flop_increase` feed-forwards for each token and a router over them. Its N stays.
+
+    Raises `ConfigError` for a routed model or an increase below 1.
+    """
     if config.router is not None or flop_increase < 1:
-        raise ConfigError(
-            f"flop_increase is {flop_increase}; it is at least 1, and more than 1 for dense models only"
-        )
+        fix = "it is at least 1, and more than 1 for dense models only"
+        raise ConfigError(f"flop_increase is {flop_increase}; {fix}")
     if flop_increase == 1:
         return config
     # Any technique does whose router is one D x E matrix.
-    return replace(
-        config, router=RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase)
-    )
+    router = RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase)
+    return replace(config, router=router)
 
 
 def _attention_matrices(config: ModelConfig) -> int:
@@ -234,28 +227,30 @@ def _attention_matrices(config: ModelConfig) -> int:
 
 
 def _feed_forward_matrices(config: ModelConfig) -> int:
-    return 2 * config.size.d_model * 4 * config.size.d_model
+    return 2 * config.size.d_model * config.hidden
 
 
-def _router_matrix(config: ModelConfig) -> int:
-    return _num_experts(config) * config.size.d_model
+def _expert_matrices(config: ModelConfig) -> int:
+    return 2 * config.size.d_model * config.expert_hidden
 
 
-def _baseline_matrices(config: ModelConfig) -> int:
-    hidden = config.size.d_model // 8
-    return (
-        config.size.d_model * hidden + hidden
-        if config.router and isinstance(config.router.technique, Reinforce)
-        else 0
-    )
+def _router_weights(config: ModelConfig) -> RouterWeights:
+    router = config.router
+    if router is None:
+        return RouterWeights(0, 0, 0)
+    return router.technique.weights(config.size.d_model, router.num_experts)
 
 
 def _num_experts(config: ModelConfig) -> int:
     return config.router.num_experts if config.router else 0
 
 
-def _hashes(config: ModelConfig) -> bool:
-    return config.router is not None and isinstance(config.router.technique, Hash)
+def _choices(config: ModelConfig) -> int:
+    return config.router.k if config.router else 0
+
+
+def _shared(config: ModelConfig) -> int:
+    return config.router.shared_experts if config.router else 0
 
 
 def _sum(parts: Parameters | Flops) -> int:

@@ -1,15 +1,16 @@
-"""The device mesh and every partition spec: who holds what when a model is spread over devices.
+"""The device mesh and every layout: who holds what when a model is spread over devices.
 
 Three axes, always present, of size 1 where unused, in JAX's explicit mode (a sharding is part of an
 array's type):
 
-    data      groups of tokens
-    expert    groups of tokens outside the experts, experts inside: two all-to-alls carry the tokens over and back
+    data      sequences
+    expert    sequences outside the experts, experts inside: two all-to-alls carry tokens there and
+              back
     model     attention heads, feed-forward width, vocabulary
 
 Optimizer state is spread over the axes that its weight is not (ZeRO stage 1,
-`training.optimizer.zero_specs`). Without a mesh (`jax.set_mesh`) every function here is the
-identity, and the model runs on one device.
+`training.optimizer.zero_specs`). Without a mesh (`jax.set_mesh`) every function here is the plain
+operation, and the model runs on one device.
 """
 
 import math
@@ -21,16 +22,65 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
-from reference.config import ModelConfig
 from reference.errors import ConfigError
-from reference.layout import DATA, EXPERT, GROUPS, MODEL, check_shape
+
+DATA, EXPERT, MODEL = "data", "expert", "model"
+BATCH = (DATA, EXPERT)
+"""The two axes that sequences, and so groups of tokens, are spread over."""
 
 Axes = str | tuple[str, ...] | None
 """What one dimension is spread over."""
+Layout = tuple[Axes, ...]
+"""What each dimension of an array is spread over."""
+
+TOKENS: Layout = (BATCH, None, None)
+"""batch context d_model, and groups tokens d_model"""
+HIDDEN: Layout = (BATCH, None, MODEL)
+"""batch context features, of a feed-forward, of heads side by side, or of the vocabulary"""
+HEADS: Layout = (BATCH, MODEL, None, None)
+"""batch heads context kqv, and scores"""
+BUFFER: Layout = (BATCH, None, None, None)
+"""groups experts capacity d_model, where the tokens are"""
+BY_EXPERT: Layout = (EXPERT, DATA, None, None)
+"""experts groups capacity d_model, where the experts are"""
+SLOTS: Layout = (EXPERT, DATA, None)
+"""experts slots d_model"""
+SLOTS_HIDDEN: Layout = (EXPERT, DATA, MODEL)
+"""experts slots hidden"""
+
+_WEIGHTS: dict[str, Layout] = {
+    "embedding": (MODEL, None),
+    "attention.query": (None, MODEL, None),
+    "attention.key": (None, MODEL, None),
+    "attention.value": (None, MODEL, None),
+    "attention.position": (None, MODEL, None),
+    "attention.output": (MODEL, None, None),
+    "experts.w_in": (EXPERT, None, MODEL),
+    "experts.w_out": (EXPERT, MODEL, None),
+    "w_in": (None, MODEL),
+    "w_out": (MODEL, None),
+}
+"""Layout of a weight by the end of its path, for its last dimensions."""
+
+_WHOLE = ("router", "attention_norm", "feedforward_norm", "final_norm")
+"""Modules whose arrays every device holds whole."""
+
+_SUMMED: dict[str, Layout] = {
+    "attention.query": BATCH,
+    "attention.key": BATCH,
+    "attention.value": BATCH,
+    "attention.output": BATCH,
+    "experts.w_in": (DATA,),
+    "experts.w_out": (DATA,),
+    "w_in": BATCH,
+    "w_out": BATCH,
+}
+"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights of
+a block."""
 
 
 def make_mesh(
@@ -42,21 +92,20 @@ def make_mesh(
     Raises `ConfigError` if the product is not their number.
     """
     devices = jax.devices() if devices is None else devices
-    if data * expert * model != len(devices):
-        product = f"{data} x {expert} x {model} = {data * expert * model}"
+    product = data * expert * model
+    if product != len(devices):
         raise ConfigError(
-            f"data x expert x model is {product}, but there are {len(devices)} devices; make the product that number"
+            f"data x expert x model is {data} x {expert} x {model} = {product}, "
+            f"but there are {len(devices)} devices; make the product that number"
         )
-    return jax.make_mesh(
-        (data, expert, model), (DATA, EXPERT, MODEL), (AxisType.Explicit,) * 3, devices=devices
-    )
+    axis_types = (AxisType.Explicit,) * 3
+    return jax.make_mesh((data, expert, model), (DATA, EXPERT, MODEL), axis_types, devices=devices)
 
 
-def check_mesh(config: ModelConfig, mesh: Mesh | AbstractMesh, batch: int) -> None:
-    """Raises `ConfigError` unless the model's dimensions, and a batch of so many sequences, come
-    out even on `mesh`.
-    """
-    check_shape(config, mesh.shape, batch)
+def devices_along(*axes: str) -> int:
+    """How many devices the mesh has along these axes together; 1 without a mesh."""
+    shape = jax.sharding.get_abstract_mesh().shape
+    return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
@@ -68,125 +117,103 @@ def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
 
 
 def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
-    """Which sequences of a batch this process's devices hold, in order:
-    all of them if there is one process."""
-    slices = NamedSharding(mesh, P(GROUPS)).addressable_devices_indices_map((batch,)).values()
-    return np.unique(
-        np.concatenate([np.arange(batch)[index] for index in slices if index is not None])
-    )
+    """Which sequences of a batch this process's devices hold, in order; all if it is alone."""
+    slices = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,)).values()
+    return np.unique(np.concatenate([np.arange(batch)[index] for index in slices if index]))
 
 
 def place_batch(
     rows: Int[np.ndarray, "rows context_and_one"], mesh: Mesh, batch: int
 ) -> Int[Array, "batch context_and_one"]:
-    """A batch of `batch` sequences on the mesh, of which this process gives its own:
-    those that `batch_rows` names, in order."""
-    return jax.make_array_from_process_local_data(
-        NamedSharding(mesh, P(GROUPS, None)), rows, (batch, rows.shape[1])
-    )
+    """A batch of `batch` sequences on the mesh, of which this process gives those that `batch_rows`
+    names, in order."""
+    sharding = NamedSharding(mesh, P(BATCH, None))
+    return jax.make_array_from_process_local_data(sharding, rows, (batch, rows.shape[1]))
 
 
-def shard(x: Shaped[Array, "..."], *spec: Axes) -> Shaped[Array, "..."]:
-    """`x` laid out by `spec`, one entry per dimension; `x` itself without a mesh."""
-    return x if jax.sharding.get_abstract_mesh().empty else jax.sharding.reshard(x, P(*spec))
+def laid_out(x: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
+    """`x` spread by `layout`, moved between devices where need be."""
+    return x if _alone() else jax.sharding.reshard(x, P(*layout))
 
 
-def reshape(
-    x: Shaped[Array, "..."], shape: tuple[int, ...], *, out: tuple[Axes, ...]
+def reshaped(
+    x: Shaped[Array, "..."], shape: tuple[int, ...], layout: Layout
 ) -> Shaped[Array, "..."]:
-    """`x.reshape(shape)` laid out by `out`, where JAX cannot tell which dimensions are still
-    spread.
-    """
-    if jax.sharding.get_abstract_mesh().empty:
+    """`x.reshape(shape)`, where JAX cannot tell which dimensions are still spread."""
+    if _alone():
         return jax.lax.reshape(x, shape)
     # A weight of `sum_gradients_later` stays one.
-    return jax.lax.reshape(
-        x, shape, out_sharding=P(*out, reduced=jax.typeof(x).sharding.spec.reduced)
-    )
+    spec = P(*layout, reduced=jax.typeof(x).sharding.spec.reduced)
+    return jax.lax.reshape(x, shape, out_sharding=spec)
 
 
-def broadcast(
-    x: Shaped[Array, "..."], shape: tuple[int, ...], *, out: tuple[Axes, ...]
+def repeated(
+    x: Shaped[Array, "..."], shape: tuple[int, ...], layout: Layout
 ) -> Shaped[Array, "..."]:
-    """`x` repeated along new axes in front, laid out by `out` from the start.
+    """`x` repeated along new leading axes.
 
-    Were it laid out afterwards, its gradient would be gathered whole on each device before it is
-    summed.
+    Were it spread afterwards, its gradient would be gathered on each device before it is summed.
     """
-    without_mesh = jax.sharding.get_abstract_mesh().empty
-    return jnp.broadcast_to(x, shape, out_sharding=None if without_mesh else P(*out))
+    return jnp.broadcast_to(x, shape, out_sharding=None if _alone() else P(*layout))
 
 
-def einsum(
-    equation: str, *operands: Shaped[Array, "..."], out: tuple[Axes, ...]
+def contract(
+    equation: str, *operands: Shaped[Array, "..."], out: Layout, wide: bool = False
 ) -> Shaped[Array, "..."]:
-    """`jnp.einsum` whose result is laid out by `out`, which says what a contraction over a sharded
-    axis leaves.
+    """`jnp.einsum`, whose result is spread by `out`.
+
+    `wide`: it is accumulated and returned in float32 at least, whatever the operands' type.
     """
-    without_mesh = jax.sharding.get_abstract_mesh().empty
-    return jnp.einsum(equation, *operands, out_sharding=None if without_mesh else P(*out))
+    dtype = jnp.promote_types(operands[0].dtype, jnp.float32) if wide else None
+    sharding = None if _alone() else P(*out)
+    return jnp.einsum(equation, *operands, out_sharding=sharding, preferred_element_type=dtype)
 
 
-def take(
-    x: Shaped[Array, "rows ..."], index: Int[Array, "*shape"], *, out: tuple[Axes, ...]
+def rows(
+    x: Shaped[Array, "rows ..."], index: Int[Array, "*shape"], layout: Layout
 ) -> Shaped[Array, "*shape_and_row"]:
-    """Rows `x[index]`, laid out by `out`."""
-    without_mesh = jax.sharding.get_abstract_mesh().empty
-    return x.at[index].get(out_sharding=None if without_mesh else P(*out))
-
-
-_SPECS: dict[str, tuple[str | None, ...]] = {
-    "embedding": (MODEL, None),
-    "attention.query": (None, MODEL, None),
-    "attention.key": (None, MODEL, None),
-    "attention.value": (None, MODEL, None),
-    "attention.position": (None, MODEL, None),
-    "attention.output": (MODEL, None, None),
-    "feedforward.w_in": (None, MODEL),
-    "feedforward.w_out": (MODEL, None),
-    "experts.w_in": (EXPERT, None, MODEL),
-    "experts.w_out": (EXPERT, MODEL, None),
-}
-"""Layout by the end of a weight's path, for its last dimensions; all others are on every device."""
+    """Rows `x[index]`; NaN, or the least integer, for an index that `x` does not have."""
+    sharding = None if _alone() else P(*layout)
+    at = x.at[index]
+    return at.get(mode="fill", wrap_negative_indices=False, out_sharding=sharding)
 
 
 def parameter_specs(model: PyTree) -> PyTree[P]:
-    """A partition spec for each array of `model`, or of its shapes;
-    `P()` for what every device holds whole."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, leaf: _spec(_dotted(path), leaf.ndim), eqx.filter(model, is_array)
-    )
+    """A partition spec for each array of `model`, or of its shapes; `P()` for what every device
+    holds whole.
 
+    Raises `ConfigError` for a matrix that no layout names.
+    """
 
-_SUMMED: dict[str, tuple[str, ...]] = {
-    "attention.query": GROUPS,
-    "attention.key": GROUPS,
-    "attention.value": GROUPS,
-    "attention.output": GROUPS,
-    "feedforward.w_in": GROUPS,
-    "feedforward.w_out": GROUPS,
-    "experts.w_in": (DATA,),
-    "experts.w_out": (DATA,),
-}
-"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights
-of a block.
-"""
+    def _spec(path: tuple[Any, ...], leaf: Any) -> P:
+        name, layout = _dotted(path), _by_end(_WEIGHTS, _dotted(path))
+        if layout is None:
+            if leaf.ndim > 1 and not any(part in _WHOLE for part in name.split(".")):
+                raise ConfigError(
+                    f"no layout is known for the array {name}; name it in reference/mesh.py, "
+                    "or every device would hold all of it"
+                )
+            return P()
+        # Leading axes, which blocks have when they are stacked, are not spread.
+        return P(*(None,) * (leaf.ndim - len(layout)), *layout)
+
+    return jax.tree_util.tree_map_with_path(_spec, eqx.filter(model, is_array))
 
 
 def sum_gradients_later(model: PyTree) -> PyTree:
-    """`model` with its matrices typed so that each device keeps its own part of their gradient, for
-    `sum_to_shares` to sum.
+    """`model` with its matrices marked `reduced`, so that their gradients stay unreduced on each
+    device until `sum_to_shares`.
 
-    Otherwise JAX sums the gradient over devices where a layer's backward pass ends, and every
-    device gets it whole. Left for the end, and to the shares of ZeRO stage 1, that is a
-    reduce-scatter: it moves half as much as an all-reduce, once for all parts of a batch, and adds
-    in float32. Without a mesh `model` itself.
+    Otherwise JAX sums a gradient over devices where a layer's backward pass ends, and every device
+    gets it whole. Left for the end, and to the shares of ZeRO stage 1, that is a reduce-scatter: it
+    moves half as much as an all-reduce, once for all microbatches, and adds in float32. Without a
+    mesh `model` itself.
     """
-    if jax.sharding.get_abstract_mesh().empty:
+    if _alone():
         return model
 
     def _spec_of(path: tuple[Any, ...], spec: P) -> P:
-        axes = next((axes for end, axes in _SUMMED.items() if _dotted(path).endswith(end)), ())
+        axes = [name for one in _by_end(_SUMMED, _dotted(path)) or () for name in _names(one)]
         return P(*spec, reduced=frozenset(axes))
 
     specs = jax.tree_util.tree_map_with_path(
@@ -196,17 +223,16 @@ def sum_gradients_later(model: PyTree) -> PyTree:
 
 
 def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
-    """The gradient by `sum_gradients_later`, summed over devices, each of which gets its share of
-    it.
-    """
+    """The gradient by `sum_gradients_later`, summed over devices, each of which gets its share."""
     mesh = jax.sharding.get_abstract_mesh()
 
     def _sum(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
         spec = jax.typeof(x).sharding.spec
-        dimension = next(
-            (i for i, axes in enumerate(share) if axes is not None and axes != spec.partitions[i]),
-            None,
+        changed = (
+            axes is not None and axes != own
+            for axes, own in zip(share, spec.partitions, strict=True)
         )
+        dimension = next((i for i, differs in enumerate(changed) if differs), None)
         devices = math.prod(mesh.shape[axis] for axis in spec.unreduced)
         if (
             dimension is None
@@ -215,19 +241,13 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
         ):
             return jax.sharding.reshard(x, share)
         # XLA makes an all-reduce of a reshard here.
+        axes = _names(share[dimension])
         scatter = partial(
-            jax.lax.psum_scatter,
-            axis_name=_names(share[dimension]),
-            scatter_dimension=dimension,
-            tiled=True,
+            jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True
         )
         return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
 
     return jax.tree.map(_sum, gradient, shares)
-
-
-def _names(axes: Axes) -> tuple[str, ...]:
-    return () if axes is None else (axes,) if isinstance(axes, str) else axes
 
 
 def is_array(leaf: object) -> bool:
@@ -235,14 +255,19 @@ def is_array(leaf: object) -> bool:
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
+def _alone() -> bool:
+    return jax.sharding.get_abstract_mesh().empty
+
+
+def _names(axes: Axes) -> tuple[str, ...]:
+    return () if axes is None else (axes,) if isinstance(axes, str) else axes
+
+
 def _dotted(path: tuple[Any, ...]) -> str:
     return ".".join(part.name for part in path if isinstance(part, jax.tree_util.GetAttrKey))
 
 
-def _spec(name: str, ndim: int) -> P:
-    """The layout of the weight called `name`;
-    leading axes, which blocks have when they are stacked, are not spread."""
-    for end, spec in _SPECS.items():
-        if name.endswith(end):
-            return P(*(None,) * (ndim - len(spec)), *spec)
-    return P()
+def _by_end(table: dict[str, Layout], name: str) -> Layout | None:
+    """The entry of the longest key that `name` ends in, whole parts of a path only."""
+    found = [end for end in table if f".{name}".endswith(f".{end}")]
+    return table[max(found, key=len)] if found else None

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from reference.mesh import GROUPS, reshape
-from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, Routing
+from reference.mesh import BATCH, reshaped
+from reference.routers import Routing
 from reference.transformer import Transformer
 
 PADDING = -1
@@ -32,10 +31,13 @@ class Report(eqx.Module):
     router_losses: dict[str, Float[Array, ""]]
     """By name, weighted, summed over layers."""
     metrics: dict[str, Float[Array, "layers"]]
-    """By name, means over groups;
-    `dead_experts` counts the experts that no token of the whole batch chose."""
+    """By name, means over groups; `dead_experts` counts the experts that no token of these sequences
+    chose."""
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices that fell on each expert."""
+    dropped: Float[Array, "layers tenths"] | None = None
+    """Fraction of the choices that was dropped, by tenth of the context (or by token, in contexts
+    of fewer)."""
     gradient_norm: Float[Array, ""] | None = None
     """Of all weights, before clipping; known after a training step."""
 
@@ -60,7 +62,7 @@ def objective(
     loss = -mean_of(log_prob, real)
     if routing is None:
         return loss, Report(loss, {}, {}, None)
-    losses = router_losses(router_of(model), routing, log_prob, real)
+    losses = router_losses(routing, log_prob, real)
     load = jnp.mean(routing.load, axis=1)
     metrics = {name: jnp.mean(value, axis=1) for name, value in routing.metrics.items()}
     metrics["dead_experts"] = jnp.sum(load == 0, axis=1).astype(load.dtype)
@@ -72,7 +74,8 @@ def objective(
             "baseline_error": mean_of(advantage**2, rewarded, axis=(1, 2)),
         }
     total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
-    return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load))
+    dropped = dropped_by_tenth(routing, tokens.shape[1] - 1)
+    return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load, dropped))
 
 
 def target_log_prob(
@@ -101,27 +104,22 @@ def mean_of(
     there is no padding.
     """
     real = jnp.broadcast_to(real, values.shape)
-    mean, count = (
-        jnp.mean(jnp.where(real, values, 0), axis=axis),
-        jnp.sum(real, axis=axis, dtype=values.dtype),
-    )
+    mean = jnp.mean(jnp.where(real, values, 0), axis=axis)
+    count = jnp.sum(real, axis=axis, dtype=values.dtype)
     return mean * ((values.size // mean.size) / count)
 
 
 def router_losses(
-    router: AbstractRouter,
     routing: Routing,
     log_prob: Float[Array, "batch context"],
     real: Bool[Array, "batch context"],
 ) -> dict[str, Float[Array, ""]]:
-    """Each of the routers' terms, with its weight:
-    mean over groups (and `real` targets), summed over layers."""
+    """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed
+    over layers."""
     terms = {name: jnp.sum(jnp.mean(value, axis=1)) for name, value in routing.losses.items()}
     if routing.policy is not None:
         reward = _by_group(log_prob, routing.policy.baseline)
-        per_token = router.policy_losses(
-            routing.policy, jnp.broadcast_to(reward, routing.policy.baseline.shape)
-        )
+        per_token = routing.policy.losses(jnp.broadcast_to(reward, routing.policy.baseline.shape))
         rewarded = _by_group(real, routing.policy.baseline)
         terms |= {
             name: jnp.sum(mean_of(value, rewarded, axis=(1, 2)))
@@ -130,14 +128,20 @@ def router_losses(
     return terms
 
 
-def router_of(model: Transformer) -> AbstractRouter:
-    """The routers of all layers in one, their weights stacked; all have the same options."""
-    feedforward = model.groups.blocks[-1].feedforward
-    assert isinstance(feedforward, RoutedFeedForward)
-    return feedforward.router
+def dropped_by_tenth(routing: Routing, context: int) -> Float[Array, "layers tenths"] | None:
+    """Fraction of the choices that was dropped in each tenth of the sequences' positions."""
+    if routing.kept is None:
+        return None
+    layers, groups, tokens, k = routing.kept.shape
+    shape = (layers, groups * tokens // context, context, k)
+    kept = reshaped(routing.kept, shape, (None, BATCH, None, None))
+    dropped = 1 - jnp.mean(kept, axis=(1, 3), dtype=jnp.float32)
+    tenths = min(10, context)
+    tenth = jnp.arange(context) * tenths // context == jnp.arange(tenths)[:, None]
+    return jnp.sum(jnp.where(tenth, dropped[:, None], 0), axis=-1) / jnp.sum(tenth, axis=-1)
 
 
 def _by_group(
     per_token: Shaped[Array, "batch context"], like: Float[Array, "layers groups tokens"]
 ) -> Shaped[Array, "1 groups tokens"]:
-    return reshape(per_token, (1, *like.shape[1:]), out=(None, GROUPS, None))
+    return reshaped(per_token, (1, *like.shape[1:]), (None, BATCH, None))

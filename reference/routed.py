@@ -1,7 +1,7 @@
 """The routed feed-forward: router -> dispatch -> experts -> combine, over groups of tokens.
 
-A group is `sequences_per_group` consecutive sequences of the batch, one after the other. Routers
-and dispatch see one group at a time, under `vmap`; the experts see the buffers of all.
+A group is some consecutive sequences of the batch, one after the other (`RouterConfig.group_of`).
+Routers and dispatch see one group at a time, under `vmap`; the experts see the buffers of all.
 """
 
 import dataclasses
@@ -10,45 +10,54 @@ from typing import TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped
 
-from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Size, Switch
-from reference.dispatch import block_length, combine, plan_blocks, plan_capacity, to_slots
-from reference.errors import ConfigError
-from reference.feedforward import Experts
-from reference.mesh import GROUPS, reshape, shard
-from reference.routers import (
-    AbstractRouter,
-    HashRouter,
-    ReinforceRouter,
-    Routing,
-    SinkhornBaseRouter,
-    SwitchRouter,
+from reference.config import ModelConfig, RouterConfig
+from reference.dispatch import (
+    Plan,
+    block_length,
+    combine,
+    plan_blocks,
+    plan_capacity,
+    to_slots,
 )
+from reference.errors import ConfigError
+from reference.feedforward import Experts, FeedForward
+from reference.mesh import BATCH, EXPERT, TOKENS, devices_along, laid_out, reshaped
+from reference.routers import AbstractRouter, Routing
+from reference.routers.interface import RouterShape
 
 T = TypeVar("T")
 
 
 class RoutedFeedForward(eqx.Module):
-    """A feed-forward of which each token uses k of E."""
+    """A feed-forward of which each token uses k of E experts, and all that are shared."""
 
     router: AbstractRouter
     experts: Experts
+    shared: FeedForward | None
+    """The shared experts side by side: together they are one feed-forward."""
     config: RouterConfig = eqx.field(static=True)
 
     def __init__(
         self,
-        size: Size,
-        config: RouterConfig,
+        config: ModelConfig,
         *,
         key: PRNGKeyArray,
         hash_table: Int[Array, "vocabulary k"] | None = None,
     ) -> None:
         """`hash_table` is needed by HASH, and by it alone (`routers.hash.hash_table`)."""
+        router, size, hidden = config.router, config.size, config.expert_hidden
+        if router is None:
+            raise ConfigError("a dense model has no routed layer; give it a RouterConfig")
         router_key, experts_key = jax.random.split(key)
-        self.router = make_router(size.d_model, config, key=router_key, hash_table=hash_table)
-        self.experts = Experts(size, config.num_experts, key=experts_key)
-        self.config = config
+        shape = RouterShape(size.d_model, router.num_experts, router.k)
+        self.router = router.technique.build(shape, router_key, hash_table)
+        self.experts = Experts(size, hidden, router.num_experts, key=experts_key)
+        shared = router.shared_experts
+        shared_key = jax.random.fold_in(experts_key, router.num_experts)
+        self.shared = FeedForward(size, shared * hidden, key=shared_key) if shared else None
+        self.config = router
 
     def __call__(
         self,
@@ -58,101 +67,135 @@ class RoutedFeedForward(eqx.Module):
         key: PRNGKeyArray | None = None,
         inference: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing]:
-        """Each token's gated sum over its experts, zero where it was dropped;
-        and the routing of every group."""
+        """Each token's gated sum over its experts, of which dropped ones add nothing; and the
+        routing of every group."""
         groups, ids = self._grouped(x, inference), self._grouped(token_id, inference)
-        number, tokens, d_model = groups.shape
-        keys = (
-            None
-            if key is None
-            else jax.vmap(jax.random.fold_in, (None, 0))(key, shard(jnp.arange(number), GROUPS))
-        )
-        routing = _spread(
+        route_keys, drop_keys = _keys(key, groups.shape[0])
+        routing = _by_group(
             jax.vmap(lambda x, ids, key: self.router(x, ids, key=key, inference=inference))(
-                groups, ids, keys
+                groups, ids, route_keys
             )
         )
-        capacity = self.config.capacity(tokens, inference=inference)
+        y, kept = self._through_experts(groups, routing, drop_keys, inference)
+        gate = jnp.mean(jnp.sum(jax.lax.stop_gradient(routing.gates), axis=-1), axis=-1)
+        dropped = 1 - jnp.mean(kept, axis=(1, 2), dtype=jnp.float32)
+        metrics = routing.metrics | {"dropped_fraction": dropped, "gate": gate}
+        y = reshaped(y, x.shape, TOKENS)
+        if self.shared is not None:
+            y += self.shared(x)
+        return y, dataclasses.replace(routing, metrics=metrics, kept=kept)
+
+    def _through_experts(
+        self,
+        groups: Float[Array, "groups tokens d_model"],
+        routing: Routing,
+        keys: Key[Array, "groups"] | None,
+        inference: bool,
+    ) -> tuple[Float[Array, "groups tokens d_model"], Bool[Array, "groups tokens k"]]:
+        num_experts, choices = self.config.num_experts, self.config.k * groups.shape[1]
+        capacity = self.config.capacity(groups.shape[1], inference=inference)
+        if capacity is None and inference and devices_along(EXPERT) > 1:
+            return self._by_rounds(groups, routing)
         if capacity is None:
-            y, dropped = self._drop_none(groups, routing)
+            blocks = _by_group(jax.vmap(lambda e: plan_blocks(e, num_experts))(routing.experts))
+            length = block_length(choices, num_experts)
+            buffer = _cut(jax.vmap(to_slots)(groups, blocks.plan), length)
+            out = self.experts.by_block(buffer, blocks.expert_of_block)
+            plan = blocks.plan
         else:
-            plan = _spread(
-                jax.vmap(lambda experts: plan_capacity(experts, self.config.num_experts, capacity))(
+            priority = self._priority(routing, keys, inference)
+            plan = _by_group(
+                jax.vmap(lambda e, p: plan_capacity(e, num_experts, capacity, p))(
+                    routing.experts, priority
+                )
+            )
+            out = self.experts(_cut(jax.vmap(to_slots)(groups, plan), capacity))
+        return _combined(out, routing, plan), jax.vmap(Plan.kept)(plan)
+
+    def _by_rounds(
+        self, groups: Float[Array, "groups tokens d_model"], routing: Routing
+    ) -> tuple[Float[Array, "groups tokens d_model"], Bool[Array, "groups tokens k"]]:
+        """Evaluation on a mesh, nothing dropped: the training step's all-to-alls, again and again
+        until the fullest expert has had all of its choices. A round takes twice the mean load (our
+        choice), so that most batches take one or two."""
+        num_experts, choices = self.config.num_experts, self.config.k * groups.shape[1]
+        capacity = 2 * block_length(choices, num_experts)
+        fullest = jnp.max(routing.load) * choices
+
+        def _round(
+            state: tuple[Int[Array, ""], Float[Array, "groups tokens d_model"]],
+        ) -> tuple[Int[Array, ""], Float[Array, "groups tokens d_model"]]:
+            first, y = state
+            plan = _by_group(
+                jax.vmap(lambda e: plan_capacity(e, num_experts, capacity, None, first))(
                     routing.experts
                 )
             )
-            buffer = jax.vmap(to_slots)(groups, plan).reshape(
-                number, self.config.num_experts, capacity, d_model
-            )
-            out = self.experts(buffer).reshape(number, -1, d_model)
-            y, dropped = (
-                jax.vmap(combine)(out, routing.gates, plan),
-                jax.vmap(lambda plan: plan.dropped_fraction())(plan),
-            )
-        gate = jnp.mean(jnp.sum(jax.lax.stop_gradient(routing.gates), axis=-1), axis=-1)
-        routing = dataclasses.replace(
-            routing, metrics=routing.metrics | {"dropped_fraction": dropped, "gate": gate}
-        )
-        return reshape(y, x.shape, out=(GROUPS, None, None)), routing
+            out = self.experts(_cut(jax.vmap(to_slots)(groups, plan), capacity))
+            return first + capacity, y + _combined(out, routing, plan)
 
-    def _drop_none(
-        self, groups: Float[Array, "groups tokens d_model"], routing: Routing
-    ) -> tuple[Float[Array, "groups tokens d_model"], Float[Array, "groups"]]:
-        num_experts = self.config.num_experts
-        blocks = _spread(
-            jax.vmap(lambda experts: plan_blocks(experts, num_experts))(routing.experts)
-        )
-        length = block_length(routing.experts.shape[1] * self.config.k, num_experts)
-        buffer = jax.vmap(to_slots)(groups, blocks.plan).reshape(
-            groups.shape[0], -1, length, groups.shape[-1]
-        )
-        out = self.experts.by_block(buffer, blocks.expert_of_block).reshape(
-            groups.shape[0], -1, groups.shape[-1]
-        )
-        return jax.vmap(combine)(out, routing.gates, blocks.plan), jax.vmap(
-            lambda plan: plan.dropped_fraction()
-        )(blocks.plan)
+        # Loads are fractions in float32: rounded to the number that they are of.
+        start = jnp.zeros((), jnp.int32), jnp.zeros_like(groups)
+        _, y = jax.lax.while_loop(lambda state: state[0] < jnp.round(fullest), _round, start)
+        return y, _by_group(jnp.ones(routing.experts.shape, bool))
+
+    def _priority(
+        self, routing: Routing, keys: Key[Array, "groups"] | None, inference: bool
+    ) -> Float[Array, "groups tokens k"] | None:
+        """What choices are taken in the order of where an expert is full."""
+        shape = routing.experts.shape
+        match self.config.drop_order:
+            case "choice":
+                return _by_group(jnp.broadcast_to(jnp.arange(shape[-1], dtype=float), shape))
+            case "gate":
+                return -jax.lax.stop_gradient(routing.gates)
+            case "random" if keys is not None:
+                return _by_group(jax.vmap(lambda key: jax.random.uniform(key, shape[1:]))(keys))
+            case "random" if not inference:
+                raise ConfigError("drop_order is random, and there is no key; pass key=")
+            case _:
+                return None
 
     def _grouped(
         self, x: Shaped[Array, "batch context *rest"], inference: bool
     ) -> Shaped[Array, "groups tokens *rest"]:
         """Sequences of a group one after the other.
 
-        In evaluation a batch that does not come out even has a group for each.
+        Where nothing is dropped in evaluation, groups change nothing, and all that a device holds
+        is one.
         """
-        per_group = self.config.sequences_per_group
-        if per_group == 1 or (inference and x.shape[0] % per_group):
-            return x
-        if x.shape[0] % per_group:
-            fix = "make the batch a multiple of it"
-            raise ConfigError(
-                f"a batch of {x.shape[0]} sequences does not come out even in groups of {per_group} sequences; {fix}"
-            )
-        shape = x.shape[0] // per_group, per_group * x.shape[1], *x.shape[2:]
-        return reshape(x, shape, out=(GROUPS, *(None,) * (len(shape) - 1)))
+        on_device = x.shape[0] // devices_along(*BATCH)
+        free = inference and self.config.evaluation_capacity_factor is None
+        size = on_device if free else self.config.group_of(on_device, x.shape[1], inference)
+        shape = (x.shape[0] // size, size * x.shape[1], *x.shape[2:])
+        return reshaped(x, shape, (BATCH, *(None,) * (len(shape) - 1)))
 
 
-def _spread(by_group: T) -> T:
-    """Every array laid out by groups, which JAX forgets of a batch of one group."""
-    return jax.tree.map(lambda array: shard(array, GROUPS, *(None,) * (array.ndim - 1)), by_group)
+def _keys(
+    key: PRNGKeyArray | None, groups: int
+) -> tuple[Key[Array, "groups"] | None, Key[Array, "groups"] | None]:
+    """For each group one key to route by and one to drop by."""
+    if key is None:
+        return None, None
+    numbers = _by_group(jnp.arange(groups))
+    route, drop = jax.random.split(key)
+    fold = jax.vmap(jax.random.fold_in, (None, 0))
+    return fold(route, numbers), fold(drop, numbers)
 
 
-def make_router(
-    d_model: int,
-    config: RouterConfig,
-    *,
-    key: PRNGKeyArray,
-    hash_table: Int[Array, "vocabulary k"] | None = None,
-) -> AbstractRouter:
-    """The router that `config` asks for. Raises `ConfigError` if HASH is given no table."""
-    match config.technique:
-        case SinkhornBase() as options:
-            return SinkhornBaseRouter(d_model, config.num_experts, config.k, options, key=key)
-        case Reinforce() as options:
-            return ReinforceRouter(d_model, config.num_experts, options, key=key)
-        case Switch() as options:
-            return SwitchRouter(d_model, config.num_experts, config.k, options, key=key)
-        case Hash():
-            if hash_table is None:
-                raise ConfigError("HASH was given no table; make one with routers.hash.hash_table")
-            return HashRouter(hash_table, config.num_experts)
+def _cut(
+    slots: Float[Array, "groups slots d_model"], length: int
+) -> Float[Array, "groups blocks length d_model"]:
+    return slots.reshape(slots.shape[0], -1, length, slots.shape[-1])
+
+
+def _combined(
+    out: Float[Array, "groups blocks length d_model"], routing: Routing, plan: Plan
+) -> Float[Array, "groups tokens d_model"]:
+    slots = out.reshape(out.shape[0], -1, out.shape[-1])
+    return jax.vmap(combine)(slots, routing.gates, plan)
+
+
+def _by_group(tree: T) -> T:
+    """Every array spread by its first axis, the groups; `vmap` loses that where there is one."""
+    return jax.tree.map(lambda array: laid_out(array, (BATCH, *(None,) * (array.ndim - 1))), tree)

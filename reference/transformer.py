@@ -12,21 +12,25 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from reference.attention import Attention
-from reference.config import Hash, ModelConfig
+from reference.config import ModelConfig
 from reference.errors import ConfigError
+from reference.fast import linear
 from reference.feedforward import FeedForward
-from reference.linear import linear
-from reference.mesh import GROUPS, MODEL, shard, take
+from reference.mesh import HIDDEN, TOKENS, is_array, laid_out, rows
 from reference.norm import LayerNorm
 from reference.routed import RoutedFeedForward
-from reference.routers import Routing
+from reference.routers import Hash, RouterState, Routing
 from reference.routers.hash import check_table, hash_table
 
 EMBEDDING_SCALE = 0.02
 """Standard deviation of the embeddings as they are drawn."""
+
+UNUSED_LOGIT = -1e9
+"""Of rows that are no token's: its probability is 0 in every float type, and no product with it is
+NaN, as with -infinity."""
 
 
 class Block(eqx.Module):
@@ -50,11 +54,9 @@ class Block(eqx.Module):
         self.attention = Attention(config.size, key=attention_key)
         self.feedforward_norm = LayerNorm(config.size.d_model)
         if routed and config.router is not None:
-            self.feedforward = RoutedFeedForward(
-                config.size, config.router, key=feedforward_key, hash_table=hash_table
-            )
+            self.feedforward = RoutedFeedForward(config, key=feedforward_key, hash_table=hash_table)
         else:
-            self.feedforward = FeedForward(config.size, key=feedforward_key)
+            self.feedforward = FeedForward(config.size, config.hidden, key=feedforward_key)
 
     def __call__(
         self,
@@ -101,8 +103,8 @@ class Group(eqx.Module):
         inference: bool,
         remat: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-        """The blocks in turn;
-        the routing is the last one's. `remat`: a backward pass computes each block again."""
+        """The blocks in turn; the routing is the last one's. `remat`: a backward pass computes each
+        block again."""
         routing = None
         for block in self.blocks:
             run = eqx.filter_checkpoint(block) if remat else block
@@ -118,7 +120,8 @@ class Transformer(eqx.Module):
     (docs/LOG.md).
     """
 
-    embedding: Float[Array, "vocabulary d_model"]
+    embedding: Float[Array, "rows d_model"]
+    """A row for each token id, and rows of 0 for `ModelConfig.vocabulary_multiple`."""
     groups: Group
     """All groups in one: every array has a first axis for them."""
     final_norm: LayerNorm
@@ -138,11 +141,14 @@ class Transformer(eqx.Module):
         """
         if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
             raise ConfigError(
-                'dtype is float64, which JAX keeps off; jax.config.update("jax_enable_x64", True) turns it on'
+                "dtype is float64, which JAX keeps off; "
+                'jax.config.update("jax_enable_x64", True) turns it on'
             )
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model
-        embedding = EMBEDDING_SCALE * jax.random.normal(embedding_key, (config.vocabulary, d_model))
+        drawn = jax.random.normal(embedding_key, (config.vocabulary, d_model))
+        unused = config.embedding_rows - config.vocabulary
+        embedding = jnp.pad(EMBEDDING_SCALE * drawn, ((0, unused), (0, 0)))
         tables = checked_tables(config, hash_tables)
         keys = jax.random.split(groups_key, config.size.num_blocks // config.period)
         groups = eqx.filter_vmap(lambda key, table: Group(config, key=key, hash_table=table))(
@@ -159,21 +165,24 @@ class Transformer(eqx.Module):
         self,
         tokens: Int[Array, "batch context"],
         *,
+        inference: bool,
         key: PRNGKeyArray | None = None,
-        inference: bool = False,
-    ) -> tuple[Float[Array, "batch context vocabulary"], Routing | None]:
+    ) -> tuple[Float[Array, "batch context rows"], Routing | None]:
         """Logits for the token after each, in float32 at least; and the routing, with leading axes
         layers and groups, if routed.
 
-        `key` is used by routers that sample, in training. `inference`: evaluation.
+        `inference` has no default, because training and evaluation route differently: in training
+        S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in training
+        by routers that sample. A token id that is not in the vocabulary makes its sequence NaN.
         """
+        _check_one_config(self)
         x, routing = self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)
         return self.logits(x), routing
 
     def embed(self, tokens: Int[Array, "batch context"]) -> Float[Array, "batch context d_model"]:
         """Rows of the table, in the type of the activations."""
-        table = shard(self.embedding.astype(self.config.dtype), None, None)
-        return take(table, tokens, out=(GROUPS, None, None))
+        table = laid_out(self.embedding.astype(self.config.dtype), (None, None))
+        return rows(table[: self.config.vocabulary], tokens, TOKENS)
 
     def run_groups(
         self,
@@ -190,45 +199,70 @@ class Transformer(eqx.Module):
 
         def _group(
             x: Float[Array, "batch context d_model"],
-            xs: tuple[Group, PRNGKeyArray | None, Int[Array, ""]],
+            xs: tuple[Group, PRNGKeyArray | None],
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-            weights, key, layer = xs
-            x, routing = eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
-            if self.config.debug and routing is not None:
-                x = stop_if_not_finite(x, routing, layer, number)
-            return x, routing
+            weights, key = xs
+            return eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
 
-        return jax.lax.scan(
-            _group, x, (arrays, keys, jnp.arange(number)), unroll=min(self.config.unroll, number)
-        )
+        unroll = min(self.config.unroll, number)
+        return jax.lax.scan(_group, x, (arrays, keys), unroll=unroll)
 
     def logits(
         self, x: Float[Array, "batch context d_model"]
-    ) -> Float[Array, "batch context vocabulary"]:
+    ) -> Float[Array, "batch context rows"]:
         """Final norm and tied embedding; the product accumulates in float32 at least."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
-        return linear(self.final_norm(x).astype(dtype), self.embedding.astype(dtype).T, out=MODEL)
+        normal = self.final_norm(x).astype(dtype)
+        logits = linear(normal, self.embedding.astype(dtype).T, out=HIDDEN)
+        if self.config.embedding_rows == self.config.vocabulary:
+            return logits
+        is_id = jnp.arange(self.config.embedding_rows) < self.config.vocabulary
+        return jnp.where(is_id, logits, UNUSED_LOGIT)
 
 
-def stop_if_not_finite(
-    x: Float[Array, "batch context d_model"], routing: Routing, layer: Int[Array, ""], layers: int
-) -> Float[Array, "batch context d_model"]:
-    """`x`;
-    but the program stops, naming the routed layer, if the entropy of a choice, and so a logit, is
-    not finite."""
-    why = "its weights or its input hold NaN or infinity; look at the step before, and try a lower learning rate"
-    messages = [
-        f"routed layer {i} (of 0 to {layers - 1}): the router's logits are not finite: {why}"
-        for i in range(layers)
-    ]
-    return eqx.branched_error_if(x, ~jnp.isfinite(routing.metrics["entropy"]), layer, messages)
+def partition_weights(model: PyTree) -> tuple[PyTree, PyTree]:
+    """What a gradient trains, and everything else: integers, and the states of routers.
+
+    `eqx.combine` puts the two together again.
+    """
+    spec = jax.tree.map(
+        lambda node: (
+            not isinstance(node, RouterState)
+            and is_array(node)
+            and jnp.issubdtype(node.dtype, jnp.inexact)
+        ),
+        model,
+        is_leaf=lambda node: isinstance(node, RouterState),
+    )
+    return eqx.partition(model, spec, is_leaf=lambda node: isinstance(node, RouterState))
+
+
+def move_states(model: Transformer, load: Float[Array, "layers experts"] | None) -> Transformer:
+    """The model after a step in which the batch's choices fell so on the experts: routers' states
+    have moved (`routers.interface.RouterState`), nothing else has."""
+    if load is None:
+        return model
+    return jax.tree.map(
+        lambda node: node.moved(load) if isinstance(node, RouterState) else node,
+        model,
+        is_leaf=lambda node: isinstance(node, RouterState),
+    )
+
+
+def _check_one_config(model: Transformer) -> None:
+    routed = model.groups.blocks[-1].feedforward
+    own = routed.config if isinstance(routed, RoutedFeedForward) else None
+    if own != model.config.router:
+        raise ConfigError(
+            "the routed layers were built with another RouterConfig than model.config.router; "
+            "build a Transformer with the new configuration and copy the weights"
+        )
 
 
 def checked_tables(
     config: ModelConfig, given: Int[np.ndarray, "layers rows choices"] | None
 ) -> Int[Array, "layers vocabulary k"] | None:
-    """HASH's tables, the given ones or those that the configuration asks for;
-    None for other techniques."""
+    """HASH's tables, the given ones or those of the configuration; None for other techniques."""
     router = config.router
     if router is None or not isinstance(router.technique, Hash):
         return None
@@ -239,7 +273,8 @@ def checked_tables(
         given = np.stack([make(layer=layer) for layer in range(config.routed_layers)])
     if given.shape[0] != config.routed_layers:
         raise ConfigError(
-            f"there are {given.shape[0]} hash tables for {config.routed_layers} routed layers; give one for each"
+            f"there are {given.shape[0]} hash tables for {config.routed_layers} routed layers; "
+            "give one for each"
         )
     for table in given:
         check_table(table, config.vocabulary, router.num_experts, router.k)

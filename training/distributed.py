@@ -2,17 +2,20 @@
 gone.
 
 Each process has devices of its own; the mesh spans all. Every process runs the same program on its
-share of the batch, and process 0 alone writes the run's files, but for checkpoints, to which each
-adds its part: the run's folder must be one that all of them see.
+share of the batch. Process 0 alone writes the run's files, and decides whatever depends on them
+(`decided`); to checkpoints each process adds its part, so that the run's folder must be a shared
+one.
 """
 
 import atexit
+import json
 import os
 import sys
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -104,6 +107,32 @@ def check_alike(what: str) -> None:
         raise InputError(
             f"process {different[0]} has other options or other data than process 0; start all with the same command"
         )
+
+
+def decided(decide: Callable[[], Any]) -> Any:
+    """What `decide` returns in process 0, in every process; an `InputError` of it is raised in all.
+
+    For decisions that depend on files, which the processes may not see in the same state: a
+    collective program that only some of them enter would never end. The value must be one that
+    JSON keeps. Called by every process at the same point.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    answer: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            answer = {"value": decide()}
+        except InputError as error:
+            answer = {"error": str(error)}
+    encoded = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    padded = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+        padded[:] = encoded
+    answer = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["value"]
 
 
 @contextmanager

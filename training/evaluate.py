@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from reference.mesh import GROUPS, reshape, shard
+from reference.mesh import BATCH, devices_along, laid_out, reshaped
 from reference.objective import PADDING, target_log_prob
 from reference.routers import Routing
 from reference.transformer import Transformer
@@ -59,7 +59,7 @@ def evaluate(
     batches: Iterable[Batch], on_batch: Callable[[Batch], Sums], *, keep_choices: bool = False
 ) -> Evaluation:
     """The mean over `batches`, of which `on_batch` gives sums:
-    `sums_of`, compiled. `keep_choices`: every token's, in memory."""
+    `sums_of`, compiled. NaN if there is no target. `keep_choices`: every token's, in memory."""
     # Two batches are under way, so that the device need not wait for the host, nor the host hold
     # all batches. Summed in float64, as Python has it.
     loss, targets, counts = 0.0, 0, None
@@ -81,8 +81,9 @@ def evaluate(
             _collect()
     while under_way:
         _collect()
+    mean = loss / targets if targets else math.nan
     load = None if counts is None else counts / counts.sum(axis=1, keepdims=True)
-    return Evaluation(loss / targets, targets, load, np.concatenate(kept, axis=1) if kept else None)
+    return Evaluation(mean, targets, load, np.concatenate(kept, axis=1) if kept else None)
 
 
 def _choices(
@@ -92,13 +93,12 @@ def _choices(
     others.
     """
     layers, groups, tokens, k = routing.experts.shape
-    counted = reshape(real, (1, groups, tokens, 1), out=(None, GROUPS, None, None))
+    counted = reshaped(real, (1, groups, tokens, 1), (None, BATCH, None, None))
     choices = jnp.where(counted, routing.experts, -1)
     experts = jnp.arange(routing.load.shape[-1], dtype=choices.dtype)
     counts = jnp.sum(choices[..., None] == experts, axis=(1, 2, 3), dtype=jnp.int32)
-    return counts, reshape(
-        shard(choices, None, None, None, None), (layers, groups * tokens, k), out=(None, None, None)
-    )
+    whole = laid_out(choices, (None, None, None, None))
+    return counts, reshaped(whole, (layers, groups * tokens, k), (None, None, None))
 
 
 def sample(
@@ -114,9 +114,9 @@ def sample(
 
     The last `context` tokens are read anew for each: plain, and fast enough for small models.
     """
-    context, mesh = model.config.context, jax.sharding.get_abstract_mesh()
+    context = model.config.context
     # On a mesh a batch is spread over devices, so all of its rows are the same text.
-    rows = 1 if mesh.empty else math.prod(mesh.shape[axis] for axis in GROUPS)
+    rows = devices_along(*BATCH)
 
     @jax.jit
     def _next(
@@ -126,8 +126,8 @@ def sample(
         key: PRNGKeyArray,
         i: Int[Array, ""],
     ) -> Int[Array, ""]:
-        batch = shard(jnp.tile(window, (rows, 1)), GROUPS, None)
-        logits = shard(model(batch, inference=True)[0], None, None, None)[0, last]
+        batch = laid_out(jnp.tile(window, (rows, 1)), (BATCH, None))
+        logits = laid_out(model(batch, inference=True)[0], (None, None, None))[0, last]
         return (
             jnp.argmax(logits)
             if temperature == 0

@@ -142,6 +142,11 @@ class Loop:
         self._checkpoints.wait()
         return state, self._done
 
+    @property
+    def last_loss(self) -> float | None:
+        """Held-out loss after the last step, nats per token; None if no step was made here."""
+        return self._held_out if self._done == self._setup.config.run.steps else None
+
     def evaluate(self, model: Transformer) -> Evaluation:
         """`model` on the held-out text and all others."""
 

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from reference.errors import ConfigError
-from reference.mesh import DATA, GROUPS, Axes, parameter_specs
+from reference.mesh import BATCH, DATA, Axes, parameter_specs
 
 Schedule = Literal["cosine", "stable"]
 
@@ -57,6 +57,11 @@ class OptimizerConfig:
                 f"decay_steps is {self.decay_steps}; the stable schedule's decay is 1 to {room} steps, those after warm-up"
             )
 
+    @property
+    def decay_begins(self) -> int:
+        """The steps before the decay of the stable schedule."""
+        return self.steps - self.decay_steps
+
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     """The learning rate by the number of steps that are done."""
@@ -69,13 +74,12 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             initial, peak, config.warmup_steps, config.steps, final
         )
-    begin = config.steps - config.decay_steps
     parts = [
         optax.linear_schedule(initial, peak, config.warmup_steps),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final, config.decay_steps),
     ]
-    return optax.join_schedules(parts, [config.warmup_steps, begin])
+    return optax.join_schedules(parts, [config.warmup_steps, config.decay_begins])
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -115,7 +119,7 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
 
     def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:
         axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
-        both = tuple(axis for axis in GROUPS if axis not in axes)
+        both = tuple(axis for axis in BATCH if axis not in axes)
         for share in (both, (DATA,)):
             for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
                 if (

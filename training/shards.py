@@ -52,6 +52,8 @@ class Shards:
     folder: Path
     tokenizer: str
     """Fingerprint of the tokenizer that wrote them."""
+    content: str
+    """SHA-256 of the text of all documents, in order."""
     vocabulary: int
     dtype: str
     documents: dict[str, int]
@@ -89,15 +91,18 @@ def write_shards(
     writers: dict[Split, _Writer] = {
         split: _Writer(partial, split, dtype, shard_tokens) for split in splits
     }
+    content = hashlib.sha256()
     try:
         for document in documents:
             on_document(document)
-            writer: _Writer | None = None
+            writer, text = None, hashlib.sha256()
             for piece in filter(None, document.pieces):
                 writer = writer or writers[split_of(piece, held_out, test, seed)]
                 writer.add(tokenizer.encode(piece))
+                text.update(piece.encode())
             if writer is not None:
                 writer.end_document(tokenizer.end)
+                content.update(text.digest())
         for writer in writers.values():
             writer.close()
         counts: dict[str, int] = {split: writer.documents for split, writer in writers.items()}
@@ -105,6 +110,7 @@ def write_shards(
         shards = Shards(
             folder,
             tokenizer.fingerprint,
+            content.hexdigest(),
             tokenizer.vocabulary,
             dtype.str,
             counts,
@@ -211,7 +217,7 @@ class TokenStream:
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if self._parts else 0
 
     def read(self, start: int, stop: int) -> Int[np.ndarray, "tokens"]:
         """Tokens `start` up to `stop`, fewer past the end."""

@@ -13,11 +13,11 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from reference.mesh import is_array, parameter_specs, sum_gradients_later, sum_to_shares
 from reference.objective import PADDING, Report, objective
-from reference.transformer import Transformer
+from reference.transformer import Transformer, move_states, partition_weights
 from training.optimizer import zero_specs
 
 Share = float | Float[Array, ""]
-"""A part's weight in a sum of several."""
+"""A microbatch's weight in the sum."""
 
 
 class TrainState(eqx.Module):
@@ -33,9 +33,7 @@ class TrainState(eqx.Module):
 
 def init_state(model: Transformer, optimizer: optax.GradientTransformation) -> TrainState:
     """State before the first step."""
-    return TrainState(
-        model, optimizer.init(eqx.filter(model, eqx.is_inexact_array)), jnp.zeros((), jnp.int32)
-    )
+    return TrainState(model, optimizer.init(partition_weights(model)[0]), jnp.zeros((), jnp.int32))
 
 
 def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
@@ -51,17 +49,17 @@ def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
 
 def train_step(
     state: TrainState,
-    tokens: Int[Array, "batch context_and_one"] | Int[Array, "parts batch context_and_one"],
+    tokens: Int[Array, "batch context_and_one"] | Int[Array, "microbatches batch context_and_one"],
     key: PRNGKeyArray,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Report]:
     """The state after one step on `tokens`, and its losses. The step's own randomness is `key`
     folded with its number.
 
-    With an axis `parts`, the gradient is computed in as many parts, one after the other, each
+    With an axis `microbatches`, the gradient is accumulated over them, one after the other, each
     weighted by its real targets.
     """
-    weights, fixed = eqx.partition(state.model, eqx.is_inexact_array)
+    weights, fixed = partition_weights(state.model)
     step_key = jax.random.fold_in(key, state.step)
 
     def _gradient(
@@ -75,28 +73,38 @@ def train_step(
         return gradient, jax.tree.map(lambda x: share * x, report)
 
     gradient, report = (
-        _gradient(tokens, step_key) if tokens.ndim == 2 else _in_parts(_gradient, tokens, step_key)
+        _gradient(tokens, step_key)
+        if tokens.ndim == 2
+        else _accumulated(_gradient, tokens, step_key)
     )
     weights, optimizer_state, norm = _update(weights, gradient, state.optimizer_state, optimizer)
     report = dataclasses.replace(report, gradient_norm=norm)
-    return TrainState(eqx.combine(weights, fixed), optimizer_state, state.step + 1), report
+    model = move_states(eqx.combine(weights, fixed), report.load)
+    return TrainState(model, optimizer_state, state.step + 1), report
 
 
-def _in_parts(
+def _accumulated(
     gradient: Callable[..., tuple[Transformer, Report]],
-    tokens: Int[Array, "parts batch context_and_one"],
+    tokens: Int[Array, "microbatches batch context_and_one"],
     key: PRNGKeyArray,
 ) -> tuple[Transformer, Report]:
-    """Mean of the parts' gradients and reports, each weighted by its share of the real targets;
-    only the sum is kept."""
+    """Gradient accumulation: the sum of the microbatches' gradients and reports, each weighted by
+    its share of the real targets. Only one gradient besides the sum is held in memory.
+
+    `dead_experts` is no mean over microbatches: it is counted again from the load of the batch.
+    """
     real = jnp.sum(tokens[..., 1:] != PADDING, axis=(1, 2)).astype(jnp.float32)
     shares, keys = real / jnp.sum(real), jax.random.split(key, tokens.shape[0])
 
-    def _add(total: PyTree, part: tuple[Array, PRNGKeyArray, Array]) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, gradient(*part)), None
+    def _add(total: PyTree, each: tuple[Array, PRNGKeyArray, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, gradient(*each)), None
 
     rest = tokens[1:], keys[1:], shares[1:]
-    return jax.lax.scan(_add, gradient(tokens[0], keys[0], shares[0]), rest)[0]
+    total, report = jax.lax.scan(_add, gradient(tokens[0], keys[0], shares[0]), rest)[0]
+    if report.load is None:
+        return total, report
+    dead = jnp.sum(report.load == 0, axis=1).astype(report.load.dtype)
+    return total, dataclasses.replace(report, metrics=report.metrics | {"dead_experts": dead})
 
 
 def _update(

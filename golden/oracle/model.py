@@ -1,7 +1,7 @@
 """The whole Transformer, one token at a time: logits, losses and metrics. The gradient of the total is in `gradient.py`.
 
 x = table[token]; per block x += attention(norm(x)), x += feed-forward(norm(x)); logits = norm(x) table^T. A group is
-`sequences_per_group` consecutive sequences of the batch, one after the other.
+`sequences_per_group` consecutive sequences of the batch, one after the other; in evaluation, where nothing is dropped, all sequences.
 """
 
 from dataclasses import dataclass
@@ -113,7 +113,7 @@ def _route_groups(
     sampled: Int[np.ndarray, "groups tokens 1"] | None,
 ) -> list[Group]:
     groups: list[Group] = []
-    size = router.sequences_per_group
+    size = router.sequences_per_group if training or router.evaluation_capacity_factor is not None else len(h)
     for first in range(0, len(h), size):
         sequences = list(range(first, first + size))
         flat = np.concatenate([h[b] for b in sequences])

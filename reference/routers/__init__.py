@@ -1,19 +1,40 @@
-"""The routers:
-S-BASE, HASH and RL-R of the paper, and Switch. Each is a page; `interface` says what they have in
-common."""
+"""The routers: S-BASE, HASH and RL-R of the paper, Switch, and loss-free balancing. Each is a page;
+`interface` says what they have in common. A new one is a file and its line in `ROUTERS`.
+"""
 
-from reference.routers.hash import HashRouter
-from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
-from reference.routers.reinforce import ReinforceRouter
-from reference.routers.sinkhorn_base import SinkhornBaseRouter
-from reference.routers.switch import SwitchRouter
+from reference.routers.hash import Hash, HashRouter
+from reference.routers.interface import (
+    AbstractRouter,
+    PolicyTrace,
+    RouterOptions,
+    RouterState,
+    Routing,
+)
+from reference.routers.loss_free import LossFree, LossFreeRouter
+from reference.routers.reinforce import Reinforce, ReinforceRouter
+from reference.routers.sinkhorn_base import SinkhornBase, SinkhornBaseRouter
+from reference.routers.switch import Switch, SwitchRouter
+
+ROUTERS: dict[str, type[RouterOptions]] = {
+    options.name: options for options in (SinkhornBase, Hash, Reinforce, Switch, LossFree)
+}
+"""Every technique's options by the name that commands and tables use."""
 
 __all__ = [
+    "ROUTERS",
     "AbstractRouter",
+    "Hash",
     "HashRouter",
+    "LossFree",
+    "LossFreeRouter",
     "PolicyTrace",
+    "Reinforce",
     "ReinforceRouter",
+    "RouterOptions",
+    "RouterState",
     "Routing",
+    "SinkhornBase",
     "SinkhornBaseRouter",
+    "Switch",
     "SwitchRouter",
 ]

@@ -24,8 +24,12 @@ def expert_load(
 def balancing_loss(
     load: Float[Array, "experts"], probabilities: Float[Array, "tokens experts"]
 ) -> Float[Array, ""]:
-    """E * sum_e f_e * mean_i p_ie:
-    1 when both are uniform (Fedus et al. 2021, Eq. 4, without its weight)."""
+    """E * sum_e f_e * mean_i p_ie, without its weight: 1 when both are uniform (Fedus et al. 2021,
+    Eq. 4).
+
+    f_e is the fraction of all T*k choices, as in Megatron-LM; flaxformer's is the number of choices
+    over T, which makes the loss k times as large.
+    """
     return load.shape[0] * jnp.sum(load * jnp.mean(probabilities, axis=0))
 
 
@@ -37,8 +41,9 @@ def mean_entropy(log_probabilities: Float[Array, "tokens experts"]) -> Float[Arr
 def load_metrics(
     load: Float[Array, "experts"], entropy: Float[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """The metrics of every router:
-    how uneven the load is (1 is balanced), and the entropy of its choice in nats."""
+    """The metrics of every router: how uneven the load is (1 is balanced), and the entropy of its
+    choice in nats.
+    """
     return {
         "load_max_over_mean": load.shape[0] * jnp.max(load),
         "entropy": jax.lax.stop_gradient(entropy),

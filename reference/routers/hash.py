@@ -6,16 +6,62 @@ The released counts charge HASH a D x E router (see `count`); the module has non
 have no use for it.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.config import Hash
-from reference.errors import ConfigError
-from reference.mesh import take
+from reference.errors import ConfigError, require, require_count
+from reference.mesh import rows
 from reference.routers.balance import expert_load, load_metrics
-from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+from reference.routers.interface import (
+    AbstractRouter,
+    RouterOptions,
+    RouterShape,
+    RouterWeights,
+    Routing,
+    Table,
+)
+
+HashTable = Literal["modulo", "random", "balanced"]
+HASH_TABLES: tuple[HashTable, ...] = get_args(HashTable)
+
+
+@dataclass(frozen=True)
+class Hash(RouterOptions):
+    """HASH (paper, section 3; Roller et al. 2021): a fixed table from token id to expert."""
+
+    name: ClassVar[str] = "hash"
+    release_name: ClassVar[str] = "Hash"
+    max_k: ClassVar[int | None] = None
+    d_model_multiple: ClassVar[int] = 1
+
+    table: HashTable = "modulo"
+    """How the table is made: token id modulo E (our choice of default: it needs nothing else),
+    uniformly at random, or balanced by how often each token occurs. A balanced table is made by
+    `hash_table` with `token_counts` and given to `Transformer` as `hash_tables`."""
+    seed: int = 0
+    """Seed of the random table. Each routed layer draws its own from it; the other tables are the
+    same in every layer."""
+
+    def __post_init__(self) -> None:
+        known = ", ".join(HASH_TABLES)
+        found = self.table in HASH_TABLES
+        require(found, f"no hash table is called {self.table!r}; there are {known}")
+        require_count("the hash table's seed", self.seed, at_least=0)
+
+    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "HashRouter":
+        """A HASH router. Raises `ConfigError` without a table."""
+        if table is None:
+            raise ConfigError("HASH was given no table; make one with routers.hash.hash_table")
+        return HashRouter(table, shape.num_experts)
+
+    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
+        """None, but the paper's counts charge a D x E matrix."""
+        return RouterWeights(d_model * num_experts, 0, 0)
 
 
 class HashRouter(AbstractRouter):
@@ -42,7 +88,7 @@ class HashRouter(AbstractRouter):
         inference: bool,
     ) -> Routing:
         """Look the tokens up; `x` gives nothing but its type."""
-        experts = take(self.table, token_id, out=(None, None))
+        experts = rows(self.table, token_id, (None, None))
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         load = expert_load(experts, self.num_experts, dtype)
         entropy = -jnp.sum(load * jnp.log(jnp.where(load > 0, load, 1)))
@@ -50,12 +96,6 @@ class HashRouter(AbstractRouter):
         return Routing(
             experts=experts, gates=gates, load=load, losses={}, metrics=load_metrics(load, entropy)
         )
-
-    def policy_losses(
-        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
-    ) -> dict[str, Float[Array, "*batch tokens"]]:
-        """None: HASH has no policy."""
-        return {}
 
 
 def hash_table(

@@ -14,13 +14,17 @@ choice, as in the model's feed-forwards.
 No term reaches the trunk: everything here starts from stop_gradient(x).
 """
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.config import Reinforce
-from reference.errors import ConfigError
+from reference.errors import ConfigError, require, require_weight
+from reference.fast import draw
 from reference.routers.balance import (
     balancing_loss,
     expert_load,
@@ -28,7 +32,57 @@ from reference.routers.balance import (
     mean_entropy,
     router_logits,
 )
-from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+from reference.routers.interface import (
+    AbstractRouter,
+    PolicyTrace,
+    RouterOptions,
+    RouterShape,
+    RouterWeights,
+    Routing,
+    Table,
+)
+
+
+@dataclass(frozen=True)
+class Reinforce(RouterOptions):
+    """RL-R (paper, section 3): a policy over experts, trained by REINFORCE with a learned baseline.
+
+    The weights of the four terms are our choice: the paper gives no figures. No term reaches
+    anything but the router's own weights, and AdamW rescales the gradient of each of those, so that
+    their ratios matter most; but they also enter the norm by which the whole gradient is clipped.
+    """
+
+    name: ClassVar[str] = "rl-r"
+    release_name: ClassVar[str] = "RL-R"
+    max_k: ClassVar[int | None] = 1
+    d_model_multiple: ClassVar[int] = 8
+
+    policy_weight: float = 1e-2
+    """Weight of -(reward - baseline) log policy(chosen)."""
+    baseline_weight: float = 1e-2
+    """Weight of the baseline's squared error."""
+    balance_weight: float = 1e-2
+    """Weight of the balancing loss, as in Switch."""
+    entropy_weight: float = 1e-3
+    """Weight of the policy's entropy, as a bonus: it is subtracted from the loss. Negative sharpens
+    the policy."""
+
+    def __post_init__(self) -> None:
+        for name in ("policy_weight", "baseline_weight", "balance_weight"):
+            require_weight(f"RL-R's {name}", getattr(self, name))
+        weight = self.entropy_weight
+        fix = "make it a finite number"
+        require(math.isfinite(weight), f"RL-R's entropy_weight is {weight}; {fix}")
+
+    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "ReinforceRouter":
+        """An RL-R router; `k` is 1."""
+        return ReinforceRouter(shape.d_model, shape.num_experts, self, key=key)
+
+    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
+        """The policy's D x E matrix, and the baseline's D -> D/8 -> 1."""
+        hidden = d_model // 8
+        matrix = d_model * num_experts
+        return RouterWeights(matrix, d_model * hidden + hidden, matrix)
 
 
 class ReinforceRouter(AbstractRouter):
@@ -69,7 +123,7 @@ class ReinforceRouter(AbstractRouter):
                 "RL-R draws its experts in training and was given no key; pass key=, or inference=True"
             )
         else:
-            experts = sample(log_policy, key)
+            experts = draw(log_policy, key)
         load = expert_load(experts, log_policy.shape[-1], log_policy.dtype)
         entropy = mean_entropy(log_policy)
         return Routing(
@@ -84,34 +138,10 @@ class ReinforceRouter(AbstractRouter):
             policy=PolicyTrace(
                 log_prob=jnp.take_along_axis(log_policy, experts, axis=-1)[:, 0],
                 baseline=predict_reward(x, self.baseline_in, self.baseline_out),
+                policy_weight=self.options.policy_weight,
+                baseline_weight=self.options.baseline_weight,
             ),
         )
-
-    def policy_losses(
-        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
-    ) -> dict[str, Float[Array, "*batch tokens"]]:
-        """The policy-gradient term and the baseline's squared error, per token;
-        neither has a gradient to `reward`."""
-        reward = jax.lax.stop_gradient(reward)
-        advantage = jax.lax.stop_gradient(reward - trace.baseline)
-        return {
-            "policy": -self.options.policy_weight * advantage * trace.log_prob,
-            "baseline": self.options.baseline_weight * (trace.baseline - reward) ** 2,
-        }
-
-
-def sample(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
-    """One expert per token, drawn from its policy by where one uniform number falls among the
-    cumulated probabilities.
-
-    `jax.random.categorical` draws E numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64
-    experts on two cores (docs/LOG.md).
-    """
-    cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
-    drawn = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype) * cumulated[:, -1]
-    # At least the last expert's end lies above what was drawn, which is less than it but for
-    # rounding.
-    return jnp.sum(cumulated[:, :-1] <= drawn[:, None], axis=-1, dtype=jnp.int32)[:, None]
 
 
 def predict_reward(

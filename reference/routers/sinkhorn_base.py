@@ -24,14 +24,56 @@ takes the first of them in
   would choose one expert.
 """
 
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.config import SinkhornBase
+from reference.errors import require, require_count
 from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
-from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+from reference.routers.interface import (
+    AbstractRouter,
+    RouterOptions,
+    RouterShape,
+    RouterWeights,
+    Routing,
+    Table,
+)
+
+
+@dataclass(frozen=True)
+class SinkhornBase(RouterOptions):
+    """S-BASE (paper, section 3): balanced assignment by entropic optimal transport."""
+
+    name: ClassVar[str] = "s-base"
+    release_name: ClassVar[str] = "S-Base"
+    max_k: ClassVar[int | None] = None
+    d_model_multiple: ClassVar[int] = 1
+
+    iterations: int = 10
+    """Sinkhorn iterations, fixed so that the program has one shape. Our choice: 10 bring the
+    marginals of ordinary logits within 2e-7, and the head of this file says how large ones are
+    reached."""
+    init_scale: float = 1.0
+    """Standard deviation of the logits at the start. Our choice, the usual one; 4 made small models
+    worse (docs/small_runs.md)."""
+
+    def __post_init__(self) -> None:
+        require_count("Sinkhorn iterations", self.iterations, at_least=2)
+        positive = 0 < self.init_scale < math.inf
+        require(positive, f"S-BASE's init_scale is {self.init_scale}; make it a positive number")
+
+    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SinkhornBaseRouter":
+        """An S-BASE router."""
+        return SinkhornBaseRouter(*shape, self, key=key)
+
+    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
+        """One D x E matrix."""
+        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
 
 
 class SinkhornBaseRouter(AbstractRouter):
@@ -80,12 +122,6 @@ class SinkhornBaseRouter(AbstractRouter):
             losses={},
             metrics=load_metrics(load, mean_entropy(log_p)) | metrics,
         )
-
-    def policy_losses(
-        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
-    ) -> dict[str, Float[Array, "*batch tokens"]]:
-        """None: S-BASE has no policy."""
-        return {}
 
 
 def spread(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:

@@ -6,13 +6,16 @@ Shazeer et al. 2017 (top k), Fedus et al. 2021 (k = 1 and the balancing loss), Z
 2): here as a baseline.
 """
 
+from dataclasses import dataclass
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.config import Switch
+from reference.errors import require_weight
 from reference.routers.balance import (
     balancing_loss,
     expert_load,
@@ -20,7 +23,42 @@ from reference.routers.balance import (
     mean_entropy,
     router_logits,
 )
-from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+from reference.routers.interface import (
+    AbstractRouter,
+    RouterOptions,
+    RouterShape,
+    RouterWeights,
+    Routing,
+    Table,
+)
+
+
+@dataclass(frozen=True)
+class Switch(RouterOptions):
+    """Top-k softmax routing (SMOE): Shazeer et al. 2017, with the losses of Fedus et al. 2021 and
+    Zoph et al. 2022."""
+
+    name: ClassVar[str] = "switch"
+    release_name: ClassVar[str] = "Switch"
+    max_k: ClassVar[int | None] = None
+    d_model_multiple: ClassVar[int] = 1
+
+    balance_weight: float = 1e-2
+    """Weight alpha of the balancing loss (Fedus et al. 2021, Eq. 4)."""
+    z_weight: float = 1e-3
+    """Weight of the squared log-partition (Zoph et al. 2022, Eq. 5)."""
+
+    def __post_init__(self) -> None:
+        for name in ("balance_weight", "z_weight"):
+            require_weight(f"Switch's {name}", getattr(self, name))
+
+    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SwitchRouter":
+        """A Switch router."""
+        return SwitchRouter(*shape, self, key=key)
+
+    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
+        """One D x E matrix."""
+        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
 
 
 class SwitchRouter(AbstractRouter):
@@ -64,12 +102,6 @@ class SwitchRouter(AbstractRouter):
             },
             metrics=load_metrics(load, mean_entropy(log_p)),
         )
-
-    def policy_losses(
-        self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]
-    ) -> dict[str, Float[Array, "*batch tokens"]]:
-        """None: the gate teaches the router."""
-        return {}
 
 
 def z_loss(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:

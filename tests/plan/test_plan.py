@@ -14,9 +14,9 @@ from plan.hlo import KINDS, Collectives, collectives
 from plan.programs import counted_once
 from plan.request import Request, parse_mesh
 from plan.table import ALL, BEGIN, END, measure_all, record, write
-from reference.config import TECHNIQUES
 from reference.count import matmul_flops
 from reference.errors import ConfigError
+from reference.routers import ROUTERS
 
 # As TPUs' compiler writes programs, shortened: a collective in a loop of 6 turns, one written as start and done in fusions, one in
 # a tuple, and one that only a computation holds that nothing calls.
@@ -207,7 +207,7 @@ def test_a_page_keeps_its_prose_and_its_results(missing: bool, tmp_path: Path, m
 
 
 @pytest.mark.tpu
-@pytest.mark.parametrize("router", TECHNIQUES)
+@pytest.mark.parametrize("router", ROUTERS)
 def test_on_tpu_a_routed_layer_moves_its_tokens_in_four_all_to_alls_and_does_the_work_of_its_experts(router: str) -> None:
     found = measure(Request("layer", "370M", router, experts=16, topology="v5e:4x4", batch=16))
     assert found.collectives is not None

@@ -10,9 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from golden.cases import Case
-from reference.config import Hash, ModelConfig, Reinforce, RouterConfig, SinkhornBase, Size, Switch
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, PolicyTrace, Routing
+from reference.routers import AbstractRouter, Hash, Reinforce, Routing, SinkhornBase, Switch
 from reference.transformer import Transformer
 
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
@@ -29,13 +29,11 @@ class Replay(AbstractRouter):
         self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: PRNGKeyArray | None, inference: bool
     ) -> Routing:
         """The inner router's routing, with `sample` returning the group's experts."""
+        if inference:
+            return self.inner(x, token_id, key=key, inference=True)
         experts = self.drawn[jnp.argmax(jnp.all(self.token_id == token_id, axis=-1))]
-        with patch("reference.routers.reinforce.sample", lambda log_policy, key: experts):
+        with patch("reference.routers.reinforce.draw", lambda log_policy, key: experts):
             return self.inner(x, token_id, key=key, inference=inference)
-
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        """The inner router's."""
-        return self.inner.policy_losses(trace, reward)
 
 
 def router_config(plain: dict[str, Any]) -> RouterConfig:

@@ -20,8 +20,8 @@ from reference.config import Size
 from reference.dispatch import combine, plan_blocks, plan_capacity, to_slots
 from reference.feedforward import Experts
 from reference.objective import Report, objective
-from reference.routed import make_router
 from reference.routers import AbstractRouter, Routing
+from reference.routers.interface import RouterShape
 from reference.transformer import Transformer
 from tests.reference.golden_models import Arrays, Replay, by_name, golden_model, router_config
 from training.optimizer import OptimizerConfig, make_optimizer
@@ -137,7 +137,9 @@ def golden_router(case: Case, dtype: Any) -> AbstractRouter:
     arrays = {name.removeprefix("router/"): weight for name, weight in case.weights.items()}
     table = jnp.asarray(arrays["table"], jnp.int32) if "table" in arrays else None
     size = case.inputs["x"].shape[1]
-    empty = eqx.filter_eval_shape(lambda key: make_router(size, config, key=key, hash_table=table), jax.random.key(0))
+    empty = eqx.filter_eval_shape(
+        lambda key: config.technique.build(RouterShape(size, config.num_experts, config.k), key, table), jax.random.key(0)
+    )
     router = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(arrays[path[0].name], dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype), empty
     )
@@ -161,7 +163,7 @@ def outcome_of_router(name: str, dtype: str, *, change: Callable[[AbstractRouter
             routing = router(of[1], ids, key=jax.random.key(0), inference=inference)
             terms = dict(routing.losses)
             if routing.policy is not None:
-                terms |= {term: jnp.mean(value) for term, value in router.policy_losses(routing.policy, reward).items()}
+                terms |= {term: jnp.mean(value) for term, value in routing.policy.losses(reward).items()}
             loss = sum(terms.values(), start=jnp.zeros((), dtype))
             return jnp.sum(routing.gates * cotangent) + loss, (routing, terms | {"loss": loss})
 
@@ -196,7 +198,7 @@ def outcome_of_dispatch(name: str, dtype: str, *, in_blocks: bool = False) -> Ar
         choice = jnp.asarray(case.inputs["experts"], jnp.int32)
         x, gates, cotangent = (jnp.asarray(case.inputs[part], dtype) for part in ("x", "gates", "cotangent"))
         w_in, w_out = (jnp.asarray(case.weights[f"experts/{part}"], dtype) for part in ("w_in", "w_out"))
-        empty = eqx.filter_eval_shape(Experts, Size(x.shape[1], 1, 1, 1), num_experts, key=jax.random.key(0))
+        empty = eqx.filter_eval_shape(Experts, Size(x.shape[1], 1, 1, 1), 4 * x.shape[1], num_experts, key=jax.random.key(0))
 
         def _run(x: Array, gates: Array, w_in: Array, w_out: Array) -> tuple[Array, dict[str, Array]]:
             experts = eqx.tree_at(lambda e: (e.w_in, e.w_out), empty, (w_in, w_out))
@@ -208,8 +210,8 @@ def outcome_of_dispatch(name: str, dtype: str, *, in_blocks: bool = False) -> Ar
                 plan = plan_capacity(choice, num_experts, capacity)
                 out = experts(to_slots(x, plan).reshape(1, num_experts, capacity, x.shape[1]))
             y = combine(out.reshape(-1, x.shape[1]), gates, plan)
-            kept = plan.slot_of_choice < plan.token_of_slot.shape[0]
-            return jnp.sum(y * cotangent), {"y": y, "kept": kept, "dropped_fraction": plan.dropped_fraction()}
+            kept = plan.kept()
+            return jnp.sum(y * cotangent), {"y": y, "kept": kept, "dropped_fraction": 1 - jnp.mean(kept, dtype=jnp.float32)}
 
         gradients, found = compiled(jax.grad(_run, argnums=(0, 1, 2, 3), has_aux=True), x, gates, w_in, w_out)
         by = ("x", "gates", "experts/w_in", "experts/w_out")

@@ -20,9 +20,10 @@ from jaxtyping import Array, Int, PyTree, install_import_hook
 
 with install_import_hook("reference", "beartype.beartype"):
     from plan.hlo import Collectives, collectives
-    from reference.config import TECHNIQUES, ModelConfig, Reinforce, RouterConfig, Size
+    from reference.config import ModelConfig, RouterConfig, Size
     from reference.mesh import batch_rows, make_mesh, place, place_batch
     from reference.objective import Report, objective
+    from reference.routers import ROUTERS, Reinforce
     from training.optimizer import OptimizerConfig, make_optimizer
     from training.step import TrainState, init_state, state_specs, train_step
 
@@ -38,19 +39,28 @@ class Case(NamedTuple):
     """One model. Two blocks, all of them routed if any is; dimensions that 8 devices divide along any axis."""
 
     technique: str
-    k: int
-    sequences_per_group: int
-    dtype: str
+    k: int = 1
+    sequences_per_group: int = 1
+    dtype: str = "float64"
+    granularity: int = 1
+    shared_experts: int = 0
 
     def config(self) -> ModelConfig:
         """Its configuration."""
         router = None
         if self.technique != "dense":
-            technique = TECHNIQUES[self.technique]()
+            technique = ROUTERS[self.technique]()
             if isinstance(technique, Reinforce):
                 # Weights that make the policy's gradient as large as the others'.
                 technique = dataclasses.replace(technique, policy_weight=1.0, baseline_weight=1.0)
-            router = RouterConfig(technique, 8, self.k, sequences_per_group=self.sequences_per_group)
+            router = RouterConfig(
+                technique,
+                8,
+                self.k,
+                sequences_per_group=self.sequences_per_group,
+                granularity=self.granularity,
+                shared_experts=self.shared_experts,
+            )
         dtype: Any = self.dtype
         return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype=dtype)
 
@@ -74,6 +84,11 @@ def outcome(state: TrainState, tokens: Int[Array, "batch context_and_one"]) -> t
     moment = optimizer_moments(state)[0]
     state, training = step(state, tokens, key)
     _, evaluation = jax.jit(partial(objective, inference=True))(state.model, tokens)
+    # A group of an evaluation is all that a device holds: what is counted by group differs from mesh to mesh.
+    by_group = ("load_max_over_mean", "entropy")
+    kept = {name: value for name, value in evaluation.metrics.items() if name not in by_group}
+    losses = {name: value for name, value in evaluation.router_losses.items() if name != "balance"}
+    evaluation = dataclasses.replace(evaluation, metrics=kept, router_losses=losses)
     return Outcome(moment, state, training, evaluation), collectives(step.as_text() or "")
 
 
@@ -127,9 +142,9 @@ def moment_bytes(state: TrainState) -> list[int]:
     return list(held.values())
 
 
-def run(technique: str, mesh: list[int], k: int = 1, sequences_per_group: int = 1, dtype: str = "float64") -> dict[str, Any]:
+def run(mesh: list[int], **options: Any) -> dict[str, Any]:
     """One case: how far the mesh is from one device."""
-    case = Case(technique, k, sequences_per_group, dtype)
+    case = Case(**options)
     expected = on_one_device(case)[1]
     found, moved = on_mesh(case, mesh)
     distances = {name: distance(getattr(found, name), getattr(expected, name)) for name in Outcome._fields}

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reference.config import TECHNIQUES, ModelConfig, RouterConfig, Size
+from reference.config import ModelConfig, RouterConfig, Size
+from reference.routers import ROUTERS
 from reference.transformer import Transformer, checked_tables
 
 SIZE = Size(d_model=16, num_blocks=4, num_heads=2, kqv_size=4)
@@ -22,7 +23,9 @@ T = TypeVar("T")
 
 def small(technique: str, *, num_experts: int = 4, k: int = 1, router: dict[str, Any] | None = None, **model: Any) -> ModelConfig:
     """A configuration; "dense", or a technique by name; `router` and `model` are further fields of either configuration."""
-    routed = None if technique == "dense" else RouterConfig(TECHNIQUES[technique](), num_experts, k, **(router or {}))
+    routed = (
+        None if technique == "dense" else RouterConfig(ROUTERS[technique](), num_experts, k, **{"sequences_per_group": 1, **(router or {})})
+    )
     fields: dict[str, Any] = {"size": SIZE, "router": routed, "vocabulary": VOCABULARY, "context": CONTEXT, **model}
     return ModelConfig(**fields)
 

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from fractions import Fraction
 from typing import Any
 
 import jax
@@ -11,9 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reference.config import SIZES, TECHNIQUES, Hash, ModelConfig, Reinforce, RouterConfig, SinkhornBase, Size, Switch, model_config
+from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
+from reference.routers import ROUTERS, Hash, LossFree, Reinforce, SinkhornBase, Switch
 from reference.transformer import Transformer
 from tests.reference.small_models import small
 
@@ -30,7 +32,7 @@ def _balanced_without_counts() -> Transformer:
 
 
 def _routed_without_table() -> RoutedFeedForward:
-    return RoutedFeedForward(SIZE, RouterConfig(Hash()), key=jax.random.key(0))
+    return RoutedFeedForward(ModelConfig(SIZE, RouterConfig(Hash())), key=jax.random.key(0))
 
 
 def _checked_with(config: Any, **fields: object) -> None:
@@ -47,7 +49,7 @@ BAD: list[tuple[str, str, Callable[[], object]]] = [
     ("num_experts is 2.5", "whole number", lambda: _checked_with(RouterConfig(), num_experts=2.5)),
     ("k is 0", "at least 1", lambda: RouterConfig(k=0)),
     ("k is 3 with 2 experts", "from 1 to num_experts", lambda: RouterConfig(num_experts=2, k=3)),
-    ("k is 2", "set k to 1", lambda: RouterConfig(Reinforce(), k=2)),
+    ("k is 2", "at most 1 experts for a token", lambda: RouterConfig(Reinforce(), k=2)),
     ("capacity_factor is 0", "positive number, or None", lambda: RouterConfig(capacity_factor=0.0)),
     ("capacity_factor is -1", "positive number, or None", lambda: RouterConfig(capacity_factor=-1.0)),
     ("capacity_factor is nan", "positive number, or None", lambda: RouterConfig(capacity_factor=NAN)),
@@ -77,10 +79,14 @@ BAD: list[tuple[str, str, Callable[[], object]]] = [
     ("routing_frequency is 1.5", "use 1, 1/2, 1/3", lambda: ModelConfig(SIZE, RouterConfig(), 1.5)),
     ("routing_frequency is nan", "use 1, 1/2, 1/3", lambda: ModelConfig(SIZE, RouterConfig(), NAN)),
     ("routing_frequency is 0.4, not 1/integer", "use 1, 1/2, 1/3", lambda: ModelConfig(SIZE, RouterConfig(), 0.4)),
-    ("routing_frequency is 1/4 with 6 blocks", "use a divisor of 6", lambda: ModelConfig(SIZE, RouterConfig(), 0.25)),
-    ("routing_frequency is 1/12 with 6 blocks", "use a divisor of 6", lambda: ModelConfig(SIZE, RouterConfig(), 1 / 12)),
+    ("routing_frequency is 1/4, and num_blocks = 6 is not divisible", "a divisor of 6", lambda: ModelConfig(SIZE, RouterConfig(), 0.25)),
+    ("routing_frequency is 1/12, and num_blocks = 6 is not divisible", "a divisor of 6", lambda: ModelConfig(SIZE, RouterConfig(), 1 / 12)),
+    ("granularity is 3", "must divide the 64 columns", lambda: ModelConfig(SIZE, RouterConfig(granularity=3))),
+    ("shared_experts is -1", "at least 0", lambda: RouterConfig(shared_experts=-1)),
+    ("no drop_order is called 'last'", "position, choice, gate, random", lambda: _checked_with(RouterConfig(), drop_order="last")),
+    ("loss-free's speed is 0", "positive", lambda: LossFree(speed=0.0)),
     ("no size is called '15m'", "15M, 25M", lambda: model_config("15m", "dense")),
-    ("no router is called 'base'", "dense, s-base, hash, rl-r, switch", lambda: model_config("15M", "base")),
+    ("no router is called 'base'", "dense, s-base, hash, rl-r, switch, loss-free", lambda: model_config("15M", "base")),
     ("22 rows for a vocabulary of 23", "one for each token id", lambda: _with_table(rows=22, choices=1)),
     ("2 experts for each token; k is 1", "that many columns", lambda: _with_table(rows=23, choices=2)),
     ("3 hash tables for 2 routed layers", "one for each", lambda: _with_table(rows=23, choices=1, layers=3)),
@@ -101,7 +107,7 @@ def test_a_bad_configuration_fails_in_one_line_with_the_fix(wrong: str, fix: str
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("technique", ["dense", *TECHNIQUES])
+@pytest.mark.parametrize("technique", ["dense", *ROUTERS])
 def test_every_size_and_technique_makes_a_configuration_by_name(size: str, technique: str) -> None:
     config = model_config(size, technique, num_experts=128)
     assert config.size == SIZES[size]
@@ -132,10 +138,21 @@ def test_capacity_is_the_mean_load_times_the_factor_rounded_up_and_at_most_the_g
     capacity = router.capacity(tokens, inference=False)
     assert capacity is not None
     assert 1 <= capacity <= tokens
-    share = factor * k * tokens / num_experts
-    # A product and a quotient round by 1e-16 of themselves each, so that a whole number may come out as the next.
-    assert capacity < share * (1 + 1e-15) + 1
-    assert capacity == tokens or capacity >= share * (1 - 1e-15)
+    share = Fraction(repr(factor)) * k * tokens / num_experts
+    assert share <= capacity < share + 1 or capacity == tokens <= share
+
+
+def test_capacity_is_exact_where_floats_round() -> None:
+    # 1.1 * 100 / 10 is 11.000000000000002 in floats.
+    assert RouterConfig(num_experts=10, capacity_factor=1.1).capacity(100, inference=False) == 11
+
+
+def test_a_group_left_to_the_batch_has_64_tokens_an_expert_and_divides_what_a_device_holds() -> None:
+    router = RouterConfig(num_experts=512)
+    assert [router.group_of(sequences, 2048) for sequences in (4, 16, 24, 32)] == [4, 16, 24, 16]
+    assert RouterConfig(num_experts=8).group_of(32, 128) == 4
+    assert RouterConfig(num_experts=8, sequences_per_group=1).group_of(32, 128) == 1
+    assert RouterConfig(num_experts=8, sequences_per_group=4).group_of(6, 128, inference=True) == 2
 
 
 @given(tokens=COUNTS, num_experts=st.integers(1, 1024))

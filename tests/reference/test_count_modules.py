@@ -16,12 +16,13 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from benchmarks.products import product_flops
-from reference.config import SIZES, TECHNIQUES, ModelConfig, Reinforce, RouterConfig, Size, Switch, model_config
+from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
 from reference.count import expert_slots, held_parameters, matmul_flops, parameters, training_flops
 from reference.dispatch import block_length, num_blocks
 from reference.errors import ConfigError
 from reference.objective import objective
-from reference.transformer import Transformer
+from reference.routers import ROUTERS, Hash, Reinforce, SinkhornBase, Switch
+from reference.transformer import Transformer, partition_weights
 
 ROOT = Path(__file__).parents[2]
 
@@ -31,7 +32,7 @@ SEQUENCES, CONTEXT, VOCABULARY = 4, 10, 37
 GROUPS = {
     "attention": ("attention.",),
     "norms": ("attention_norm.", "feedforward_norm."),
-    "experts": ("feedforward.experts.",),
+    "experts": ("feedforward.experts.", "feedforward.shared."),
     "baseline": ("feedforward.router.baseline_in", "feedforward.router.baseline_out"),
     "router": ("feedforward.router.weight",),
     "feed_forward": ("feedforward.w_in", "feedforward.w_out"),
@@ -48,38 +49,39 @@ def shapes(config: ModelConfig) -> tuple[Transformer, PRNGKeyArray]:
 
 
 def held(model: Transformer) -> dict[str, int]:
-    """Sizes of the model's floating-point arrays, by the count's groups."""
+    """Sizes of the model's weights, by the count's groups."""
     sizes: Counter[str] = Counter()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(model):
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            continue  # HASH's table
+    for path, leaf in jax.tree_util.tree_leaves_with_path(partition_weights(model)[0]):
         name = ".".join(part.name for part in path if isinstance(part, jax.tree_util.GetAttrKey)).removeprefix("groups.blocks.")
         (group,) = (group for group, starts in GROUPS.items() if name.startswith(starts))
         sizes[group] += leaf.size
     return {group: sizes[group] for group in GROUPS}
 
 
-def small(router: RouterConfig | None, frequency: float = 1 / 3, sequences: int = 1) -> ModelConfig:
+def small(router: RouterConfig | None, frequency: float = 1 / 3, sequences: int | None = 1) -> ModelConfig:
     """A small model; sizes have no common factors to speak of, so that no two counts agree by accident."""
     router = replace(router, sequences_per_group=sequences) if router else None
     return ModelConfig(SMALL, router, frequency, VOCABULARY, CONTEXT)
 
 
-ROUTERS = {
+CONFIGS = {
     "dense": small(None),
-    **{name: small(RouterConfig(technique(), 5)) for name, technique in TECHNIQUES.items()},
-    "s-base, k=2": small(RouterConfig(TECHNIQUES["s-base"](), 7, 2), 1 / 2),
+    **{name: small(RouterConfig(technique(), 5)) for name, technique in ROUTERS.items()},
+    "s-base, k=2": small(RouterConfig(SinkhornBase(), 7, 2), 1 / 2),
     "switch, R=1, two sequences to a group": small(RouterConfig(Switch(), 3, 3), 1.0, 2),
-    "hash, more experts than tokens": small(RouterConfig(TECHNIQUES["hash"](), 11, 1)),
+    "hash, more experts than tokens": small(RouterConfig(Hash(), 11, 1)),
     "rl-r, capacity 0.5": small(RouterConfig(Reinforce(), 2, 1, 0.5, 0.5)),
+    "switch, fine experts, three shared": small(RouterConfig(Switch(), 5, 4, granularity=4, shared_experts=3)),
+    "switch, groups by the batch": small(RouterConfig(Switch(), 2), sequences=None),
+    "padded vocabulary": replace(small(RouterConfig(Switch(), 2)), vocabulary_multiple=8),
 }
 
 
-each_router = pytest.mark.parametrize("config", ROUTERS.values(), ids=list(ROUTERS))
+each_router = pytest.mark.parametrize("config", CONFIGS.values(), ids=list(CONFIGS))
 
 
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("technique", ["dense", *TECHNIQUES])
+@pytest.mark.parametrize("technique", ["dense", *ROUTERS])
 def test_the_modules_of_every_size_hold_the_counted_weights_group_by_group(size: str, technique: str) -> None:
     config = model_config(size, technique, 64)
     assert held(shapes(config)[0]) == asdict(held_parameters(config))
@@ -104,7 +106,7 @@ def test_a_forward_pass_multiplies_what_the_closed_form_says(config: ModelConfig
 @each_router
 def test_a_training_step_multiplies_three_times_that_but_where_no_gradient_is_wanted(config: ModelConfig) -> None:
     def _step(model: Transformer, tokens: Int[Array, "batch context_and_one"], key: PRNGKeyArray) -> PyTree:
-        weights, rest = eqx.partition(model, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.floating))
+        weights, rest = partition_weights(model)
 
         def _loss(weights: Transformer) -> tuple[Float[Array, ""], PyTree]:
             return objective(eqx.combine(weights, rest), tokens, key=key)
@@ -125,20 +127,22 @@ def test_a_training_step_multiplies_three_times_that_but_where_no_gradient_is_wa
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))
 def test_slots_without_dropping_are_the_blocks_of_the_dispatch(context: int, num_experts: int, k: int, per_group: int) -> None:
     router = RouterConfig(Switch(), num_experts, min(k, num_experts), sequences_per_group=per_group)
-    choices = router.k * per_group * context
+    # All sequences of a device are one group where nothing is dropped.
+    choices = router.k * 2 * per_group * context
     blocks = num_blocks(choices, num_experts) * block_length(choices, num_experts)
     config = ModelConfig(SMALL, router, context=context)
-    assert expert_slots(config, 2 * per_group, inference=True) == 2 * blocks
+    assert expert_slots(config, 2 * per_group, inference=True) == blocks
 
 
 def test_sequences_that_do_not_come_out_even_in_groups_are_refused() -> None:
     with pytest.raises(ConfigError, match="3 sequences"):
-        matmul_flops(ROUTERS["switch, R=1, two sequences to a group"], 3, inference=True)
+        matmul_flops(CONFIGS["switch, R=1, two sequences to a group"], 3, inference=False)
 
 
 def test_hash_is_the_only_router_whose_count_and_modules_differ() -> None:
-    for name, config in ROUTERS.items():
-        assert (held(shapes(config)[0]) == asdict(parameters(config))) == (not name.startswith("hash"))
+    for name, config in CONFIGS.items():
+        padded = name == "padded vocabulary"
+        assert (held(shapes(config)[0]) == asdict(parameters(config))) == (not name.startswith("hash") and not padded)
 
 
 def test_products_in_a_scan_count_as_often_as_it_runs_and_in_a_while_loop_are_refused() -> None:

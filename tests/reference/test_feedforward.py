@@ -17,11 +17,11 @@ D, HIDDEN = 8, 32
 
 
 def _feedforward() -> FeedForward:
-    return drawn(eqx.filter_eval_shape(FeedForward, SIZE, key=jax.random.key(0)))
+    return drawn(eqx.filter_eval_shape(FeedForward, SIZE, HIDDEN, key=jax.random.key(0)))
 
 
 def _experts(number: int) -> Experts:
-    return drawn(eqx.filter_eval_shape(Experts, SIZE, number, key=jax.random.key(0)))
+    return drawn(eqx.filter_eval_shape(Experts, SIZE, HIDDEN, number, key=jax.random.key(0)))
 
 
 def _gelu(x: Float[np.ndarray, "..."]) -> Float[np.ndarray, "..."]:
@@ -79,7 +79,7 @@ def test_blocks_are_given_to_the_experts_they_belong_to(at_a_time: int, monkeypa
 
 def test_weights_are_drawn_at_the_scale_that_the_docstrings_state() -> None:
     size = Size(d_model=64, num_blocks=8, num_heads=1, kqv_size=4)
-    experts = eqx.filter_jit(Experts)(size, 2, key=jax.random.key(0))
+    experts = eqx.filter_jit(Experts)(size, 256, 2, key=jax.random.key(0))
     # Of n normal numbers the root mean square is within 5/sqrt(2n) of the standard deviation: 2 % for n = 2 * 64 * 256.
     assert float(jnp.std(experts.w_in)) == pytest.approx(64**-0.5, rel=0.02)
     assert float(jnp.std(experts.w_out)) == pytest.approx((256 * 2 * 8) ** -0.5, rel=0.02)

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float, Int
 from golden.cases import load
 from reference import dispatch, objective
 from reference.config import RouterConfig
-from reference.routers import AbstractRouter, PolicyTrace, ReinforceRouter, Routing, SinkhornBaseRouter, sinkhorn_base
+from reference.routers import AbstractRouter, PolicyTrace, Routing, SinkhornBaseRouter, sinkhorn_base
 from reference.routers.balance import router_logits
 from tests.reference.golden_models import Arrays
 from tests.reference.golden_runs import (
@@ -57,9 +57,6 @@ class Changed(AbstractRouter):
     def __call__(self, x: Float[Array, "tokens d_model"], token_id: Int[Array, "tokens"], *, key: Any, inference: bool) -> Routing:
         return self.change(self.inner(x, token_id, key=key, inference=inference if self.always is None else self.always))
 
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        return self.inner.policy_losses(trace, reward)
-
 
 def same(routing: Routing) -> Routing:
     return routing
@@ -77,9 +74,6 @@ class GatedByPlan(AbstractRouter):
         assert isinstance(self.inner, SinkhornBaseRouter)
         plan = jnp.exp(sinkhorn_base.sinkhorn(router_logits(x, self.inner.weight), 10))
         return dataclasses.replace(routing, gates=x.shape[0] * jnp.take_along_axis(plan, routing.experts, axis=1))
-
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        return self.inner.policy_losses(trace, reward)
 
 
 # --- S-BASE
@@ -155,7 +149,7 @@ def test_a_capacity_off_by_one_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_first_tokens_dropped_instead_of_the_last_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def backwards(experts: Int[Array, "tokens 1"], num_experts: int, capacity: int) -> dispatch.Plan:
+    def backwards(experts: Int[Array, "tokens 1"], num_experts: int, capacity: int, priority: None) -> dispatch.Plan:
         plan, tokens = dispatch.plan_capacity(experts[::-1], num_experts, capacity), experts.shape[0]
         turned = jnp.where(plan.token_of_slot < tokens, tokens - 1 - plan.token_of_slot, tokens)
         return dispatch.Plan(turned, turned, plan.slot_of_choice[::-1])
@@ -169,22 +163,22 @@ def test_the_first_tokens_dropped_instead_of_the_last_are_seen(monkeypatch: pyte
 # --- RL-R
 
 
-def with_gradients(self: ReinforceRouter, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Array]:
+def with_gradients(self: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Array]:
     """RL-R's terms as they are, with no gradient stopped."""
     return {
-        "policy": -self.options.policy_weight * (reward - trace.baseline) * trace.log_prob,
-        "baseline": self.options.baseline_weight * (trace.baseline - reward) ** 2,
+        "policy": -self.policy_weight * (reward - self.baseline) * self.log_prob,
+        "baseline": self.baseline_weight * (self.baseline - reward) ** 2,
     }
 
 
 def test_an_advantage_that_is_not_stopped_is_seen_in_the_baselines_gradient_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReinforceRouter, "policy_losses", with_gradients)
+    monkeypatch.setattr(PolicyTrace, "losses", with_gradients)
     by_baseline = {f"{mode}/gradients/router/baseline_{end}" for mode in ("training", "evaluation") for end in ("in", "out")}
     assert set(wrong_in_router("router_rl_r")) == by_baseline
 
 
 def test_a_reward_that_is_not_stopped_is_seen_in_the_models_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ReinforceRouter, "policy_losses", with_gradients)
+    monkeypatch.setattr(PolicyTrace, "losses", with_gradients)
     wrong = wrong_in_model("model_rl_r", modes=("training",))
     assert {"training/gradients/embedding", "training/gradients/blocks/0/experts/w_in"} <= set(wrong)
     assert all(name.startswith("training/gradients/") for name in wrong)

@@ -12,9 +12,9 @@ import optax
 import pytest
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from reference.config import Reinforce, Size
-from reference.objective import Report, objective, router_losses, router_of, target_log_prob
-from reference.routers import Routing
+from reference.config import Size
+from reference.objective import Report, objective, router_losses, target_log_prob
+from reference.routers import Reinforce, Routing
 from reference.transformer import Transformer
 from tests.reference.small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
 
@@ -70,7 +70,7 @@ def _outcome(technique: str) -> Outcome:
 
     @eqx.filter_jit
     def _run(model: Transformer, key: PRNGKeyArray) -> PyTree:
-        return *model(tokens[:, :-1], key=key), *objective(model, tokens, key=key)
+        return *model(tokens[:, :-1], key=key, inference=False), *objective(model, tokens, key=key)
 
     return Outcome(tokens, *_run(model, jax.random.key(0)))
 
@@ -158,10 +158,10 @@ def _gradients_of_parts() -> list[PyTree]:
     tokens, key = some_tokens(BATCH, CONTEXT + 1), jax.random.key(0)
 
     def _parts(model: Transformer) -> Float[Array, "3"]:
-        logits, routing = model(tokens[:, :-1], key=key)
+        logits, routing = model(tokens[:, :-1], key=key, inference=False)
         log_prob = target_log_prob(logits, tokens[:, 1:])
         assert routing is not None
-        of_router = sum(router_losses(router_of(model), routing, log_prob, jnp.ones_like(log_prob, bool)).values())
+        of_router = sum(router_losses(routing, log_prob, jnp.ones_like(log_prob, bool)).values())
         reported = sum(jnp.sum(x) for x in jax.tree.leaves(objective(model, tokens, key=key)[1]))
         return jnp.stack([jnp.asarray(of_router), -jnp.mean(log_prob), jnp.asarray(reported)])
 

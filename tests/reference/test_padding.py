@@ -30,7 +30,7 @@ def test_the_loss_is_optaxs_mean_over_the_real_targets() -> None:
     padded = whole.at[:, 1:].set(jnp.where(real, whole[:, 1:], PADDING))
     _, report = eqx.filter_jit(objective)(model, padded)
     # The model is causal: what the real targets are predicted from has no padding in it.
-    logits, _ = eqx.filter_jit(model)(whole[:, :-1])
+    logits, _ = eqx.filter_jit(model)(whole[:, :-1], inference=False)
     by_token = np.asarray(optax.softmax_cross_entropy_with_integer_labels(logits, whole[:, 1:]), np.float64)
     # One float32 log-softmax, and a mean of 14 of them.
     assert float(report.loss) == pytest.approx(by_token[real].mean(), rel=1e-6)

@@ -14,7 +14,7 @@ from jax.sharding import PartitionSpec as P
 
 from reference.config import SIZES, ModelConfig, RouterConfig
 from reference.errors import ConfigError
-from reference.mesh import DATA, EXPERT, GROUPS, MODEL
+from reference.mesh import BATCH, DATA, EXPERT, MODEL
 from reference.transformer import Transformer
 from tests.reference.small_models import draw, small
 from training.optimizer import OptimizerConfig, decayed, make_optimizer, make_schedule, zero_specs
@@ -81,11 +81,11 @@ def test_optimizer_state_is_spread_over_every_axis_that_its_weight_is_not() -> N
     specs = zero_specs(shapes(), AbstractMesh((2, 4, 2), (DATA, EXPERT, MODEL)))
     dense, routed = specs.groups.blocks
     # Stacked weights begin with an axis of 3 groups of blocks, which comes out even over none.
-    assert dense.attention.query == P(None, GROUPS, MODEL, None)
-    assert dense.feedforward.w_out == P(None, MODEL, GROUPS)
+    assert dense.attention.query == P(None, BATCH, MODEL, None)
+    assert dense.feedforward.w_out == P(None, MODEL, BATCH)
     assert routed.feedforward.experts.w_in == P(None, EXPERT, (DATA,), MODEL)
-    assert specs.embedding == P(MODEL, GROUPS)
-    assert dense.attention_norm.scale == P(None, GROUPS)
+    assert specs.embedding == P(MODEL, BATCH)
+    assert dense.attention_norm.scale == P(None, BATCH)
 
 
 def test_a_weight_that_comes_out_even_over_data_alone_is_spread_over_that() -> None:

@@ -9,12 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reference.config import Hash, Reinforce, RouterConfig, SinkhornBase, Switch, Technique
-from reference.routed import make_router
-from reference.routers import AbstractRouter, Routing
+from reference.routers import ROUTERS, AbstractRouter, Hash, RouterOptions, Routing
 from reference.routers.hash import hash_table
+from reference.routers.interface import RouterShape
 
-TECHNIQUES: dict[str, Technique] = {"s-base": SinkhornBase(), "hash": Hash(), "rl-r": Reinforce(), "switch": Switch()}
+ROUTERS: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
 
 VOCABULARY = 32
 """Of HASH's tables."""
@@ -42,12 +41,12 @@ def some_ids(*shape: int, seed: int = 0) -> Int[Array, "..."]:
     return jnp.asarray(np.random.default_rng(seed).integers(VOCABULARY, size=shape), jnp.int32)
 
 
-def a_router(name: str, d_model: int, num_experts: int, k: int = 1, options: Technique | None = None, seed: int = 0) -> AbstractRouter:
+def a_router(name: str, d_model: int, num_experts: int, k: int = 1, options: RouterOptions | None = None, seed: int = 0) -> AbstractRouter:
     """The technique called `name`, in float64 where that is on."""
-    config = RouterConfig(options or TECHNIQUES[name], num_experts, k)
-    table = hash_table(config.technique, VOCABULARY, num_experts, k, layer=0) if isinstance(config.technique, Hash) else None
-    key = jax.random.key(seed)
-    return make_router(d_model, config, key=key, hash_table=None if table is None else jnp.asarray(table, jnp.int32))
+    options = options or ROUTERS[name]
+    table = hash_table(options, VOCABULARY, num_experts, k, layer=0) if isinstance(options, Hash) else None
+    given = None if table is None else jnp.asarray(table, jnp.int32)
+    return options.build(RouterShape(d_model, num_experts, k), jax.random.key(seed), given)
 
 
 def passing_through(router: Any) -> Any:

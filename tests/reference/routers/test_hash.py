@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from jaxtyping import Float, Int
 
-from reference.config import Hash, ModelConfig, RouterConfig, Size
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
-from reference.objective import router_of
-from reference.routers import HashRouter
+from reference.routers import Hash, HashRouter
 from reference.routers.hash import balanced_table, check_table, hash_table, modulo_table, random_table
 from reference.transformer import Transformer
+from tests.reference.golden_models import routed
 from tests.reference.routers.router_cases import ROUTE, some_ids, some_logits
 
 ZIPF: Int[np.ndarray, "vocabulary"] = np.round(1e8 / np.arange(1, 32_001)).astype(np.int64)
@@ -100,7 +100,7 @@ def test_a_checkpoint_holds_the_table(tmp_path: Path) -> None:
 
 def table_of(model: Transformer) -> Int[jax.Array, "layers vocabulary k"]:
     """The tables of all layers."""
-    router = router_of(model)
+    router = routed(model).router
     assert isinstance(router, HashRouter)
     return router.table
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int
 
-from reference.config import Reinforce, RouterConfig, Size
+from reference import fast
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
-from reference.routers import PolicyTrace, ReinforceRouter, reinforce
+from reference.routers import PolicyTrace, Reinforce, ReinforceRouter, reinforce
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, some_ids, some_logits
 
 TOKENS, EXPERTS, D_MODEL = 3, 3, 32
@@ -58,7 +59,7 @@ def estimates(router: ReinforceRouter, reward: Reward) -> tuple[Float[Array, "ch
     def _one(experts: Int[Array, "tokens"]) -> tuple[Float[Array, ""], Weight]:
         def _loss(weight: Weight) -> tuple[Float[Array, ""], Float[Array, ""]]:
             trace = drawn(eqx.tree_at(lambda router: router.weight, router, weight), experts)
-            return jnp.sum(router.policy_losses(trace, reward(experts))["policy"]), jnp.sum(trace.log_prob)
+            return jnp.sum(trace.losses(reward(experts))["policy"]), jnp.sum(trace.log_prob)
 
         gradient, log_prob = jax.grad(_loss, has_aux=True)(router.weight)
         return jnp.exp(log_prob), -gradient
@@ -69,7 +70,7 @@ def estimates(router: ReinforceRouter, reward: Reward) -> tuple[Float[Array, "ch
 def drawn(router: ReinforceRouter, experts: Int[Array, "tokens"]) -> PolicyTrace:
     """What the router passes on if these are the experts it draws."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(reinforce, "sample", lambda log_policy, key: experts[:, None])
+        patch.setattr(reinforce, "draw", lambda log_policy, key: experts[:, None])
         trace = router(some_x(), some_ids(TOKENS), key=jax.random.key(0), inference=False).policy
     assert trace is not None
     return trace
@@ -136,7 +137,7 @@ def train_baseline(router: ReinforceRouter) -> ReinforceRouter:
 
     def _loss(weights: tuple[Float[Array, "d_model hidden"], Float[Array, "hidden"]]) -> Float[Array, ""]:
         moved = eqx.tree_at(lambda router: (router.baseline_in, router.baseline_out), router, weights)
-        losses = jax.vmap(lambda reward: router.policy_losses(drawn(moved, choices[0]), reward)["baseline"])(rewards)
+        losses = jax.vmap(lambda reward: drawn(moved, choices[0]).losses(reward)["baseline"])(rewards)
         return jnp.sum(probability[:, None] * losses) / router.options.baseline_weight
 
     def _step(weights: Any, _: None) -> tuple[Any, None]:
@@ -150,7 +151,7 @@ def test_experts_are_drawn_from_the_policy() -> None:
     # Chi-square with 4 degrees of freedom: above 40 once in twenty million keys.
     policy = np.array([0.5, 0.25, 0.15, 0.08, 0.02])
     number = 20_000
-    drawn = reinforce.sample(jnp.tile(jnp.log(jnp.asarray(policy, jnp.float32)), (number, 1)), jax.random.key(0))
+    drawn = fast.draw(jnp.tile(jnp.log(jnp.asarray(policy, jnp.float32)), (number, 1)), jax.random.key(0))
     seen = np.bincount(np.asarray(drawn)[:, 0], minlength=5)
     assert np.sum((seen - number * policy) ** 2 / (number * policy)) < 40
 
@@ -182,7 +183,7 @@ def test_it_has_the_weights_that_the_released_counts_show() -> None:
 def all_losses(router: Any, x: Float[Array, "tokens d_model"]) -> dict[str, Float[Array, ""]]:
     """Its four terms, for some rewards that depend on x too."""
     routing = router(x, some_ids(x.shape[0]), key=jax.random.key(0), inference=False)
-    per_token = router.policy_losses(routing.policy, jnp.sum(jnp.sin(x), axis=1))
+    per_token = routing.policy.losses(jnp.sum(jnp.sin(x), axis=1))
     return routing.losses | {name: jnp.mean(value) for name, value in per_token.items()}
 
 
@@ -196,7 +197,7 @@ def test_no_term_reaches_the_trunk_and_each_reaches_its_own_weights(router: Rein
 
 
 def test_the_language_model_loss_does_not_reach_the_policy() -> None:
-    layer = RoutedFeedForward(Size(8, 1, 1, 8), RouterConfig(Reinforce(), 2), key=jax.random.key(0))
+    layer = RoutedFeedForward(ModelConfig(Size(8, 1, 1, 8), RouterConfig(Reinforce(), 2), 1.0), key=jax.random.key(0))
     x, ids = jnp.asarray(some_logits(6, 8), jnp.float32)[None], some_ids(1, 6)
 
     def _output(layer: RoutedFeedForward) -> Float[Array, ""]:
@@ -228,7 +229,7 @@ def test_its_terms_are_those_of_the_formulas() -> None:
     router: Any = a_router("rl-r", D_MODEL, EXPERTS, options=options)
     x, reward = np.asarray(some_logits(10, D_MODEL)), some_logits(1, 10, seed=2)[0]
     routing = router(jnp.asarray(x), some_ids(10), key=jax.random.key(0), inference=False)
-    losses = routing.losses | router.policy_losses(routing.policy, jnp.asarray(reward))
+    losses = routing.losses | routing.policy.losses(jnp.asarray(reward))
     policy = np.exp(x @ router.weight)
     policy /= policy.sum(axis=1, keepdims=True)
     log_prob = np.log(policy[np.arange(10), routing.experts[:, 0]])

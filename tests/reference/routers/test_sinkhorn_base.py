@@ -14,7 +14,7 @@ from hypothesis.extra.numpy import arrays
 from jaxtyping import Array, Float
 from scipy.optimize import linear_sum_assignment
 
-from reference.config import SinkhornBase
+from reference.routers import SinkhornBase
 from reference.routers.sinkhorn_base import SinkhornBaseRouter, balanced_top_k, marginal_error, rounding, sinkhorn
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_through, some_ids, some_logits
 

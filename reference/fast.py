@@ -1,0 +1,172 @@
+"""What is written as it is for speed alone. Each function here equals its plain form, which its
+docstring gives and `tests/reference/test_fast.py` compares it with; everything else in `reference/`
+is the formula.
+
+Measured on CPU (docs/LOG.md); a form that is faster on accelerators has its place here too.
+"""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
+
+from reference.mesh import BATCH, Axes, Layout, contract, reshaped
+
+
+def linear(
+    x: Float[Array, "batch context features"],
+    weight: Float[Array, "features outputs"],
+    *,
+    out: Layout,
+) -> Float[Array, "batch context outputs"]:
+    """Plain form: `contract("bcf,fo->bco", x, weight, out=out)` in the type of `x`.
+
+    Tokens are flattened to one axis: from three axes XLA on CPU computes the weight's gradient by
+    transposed copies of both factors, and a feed-forward's training takes 1.7 times as long.
+    """
+    batch, context, features = x.shape
+    flat = reshaped(x, (batch * context, features), (BATCH, _last_axes(x)))
+    product = contract("tf,fo->to", flat, weight.astype(x.dtype), out=(BATCH, out[-1]))
+    return reshaped(product, (batch, context, weight.shape[1]), out)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def gelu_linear(
+    x: Float[Array, "batch context hidden"], weight: Float[Array, "hidden d_model"], out: Layout
+) -> Float[Array, "batch context d_model"]:
+    """Plain form: `linear(gelu(x), weight, out)`.
+
+    The GELU is computed again in the backward pass, which then keeps one array of this size, not
+    five.
+    """
+    return linear(jax.nn.gelu(x), weight, out=out)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
+def gelu_contract(
+    x: Float[Array, "experts slots hidden"],
+    weight: Float[Array, "experts hidden d_model"],
+    out: Layout,
+) -> Float[Array, "experts slots d_model"]:
+    """Plain form: `contract("esh,ehd->esd", gelu(x), weight, out=out)`; as `gelu_linear`."""
+    return contract("esh,ehd->esd", jax.nn.gelu(x), weight.astype(x.dtype), out=out)
+
+
+@partial(jax.checkpoint, prevent_cse=False, static_argnums=3)
+def layer_norm(
+    x: Float[Array, "*batch d_model"],
+    scale: Float[Array, "d_model"],
+    offset: Float[Array, "d_model"],
+    epsilon: float,
+) -> Float[Array, "*batch d_model"]:
+    """Plain form: the same without `jax.checkpoint`; in float32 at least, in the type of `x`.
+
+    Computed again in the backward pass, which then keeps `x` alone: a quarter to write and read.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32)
+    wide = x.astype(dtype)
+    centred = wide - jnp.mean(wide, axis=-1, keepdims=True)
+    variance = jnp.mean(centred**2, axis=-1, keepdims=True)
+    normal = centred * jax.lax.rsqrt(variance + epsilon)
+    return (normal * scale.astype(dtype) + offset.astype(dtype)).astype(x.dtype)
+
+
+@jax.custom_jvp
+def causal_softmax(
+    scores: Float[Array, "batch heads context context"],
+) -> Float[Array, "batch heads context context"]:
+    """Plain form: `softmax(where(j <= i, scores_ij, -inf))` over j, in float32 at least.
+
+    Its gradient needs its output alone.
+    """
+    wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
+    causal = jnp.tri(scores.shape[-1], dtype=bool)
+    return jax.nn.softmax(jnp.where(causal, wide, -jnp.inf), axis=-1)
+
+
+@causal_softmax.defjvp
+def _causal_softmax_jvp(
+    primals: tuple[Float[Array, "batch heads context context"]],
+    tangents: tuple[Float[Array, "batch heads context context"]],
+) -> tuple[
+    Float[Array, "batch heads context context"], Float[Array, "batch heads context context"]
+]:
+    p = causal_softmax(*primals)
+    tangent = tangents[0].astype(p.dtype)
+    return p, p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))
+
+
+@jax.custom_vjp
+def gather(
+    x: Shaped[Array, "rows d_model"],
+    index: Int[Array, "*places"],
+    back: Int[Array, "rows readers"],
+) -> Shaped[Array, "*places d_model"]:
+    """Plain form: `x[index]`, zeros for an index one past the last.
+
+    `back` names, for each row, the places that read it (one past the last: none), so that the
+    gradient is a gather too; JAX's is a scatter. Not in forward mode: `jax.jvp`, and so
+    `jax.hessian`, do not go through a `custom_vjp`; reverse over reverse does.
+    """
+    return _read(x, index)
+
+
+def _gather_forward(
+    x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"], back: Int[Array, "rows readers"]
+) -> tuple[
+    Shaped[Array, "*places d_model"], tuple[Int[Array, "*places"], Int[Array, "rows readers"]]
+]:
+    return gather(x, index, back), (index, back)
+
+
+def _gather_backward(
+    places: tuple[Int[Array, "*places"], Int[Array, "rows readers"]],
+    gradient: Shaped[Array, "*places d_model"],
+) -> tuple[Shaped[Array, "rows d_model"], None, None]:
+    index, back = places
+    flat = gradient.reshape(index.size, gradient.shape[-1])
+    return jnp.sum(_read(flat, back), axis=1), None, None
+
+
+gather.defvjp(_gather_forward, _gather_backward)
+
+
+def _read(
+    x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"]
+) -> Shaped[Array, "*places d_model"]:
+    return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+def weighted_sum(
+    x: Float[Array, "tokens k d_model"], weights: Float[Array, "tokens k"]
+) -> Float[Array, "tokens d_model"]:
+    """Plain form: `sum(x * weights[..., None], axis=1)`.
+
+    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis of
+    choices, however short.
+    """
+    terms = [x[:, c] * weights[:, c, None].astype(x.dtype) for c in range(weights.shape[1])]
+    return sum(terms[1:], start=terms[0])
+
+
+def draw(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
+    """Plain form: `jax.random.categorical(key, log_policy)`, from other random numbers.
+
+    By where one uniform number falls among the cumulated probabilities; `categorical` draws E
+    numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64 experts on two cores.
+    """
+    cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
+    uniform = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype)
+    drawn = uniform * cumulated[:, -1]
+    # At least the last expert's end lies above what was drawn, which is less than it but for
+    # rounding.
+    below = cumulated[:, :-1] <= drawn[:, None]
+    return jnp.sum(below, axis=-1, dtype=jnp.int32)[:, None]
+
+
+def _last_axes(x: Shaped[Array, "..."]) -> Axes:
+    """What the last dimension of `x` is spread over."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return None
+    return jax.typeof(x).sharding.spec.partitions[-1]

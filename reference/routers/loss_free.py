@@ -1,0 +1,107 @@
+"""Loss-free balancing: a bias for each expert, moved by the sign of its load, takes the place of a
+balancing loss (Wang et al. 2024; DeepSeek-V3, section 2.1.2).
+
+    s_ie = sigmoid(x_i W)_e,    chosen: the k largest of s_ie + b_e,    gate: s_ie
+
+    b_e <- b_e + speed * sign(mean load - load_e)    after every step, by the whole batch's load
+
+The bias decides who is chosen and is in no gate, so that no gradient of the balance disturbs that
+of the language model. Not one of the paper's three techniques: here because today's large models
+are routed so. Our choices: gates are not normalised over the chosen experts (as in Wang et al.;
+DeepSeek-V3 divides by their sum, which at k = 1 would leave the router without a gradient), and
+there is no loss by sequence beside.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reference.errors import require
+from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
+from reference.routers.interface import (
+    AbstractRouter,
+    RouterOptions,
+    RouterShape,
+    RouterState,
+    RouterWeights,
+    Routing,
+    Table,
+)
+
+
+@dataclass(frozen=True)
+class LossFree(RouterOptions):
+    """Sigmoid gates and a bias by load (Wang et al. 2024)."""
+
+    name: ClassVar[str] = "loss-free"
+    release_name: ClassVar[str] = "Loss-Free"
+    max_k: ClassVar[int | None] = None
+    d_model_multiple: ClassVar[int] = 1
+
+    speed: float = 1e-3
+    """How far a bias moves after a step (Wang et al. 2024, section 4.3)."""
+
+    def __post_init__(self) -> None:
+        positive = 0 < self.speed < math.inf
+        require(positive, f"loss-free's speed is {self.speed}; make it a positive number")
+
+    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "LossFreeRouter":
+        """A router with biases of 0."""
+        return LossFreeRouter(*shape, self, key=key)
+
+    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
+        """One D x E matrix; the biases are no weights."""
+        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
+
+
+class ExpertBias(RouterState):
+    """b, one number an expert."""
+
+    value: Float[Array, "*layers experts"]
+    speed: float = eqx.field(static=True)
+
+    def moved(self, load: Float[Array, "*layers experts"]) -> "ExpertBias":
+        """Up where less than the mean load fell, down where more did."""
+        below = jnp.mean(load, axis=-1, keepdims=True) - load
+        return ExpertBias(self.value + self.speed * jnp.sign(below), self.speed)
+
+
+class LossFreeRouter(AbstractRouter):
+    """Loss-free balancing. `weight` is normal with standard deviation 1/sqrt(D) (our choice)."""
+
+    weight: Float[Array, "d_model experts"]
+    bias: ExpertBias
+    k: int = eqx.field(static=True)
+
+    def __init__(
+        self, d_model: int, num_experts: int, k: int, options: LossFree, *, key: PRNGKeyArray
+    ) -> None:
+        self.weight = jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
+        self.bias = ExpertBias(jnp.zeros(num_experts), options.speed)
+        self.k = k
+
+    def __call__(
+        self,
+        x: Float[Array, "tokens d_model"],
+        token_id: Int[Array, "tokens"],
+        *,
+        key: PRNGKeyArray | None,
+        inference: bool,
+    ) -> Routing:
+        """The k largest of score + bias, in training and in evaluation."""
+        logits = router_logits(x, self.weight)
+        scores = jax.nn.sigmoid(logits)
+        experts = jax.lax.top_k(jax.lax.stop_gradient(scores + self.bias.value), self.k)[1]
+        load = expert_load(experts, logits.shape[-1], logits.dtype)
+        return Routing(
+            experts=experts,
+            gates=jnp.take_along_axis(scores, experts, axis=-1),
+            load=load,
+            losses={},
+            metrics=load_metrics(load, mean_entropy(jax.nn.log_softmax(logits))),
+        )

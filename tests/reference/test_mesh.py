@@ -121,7 +121,7 @@ def test_closed_forms_of_collectives_are_what_the_compiled_step_moves(found: dic
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("technique", ROUTERS)
+@pytest.mark.parametrize("technique", TECHNIQUES)
 def test_every_mesh_of_eight_devices_gives_what_one_device_gives(technique: str) -> None:
     several = technique != "dense" and ROUTERS[technique].max_k is None
     cases: list[dict[str, Any]] = [{"technique": technique, "mesh": mesh, "k": 2 if several else 1} for mesh in MESHES]
@@ -134,7 +134,7 @@ def test_every_mesh_of_eight_devices_gives_what_one_device_gives(technique: str)
 
 @pytest.mark.slow
 def test_single_precision_differs_by_rounding_only() -> None:
-    cases: list[dict[str, Any]] = [{"technique": name, "mesh": [2, 2, 2], "dtype": "float32"} for name in ROUTERS]
+    cases: list[dict[str, Any]] = [{"technique": name, "mesh": [2, 2, 2], "dtype": "float32"} for name in TECHNIQUES]
     for result in compare(cases, x64=False):
         # The marginal error is nothing but rounding in float32.
         assert_equal({**result, "distances": {k: v for k, v in result["distances"].items() if k != "training"}}, FLOAT32)

@@ -19,7 +19,7 @@ EXPERTS, SEQUENCES, CONTEXT = 16, 8, 12
 
 def model(technique: RouterOptions) -> Transformer:
     """Two routed layers of 16 experts."""
-    router = RouterConfig(technique, EXPERTS)
+    router = RouterConfig(technique, EXPERTS, sequences_per_group=1)
     config = ModelConfig(Size(16, 2, 2, 8), router, 1.0, vocabulary=32, context=CONTEXT)
     return Transformer(config, key=jax.random.key(0))
 

@@ -68,16 +68,12 @@ def write_grid(path: Path, programs: Path, grid: str, *, steps: int = 1200, ever
 
 
 def environment(programs: Path) -> dict[str, str]:
-    """Of the sweep and its runs: what one has compiled the others find."""
+    """Of the sweep and its runs."""
     return {
         **os.environ,
         "JAX_PLATFORMS": "cpu",
         "PYTHONPATH": str(ROOT),
         "XDG_CACHE_HOME": str(programs / "home"),
-        "JAX_COMPILATION_CACHE_DIR": str(programs / "xla"),
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
 

@@ -114,11 +114,6 @@ class Started:
             **os.environ,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": str(ROOT),
-            # A second start finds what the first has compiled.
-            "JAX_COMPILATION_CACHE_DIR": str(cache / "xla"),
-            "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-            "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
-            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "TF_CPP_MIN_LOG_LEVEL": "2",
         }
         if own_cache:

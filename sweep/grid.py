@@ -24,7 +24,7 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -154,7 +154,7 @@ def _sections(table: Table, where: str) -> Table:
     from_table(others, where)
     for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
         _positive(table[name][size], f"{where}: {name}.{size}")
-    names = (*BY_SIZE, *(field.name for field in fields(TrainConfig)))
+    names = (*BY_SIZE, *TrainConfig().sections())
     return {name: table.get(name, {}) for name in names}
 
 

@@ -30,19 +30,16 @@ from common.files import write_atomically
 from reference.config import ModelConfig
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.objective import Report
+from reference.routers import ROUTERS
 from training.choices import CHOICES, Choices
 from training.evaluate import Evaluation
 
 METRICS, CURVES = "metrics.jsonl", "curves.csv"
 
-ROUTER_TYPES = {
-    "dense": "Dense",
-    "s-base": "S-Base",
-    "hash": "Hash",
-    "rl-r": "RL-R",
-    "switch": "Switch",
+ROUTER_TYPES = {"dense": "Dense"} | {
+    name: options.release_name for name, options in ROUTERS.items()
 }
-"""The release's names for the techniques, and Switch."""
+"""What the column `router_type` calls a router."""
 
 
 ROUTER_METRICS = (

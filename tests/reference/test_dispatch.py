@@ -22,7 +22,7 @@ from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS, Hash, RouterOptions, Routing, SinkhornBase, Switch
 from reference.routers.hash import modulo_table
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A test runs each program a few times: compiling it is nearly all of its time."""
 
 compiled = partial(jax.jit, compiler_options=FAST_TO_COMPILE)
@@ -160,7 +160,7 @@ def test_it_is_the_product_with_one_hot_masks_in_values_and_gradients(tokens: in
 
 SIZE, CONTEXT, VOCABULARY = Size(8, 1, 1, 8), 16, 32
 
-ROUTERS: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
+TECHNIQUES: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
 
 
 def a_layer(config: RouterConfig, size: Size = SIZE) -> RoutedFeedForward:
@@ -193,7 +193,7 @@ def dense(
 )
 def test_a_routed_feedforward_is_every_expert_on_every_token_masked(technique: str, k: int, inference: bool) -> None:
     # Capacity 0.6 in training, so that even a balanced routing drops; none is dropped in evaluation.
-    layer = a_layer(RouterConfig(ROUTERS[technique], 4, k, capacity_factor=0.6, sequences_per_group=1))
+    layer = a_layer(RouterConfig(TECHNIQUES[technique], 4, k, capacity_factor=0.6, sequences_per_group=1))
     x, ids = (jnp.asarray(array) for array in _batch(2, CONTEXT))
     routing: Routing
     y, routing = run(layer, x, ids, inference=inference)
@@ -238,7 +238,7 @@ def test_a_dropped_token_gets_nothing() -> None:
 @pytest.mark.parametrize("technique", ["s-base", "rl-r"])
 def test_two_sequences_of_a_group_are_one_of_twice_the_length(technique: str) -> None:
     x, ids = _batch(4, CONTEXT)
-    two, one = (a_layer(RouterConfig(ROUTERS[technique], 4, sequences_per_group=number)) for number in (2, 1))
+    two, one = (a_layer(RouterConfig(TECHNIQUES[technique], 4, sequences_per_group=number)) for number in (2, 1))
     y, routing = run(two, x, ids)
     y_long, routing_long = run(one, x.reshape(2, 2 * CONTEXT, -1), ids.reshape(2, 2 * CONTEXT))
     # The same program but for two reshapes.
@@ -265,13 +265,13 @@ def test_in_evaluation_a_sequence_is_the_same_alone_as_in_a_group() -> None:
     np.testing.assert_array_equal(of_one.experts.ravel(), routing.experts.ravel()[:CONTEXT])
 
 
-@pytest.mark.parametrize("technique", ROUTERS)
+@pytest.mark.parametrize("technique", TECHNIQUES)
 def test_a_routed_feedforward_costs_its_buffers_and_at_most_five_percent_more(technique: str) -> None:
     # 16 D^2 for each of the E*C rows, against all matrix products and against XLA's count of the compiled forward pass. The rest is router,
     # GELU and index arithmetic: a GELU is some ten operations for each of 4D hidden units, 1 % at D = 256; RL-R's products 2 %. XLA counts
     # one of S-BASE's iterations; all are some 20*T*E operations each, 0.1 % in all. One-hot dispatch would add 2*T*E*C*D each way, 12 %.
     d_model, context, experts = 256, 128, 4
-    config = RouterConfig(ROUTERS[technique], experts, sequences_per_group=1)
+    config = RouterConfig(TECHNIQUES[technique], experts, sequences_per_group=1)
     layer = a_layer(config, Size(d_model, 1, 1, 8))
     arguments = jax.ShapeDtypeStruct((2, context, d_model), jnp.float32), jax.ShapeDtypeStruct((2, context), jnp.int32)
     arrays, static = eqx.partition(layer, eqx.is_array)

@@ -5,7 +5,6 @@ import dataclasses
 import json
 import math
 import shutil
-from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from common.errors import InputError, WorkError
 from fit.runs import load_runs
@@ -21,7 +19,6 @@ from reference.objective import PADDING, Report, objective
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
-from tests.reference.small_models import quick_compiles
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig, from_toml
@@ -39,20 +36,9 @@ from training.tokenizer import ByteTokenizer
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """Of tokens and, since each run compiles anew, of compiled programs."""
-    folder = tmp_path_factory.mktemp("cache")
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(folder / "xla"), 0.0, -1), strict=True):
-        jax.config.update(name, value)
-    # JAX looks once whether it has such a cache.
-    compilation_cache.reset_cache()
-    with quick_compiles():
-        yield folder
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of tokens."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ NAMES = ["bytes", "bpe", "hugging face"]
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=NAMES)
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(text=st.text() | st.text(alphabet=" \n\r\t\u2581▁<>0x4é\u2028", max_size=40))
 def test_decoding_what_was_encoded_gives_the_text_and_its_bytes_are_counted(tokenizer: Tokenizer, text: str) -> None:
     ids = tokenizer.encode(text)

@@ -13,14 +13,14 @@ from reference.routers import ROUTERS, AbstractRouter, Hash, RouterOptions, Rout
 from reference.routers.hash import hash_table
 from reference.routers.interface import RouterShape
 
-ROUTERS: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
+TECHNIQUES: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
 
 VOCABULARY = 32
 """Of HASH's tables."""
 
 Route = Callable[..., Routing]
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A test runs each program a few times: compiling it is nearly all of its time."""
 
 ROUTE: Route = jax.jit(
@@ -43,7 +43,7 @@ def some_ids(*shape: int, seed: int = 0) -> Int[Array, "..."]:
 
 def a_router(name: str, d_model: int, num_experts: int, k: int = 1, options: RouterOptions | None = None, seed: int = 0) -> AbstractRouter:
     """The technique called `name`, in float64 where that is on."""
-    options = options or ROUTERS[name]
+    options = options or TECHNIQUES[name]
     table = hash_table(options, VOCABULARY, num_experts, k, layer=0) if isinstance(options, Hash) else None
     given = None if table is None else jnp.asarray(table, jnp.int32)
     return options.build(RouterShape(d_model, num_experts, k), jax.random.key(seed), given)

@@ -261,6 +261,15 @@ class TrainConfig:
         """
         return self.model.model(vocabulary, self.routers.get(self.model.router))
 
+    def group(self) -> int | None:
+        """Sequences that are routed together; None for a dense model, or where groups do not divide
+        the batch."""
+        shape, router = self.run.mesh_shape(), self.model_config(vocabulary=1).router
+        devices = self.data.accumulate * shape["data"] * shape["expert"]
+        if router is None or self.data.batch % devices:
+            return None
+        return router.group_of(self.data.batch // devices, self.model.context, inference=True)
+
     def sections(self) -> dict[str, Any]:
         """The dataclass of each section of a file, by its name."""
         options = {_section(name): options for name, options in self.routers.items()}
@@ -285,7 +294,7 @@ def _router_options() -> dict[str, RouterOptions]:
     return options | {Reinforce.name: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)}
 
 
-def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
+def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(
         size,

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from reference.errors import ConfigError
 from sweep.grid import read_grid, runs_of
 from sweep.run import Run
-from training.config import NANO, TrainConfig, from_toml, to_toml
+from training.config import NANO, TrainConfig, from_toml, paper_recipe, to_toml
 
 OUT = Path("out")
 
@@ -117,6 +118,24 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
     assert (small.peak_learning_rate, small.final_learning_rate) == (4e-3, 3e-4)
     # One rounding in the ratio, one in the product.
     assert (large.peak_learning_rate, large.final_learning_rate) == (1e-2, pytest.approx(7.5e-4, rel=1e-15))
+
+
+def test_sizes_of_the_paper_name_the_recipe_that_they_start_from() -> None:
+    text = "[grid]\nsize = ['15M']\nrouter = 'dense'\n"
+    with pytest.raises(ConfigError, match="15M are sizes of the paper.*\nput recipe = 'paper' or"):
+        runs(text)
+    (small,), (paper,), (short,) = (
+        runs(f"recipe = '{name}'\n{text}{more}") for name, more in (("small", ""), ("paper", ""), ("paper", SHORT))
+    )
+    assert (small.config.data.batch, paper.config.data.batch) == (32, 256)
+    assert paper.config == replace(
+        paper_recipe("15M", "dense"), run=paper.config.run, model=paper.config.model, routers=paper.config.routers
+    )
+    assert (paper.config.run.steps, paper.config.optimizer.steps, paper.config.optimizer.warmup_steps) == (250_000, 250_000, 1500)
+    assert (short.config.run.steps, short.config.optimizer.warmup_steps) == (10, 1)
+
+
+SHORT = f"[run]\ntokens = {10 * 256 * 2048}\n"
 
 
 def test_a_routers_own_knobs_are_its_runs_alone() -> None:

@@ -1,16 +1,19 @@
 """Every knob of a run goes into TOML and comes back, and what is wrong there is said with its place."""
 
 import dataclasses
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from reference.config import RouterConfig
 from reference.errors import ConfigError
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
+from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
 
 LENGTH = st.integers(1, 10**9)
@@ -114,3 +117,14 @@ def test_differences_name_the_knob_and_both_values() -> None:
     ours, theirs = TrainConfig(routers=changed), TrainConfig(run=RunOptions(seed=1))
     assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]
     assert differences(ours, theirs, except_for=("run.seed",)) == ["rl_r.entropy_weight: -0.01 -> 0.25"]
+
+
+def test_a_run_whose_groups_would_change_is_not_continued(tmp_path: Path) -> None:
+    # 32 sequences of 128 tokens, 8 experts: 4 sequences are 64 tokens an expert. Over 16 devices each holds two.
+    config = TrainConfig()
+    assert config.group() == 4
+    (tmp_path / CONFIG).write_text(to_toml(config))
+    check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=8")))
+    check_options(tmp_path, dataclasses.replace(config, data=DataOptions(accumulate=2)))
+    with pytest.raises(InputError, match="routes 4 sequences together, but on this mesh and in these microbatches it would be 2"):
+        check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=16")))

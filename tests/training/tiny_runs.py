@@ -38,7 +38,7 @@ def tiny(corpus: Path, **changes: Any) -> TrainConfig:
     """
     end = changes.pop("schedule_steps", 100)
     config = TrainConfig(
-        ModelOptions("27K", "s-base", experts=4, context=16),
+        ModelOptions("27K", "s-base", experts=4, context=16, sequences_per_group=1),
         DataOptions(str(corpus), held_out=0.2, test=0.2, also=f"all={corpus}", batch=4),
         OptimizerConfig(initial_learning_rate=1e-4, peak_learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3, steps=end),
         RunOptions(steps=12, evaluate_every=4, evaluation_tokens=500, checkpoint_every=3),

@@ -297,13 +297,7 @@ def _router_options() -> dict[str, RouterOptions]:
 def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(
-        size,
-        router,
-        experts,
-        context=2048,
-        dtype="bfloat16",
-        remat=True,
-        unroll=1,
+        size, router, experts, context=2048, dtype="bfloat16", remat=True, unroll=1
     )
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
     return TrainConfig(

@@ -65,11 +65,7 @@ class TextLoss:
 
 
 def load_run(
-    folder: Path,
-    step: int | None = None,
-    *,
-    mesh: Mesh | None = None,
-    dtype: Dtype | None = None,
+    folder: Path, step: int | None = None, *, mesh: Mesh | None = None, dtype: Dtype | None = None
 ) -> LoadedRun:
     """The run in `folder` at its newest checkpoint, or that of `step`, without optimizer state.
 

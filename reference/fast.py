@@ -99,9 +99,7 @@ def _causal_softmax_jvp(
 
 @jax.custom_vjp
 def gather(
-    x: Shaped[Array, "rows d_model"],
-    index: Int[Array, "*places"],
-    back: Int[Array, "rows readers"],
+    x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"], back: Int[Array, "rows readers"]
 ) -> Shaped[Array, "*places d_model"]:
     """Plain form: `x[index]`, zeros for an index one past the last.
 
@@ -143,8 +141,8 @@ def weighted_sum(
 ) -> Float[Array, "tokens d_model"]:
     """Plain form: `sum(x * weights[..., None], axis=1)`.
 
-    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis of
-    choices, however short.
+    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis
+    of choices, however short.
     """
     terms = [x[:, c] * weights[:, c, None].astype(x.dtype) for c in range(weights.shape[1])]
     return sum(terms[1:], start=terms[0])

@@ -31,8 +31,8 @@ class Report(eqx.Module):
     router_losses: dict[str, Float[Array, ""]]
     """By name, weighted, summed over layers."""
     metrics: dict[str, Float[Array, "layers"]]
-    """By name, means over groups; `dead_experts` counts the experts that no token of these sequences
-    chose."""
+    """By name, means over groups; `dead_experts` counts the experts that no token of these
+    sequences chose."""
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices that fell on each expert."""
     dropped: Float[Array, "layers tenths"] | None = None
@@ -110,9 +110,7 @@ def mean_of(
 
 
 def router_losses(
-    routing: Routing,
-    log_prob: Float[Array, "batch context"],
-    real: Bool[Array, "batch context"],
+    routing: Routing, log_prob: Float[Array, "batch context"], real: Bool[Array, "batch context"]
 ) -> dict[str, Float[Array, ""]]:
     """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed
     over layers."""

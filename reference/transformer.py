@@ -172,8 +172,9 @@ class Transformer(eqx.Module):
         layers and groups, if routed.
 
         `inference` has no default, because training and evaluation route differently: in training
-        S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in training
-        by routers that sample. A token id that is not in the vocabulary makes its sequence NaN.
+        S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in
+        training by routers that sample. A token id that is not in the vocabulary makes its sequence
+        NaN.
         """
         _check_one_config(self)
         x, routing = self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)
@@ -198,8 +199,7 @@ class Transformer(eqx.Module):
         keys = None if key is None else jax.random.split(key, number)
 
         def _group(
-            x: Float[Array, "batch context d_model"],
-            xs: tuple[Group, PRNGKeyArray | None],
+            x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None]
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
             weights, key = xs
             return eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)

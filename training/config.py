@@ -5,19 +5,20 @@ The defaults train a small routed model on two CPU cores in about two minutes. T
 `paper_recipe`.
 """
 
-import dataclasses
-import math
+import difflib
 import re
 import tomllib
-import types
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from reference.config import SIZES, ModelConfig, RouterConfig, Size
+import msgspec
+import tomli_w
+
+from reference.config import SIZES, DropOrder, ModelConfig, RouterConfig, Size, technique
 from reference.errors import ConfigError
-from reference.routers import Hash, Reinforce, RouterOptions, SinkhornBase, Switch
+from reference.routers import ROUTERS, Reinforce, RouterOptions
 from training.optimizer import OptimizerConfig
 
 NANO: dict[str, Size] = {
@@ -46,17 +47,28 @@ class ModelOptions:
     """The model: a rung of the ladder and a router."""
 
     size: str = "107K"
-    """A size of the ladder, from 27K to 7B."""
-    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] = "s-base"
+    """A size of `LADDER`, from 7K to 7B."""
+    router: str = "s-base"
+    """A router of `reference.routers.ROUTERS`, or dense."""
     experts: int = 8
     k: int = 1
     routing_frequency: float = 0.5
     context: int = 128
     """Tokens of a sequence. The paper's is 2048."""
     capacity_factor: float = 1.25
-    """Of training; 0 for no limit. Evaluation drops nothing."""
-    sequences_per_group: int = 1
-    """Sequences that are routed together."""
+    """Of training; 0 for no limit: no token is dropped."""
+    evaluation_capacity_factor: float = 0.0
+    """Of evaluation; 0 for no limit. A loss with one depends on what else is in the batch."""
+    sequences_per_group: int = 0
+    """Sequences that are routed together; 0: as many of a device's as give each expert 64 tokens in
+    the mean."""
+    drop_order: DropOrder = "position"
+    """Who is dropped where an expert is full: the last by position, later choices of a token before
+    first ones, the smallest gates, or some at random."""
+    granularity: int = 1
+    """G: experts are 1/G as wide as a dense feed-forward."""
+    shared_experts: int = 0
+    """Experts that every token uses besides."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: int = 4
@@ -66,24 +78,29 @@ class ModelOptions:
     little more to compile.
     """
 
-    def model(self, vocabulary: int, technique: RouterOptions | None) -> ModelConfig:
-        """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a
-        dense one.
+    def __post_init__(self) -> None:
+        if self.size not in LADDER:
+            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
+        if self.router != "dense":
+            technique(self.router)
+
+    def model(self, vocabulary: int, options: RouterOptions | None) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids; `options` are the
+        router's, None for a dense model.
 
         Raises `ConfigError` for one that is none.
         """
-        if self.size not in LADDER:
-            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
-        router = None
-        if technique is not None:
-            factor = self.capacity_factor or None
-            router = RouterConfig(
-                technique,
-                self.experts,
-                self.k,
-                factor,
-                sequences_per_group=self.sequences_per_group,
-            )
+        router = options and RouterConfig(
+            options,
+            self.experts,
+            self.k,
+            self.capacity_factor or None,
+            self.evaluation_capacity_factor or None,
+            self.sequences_per_group or None,
+            self.drop_order,
+            self.granularity,
+            self.shared_experts,
+        )
         return ModelConfig(
             LADDER[self.size],
             router,
@@ -93,7 +110,14 @@ class ModelOptions:
             dtype=self.dtype,
             remat=self.remat,
             unroll=self.unroll,
+            vocabulary_multiple=vocabulary_multiple(vocabulary),
         )
+
+
+def vocabulary_multiple(vocabulary: int) -> int:
+    """What the embedding's rows are rounded up to a multiple of, so that any `model` axis up to it
+    divides them. Our choice: 128, the lanes of a TPU, where that adds at most 3 %; else 8."""
+    return 128 if vocabulary >= 4096 else 8
 
 
 @dataclass(frozen=True)
@@ -105,7 +129,8 @@ class DataOptions:
     gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
     addresses."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face
+    tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation: what choices are made by."""
     test: float = 0.0
@@ -119,7 +144,7 @@ class DataOptions:
     batch: int = 32
     """Sequences of one step."""
     accumulate: int = 1
-    """Parts in which a step's gradient is computed, one after the other, to fit in memory."""
+    """Microbatches of gradient accumulation in a step, to fit in memory."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
@@ -127,13 +152,14 @@ class DataOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.accumulate:
             raise ConfigError(
-                f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it"
+                f"batch = {self.batch} is not divisible by accumulate = {self.accumulate}"
             )
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
         if not 0 <= self.test < 1 - self.held_out:
             raise ConfigError(
-                f"test is {self.test}; it is a fraction from 0, and less than the {1 - self.held_out:g} not held out"
+                f"test is {self.test}; it is a fraction from 0, "
+                f"and less than the {1 - self.held_out:g} not held out"
             )
         self.other_texts()
 
@@ -144,7 +170,8 @@ class DataOptions:
             name, equals, source = (piece.strip() for piece in part.partition("="))
             if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
                 raise ConfigError(
-                    f"also: cannot read {part!r}; give a name in small letters and a text, such as code=corpus/code"
+                    f"also: cannot read {part!r}; give a name in small letters and a text, "
+                    "such as code=corpus/code"
                 )
             if name in texts or name in ("validation", "test"):
                 raise ConfigError(f"also: the name {name} is taken; give this text another one")
@@ -186,7 +213,8 @@ class RunOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.keep_every % self.checkpoint_every:
             raise ConfigError(
-                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; make it a multiple of that"
+                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; "
+                "make it a multiple of that"
             )
         self.mesh_shape()
 
@@ -197,7 +225,8 @@ class RunOptions:
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
                 raise ConfigError(
-                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, such as data=4,expert=2,model=1"
+                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, "
+                    "such as data=4,expert=2,model=1"
                 )
             shape[axis.strip()] = int(count)
         return shape
@@ -221,42 +250,54 @@ class TrainConfig:
     """Our choice for small models:
     the paper's learning rates are for hundreds of times more steps."""
     run: RunOptions = field(default_factory=RunOptions)
-    s_base: SinkhornBase = field(default_factory=SinkhornBase)
-    """What only S-BASE has;
-    so the next three for their techniques. Those of other routers than the model's mean nothing."""
-    hash: Hash = field(default_factory=Hash)
-    rl_r: Reinforce = field(
-        default_factory=lambda: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)
-    )
-    """Our choice for small models:
-    an entropy penalty and twice the balancing. With an entropy bonus the policy stayed all but
-    uniform, and its model was worse than the dense one (one seed; docs/LOG.md)."""
-    switch: Switch = field(default_factory=Switch)
+    routers: dict[str, RouterOptions] = field(default_factory=lambda: _router_options())
+    """What only one router has, for each by its name: in a file the sections [s_base], [rl_r] and
+    so on. Those of other routers than the model's mean nothing."""
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids.
 
         Raises `ConfigError` for one that is none.
         """
-        techniques: dict[str, RouterOptions] = {
-            "s-base": self.s_base,
-            "hash": self.hash,
-            "rl-r": self.rl_r,
-            "switch": self.switch,
-        }
-        return self.model.model(vocabulary, techniques.get(self.model.router))
+        return self.model.model(vocabulary, self.routers.get(self.model.router))
+
+    def group(self) -> int | None:
+        """Sequences that are routed together; None for a dense model, or where groups do not divide
+        the batch."""
+        shape, router = self.run.mesh_shape(), self.model_config(vocabulary=1).router
+        devices = self.data.accumulate * shape["data"] * shape["expert"]
+        if router is None or self.data.batch % devices:
+            return None
+        return router.group_of(self.data.batch // devices, self.model.context, inference=True)
+
+    def sections(self) -> dict[str, Any]:
+        """The dataclass of each section of a file, by its name."""
+        options = {_section(name): options for name, options in self.routers.items()}
+        return {name: getattr(self, name) for name in _SECTIONS} | options
 
 
-def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
+_SECTIONS = ("model", "data", "optimizer", "run")
+
+
+def _section(router: str) -> str:
+    """The section of a file that a router's options are in."""
+    return router.replace("-", "_")
+
+
+def _router_options() -> dict[str, RouterOptions]:
+    """Every router's defaults, RL-R's for small models.
+
+    Our choice: an entropy penalty and twice the balancing. With an entropy bonus the policy stayed
+    all but uniform, and its model was worse than the dense one (one seed; docs/LOG.md).
+    """
+    options = {name: options() for name, options in ROUTERS.items()}
+    return options | {Reinforce.name: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)}
+
+
+def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(
-        size,
-        typing.cast(Any, router),
-        experts,
-        context=2048,
-        dtype="bfloat16",
-        remat=True,
-        unroll=1,
+        size, router, experts, context=2048, dtype="bfloat16", remat=True, unroll=1
     )
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
     return TrainConfig(
@@ -264,26 +305,25 @@ def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
         DataOptions(tokenizer="bpe:32000", batch=256),
         OptimizerConfig(),
         run,
-        rl_r=Reinforce(),
+        {name: options() for name, options in ROUTERS.items()},
     )
 
 
 def to_toml(config: TrainConfig) -> str:
-    """`config` as TOML, every knob written out."""
-    sections = [
-        f"[{section}]\n{_lines(getattr(config, section))}" for section in _names(TrainConfig)
-    ]
-    return "\n".join(sections)
+    """`config` as TOML, every field written out."""
+    return tomli_w.dumps({name: asdict(part) for name, part in config.sections().items()})
 
 
 def from_toml(text: str, source: str) -> TrainConfig:
-    """The configuration in `text`;
-    knobs left out have their defaults. Raises `ConfigError` naming `source` and the knob."""
+    """The configuration in `text`; fields left out have their defaults.
+
+    Raises `ConfigError` naming `source` and the field.
+    """
     return from_table(toml_table(text, source), source)
 
 
 def toml_table(text: str, source: str) -> dict[str, Any]:
-    """What `text` says. Raises `ConfigError` naming `source` if it is not TOML."""
+    """`text` parsed. Raises `ConfigError` naming `source` if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -291,96 +331,68 @@ def toml_table(text: str, source: str) -> dict[str, Any]:
 
 
 def from_table(table: dict[str, Any], source: str) -> TrainConfig:
-    """As `from_toml`, of what a file says."""
-    known(table, _names(TrainConfig), source, "section")
-    defaults = TrainConfig()
-    sections: dict[str, Any] = {}
+    """As `from_toml`, of a parsed file."""
+    defaults = TrainConfig().sections()
+    known(table, list(defaults), source, "section")
+    made = dict(defaults)
     for name, values in table.items():
-        default = getattr(defaults, name)
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
-        known(values, _names(type(default)), source, f"[{name}] knob")
-        kinds = typing.get_type_hints(type(default))
-        given = {
-            knob: typed(value, kinds[knob], f"{source}: {name}.{knob}")
-            for knob, value in values.items()
-        }
-        try:
-            sections[name] = dataclasses.replace(default, **given)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: in [{name}], {error}") from error
-    return dataclasses.replace(defaults, **sections)
+        fields = asdict(defaults[name])
+        known(values, list(fields), source, f"[{name}] knob")
+        made[name] = typed(fields | values, type(defaults[name]), f"{source}: {name}")
+    routers = {router: made[_section(router)] for router in ROUTERS}
+    return TrainConfig(**{name: made[name] for name in _SECTIONS}, routers=routers)
 
 
 def read_toml(path: Path) -> TrainConfig:
-    """The configuration in the file `path`. Raises `ConfigError` naming the file and the knob."""
+    """The configuration in the file `path`. Raises `ConfigError` naming the file and the field."""
     if not path.is_file():
         raise ConfigError(
             f"there is no configuration {path}; every run writes one, config.toml in its folder"
         )
-    return from_toml(path.read_text(), str(path))
+    return from_toml(path.read_text(encoding="utf-8"), str(path))
 
 
 def differences(
     ours: TrainConfig, theirs: TrainConfig, *, except_for: tuple[str, ...] = ()
 ) -> list[str]:
     """The knobs in which two configurations differ, each with both values, from theirs to ours."""
+    before = theirs.sections()
     return [
-        f"{section}.{name}: {getattr(theirs_section, name)!r} -> {getattr(ours_section, name)!r}"
-        for section in _names(TrainConfig)
-        for ours_section, theirs_section in [(getattr(ours, section), getattr(theirs, section))]
-        for name in _names(type(ours_section))
-        if getattr(ours_section, name) != getattr(theirs_section, name)
-        and f"{section}.{name}" not in except_for
+        f"{section}.{name}: {asdict(before[section])[name]!r} -> {value!r}"
+        for section, part in ours.sections().items()
+        for name, value in asdict(part).items()
+        if asdict(before[section])[name] != value and f"{section}.{name}" not in except_for
     ]
 
 
-def _names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
-
-
-def _lines(options: Any) -> str:
-    return "".join(
-        f"{name} = {_literal(getattr(options, name))}\n" for name in _names(type(options))
-    )
-
-
-def _literal(value: str | int | float | bool) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        case float() if math.isinf(value) or math.isnan(value):
-            return repr(value)
-        case _:
-            return repr(value)
-
-
 def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
-    """Raises `ConfigError` at a key of `table` that is none of `names`:
+    """Raises `ConfigError` at a key of `table` that is none of `names`, with the nearest of them:
     `source` has no such `what`."""
     for name in table:
         if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            nearest = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}"
+                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}{nearest}"
             )
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`:
-    an integer does for a float; a `Literal` has its choices. Raises `ConfigError` saying `where`.
-    """
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise ConfigError(
-                f"{where} is {value!r}; it must be one of {', '.join(map(repr, choices))}"
-            )
-        return value
-    assert not isinstance(kind, types.UnionType)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where} is {value!r}; it must be of type {kind.__name__}")
-    return value
+    """`value` converted to the type `kind`, checked by msgspec: an integer is taken for a float,
+    nothing else for something else. Raises `ConfigError` saying `where`, and which field of it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        fields = path.rstrip("`").split(".") if path else []
+        place = ".".join([where, *fields])
+        for name in fields:
+            value, kind = value[name], typing.get_type_hints(kind)[name]
+        if typing.get_origin(kind) is Literal:
+            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+        elif expected := re.match("Expected `([a-z]+)`", message):
+            message = f"it must be of type {expected[1]}"
+        shown = ":" if isinstance(value, dict) else f" is {value!r};"
+        raise ConfigError(f"{place}{shown} {message}") from error

@@ -29,6 +29,7 @@ with install_import_hook("reference", "beartype.beartype"):
     from training.optimizer import OptimizerConfig, make_optimizer
     from training.step import TrainState, init_state, state_specs, train_step
 
+from tests.checks import HANG_SECONDS
 from tests.reference.golden_models import routed
 from tests.reference.small_models import draw
 
@@ -201,7 +202,7 @@ def main(request: dict[str, Any]) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     if "processes" in request:
         address = f"127.0.0.1:{request['port']}"
-        jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=60)
+        jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=HANG_SECONDS)
     found = [run(**case) for case in request["cases"]]
     print(json.dumps(found + [evaluation(**case) for case in request.get("evaluations", [])]))
 

@@ -22,6 +22,7 @@ from reference.errors import ConfigError
 from reference.mesh import DATA, EXPERT, MODEL, make_mesh, parameter_specs
 from reference.routers import ROUTERS
 from reference.transformer import Transformer
+from tests.checks import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 TECHNIQUES = ("dense", *ROUTERS)
@@ -42,7 +43,7 @@ def compare(cases: list[dict[str, Any]], evaluations: list[dict[str, Any]] | Non
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     request = {"x64": x64, "cases": cases, "evaluations": evaluations or []}
     command = [sys.executable, str(Path(__file__).with_name("sharded_worker.py")), json.dumps(request)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 
@@ -150,12 +151,11 @@ def test_closed_forms_of_collectives_are_what_the_compiled_step_moves(found: dic
     data, expert, model = options["mesh"]
     closed, moved = step_traffic(Step(config, 16, 1, (data, expert, model))), found[case]["collectives"]
     for kind in ("all-to-all", "all-gather", "reduce-scatter"):
-        # Experts that are split over `model` alone have their buffers, of 64 slots a device, gathered over it once in each layer:
-        # a choice of XLA's.
-        more = 2 * 64 * 16 * 8 if (case, kind) == ("switch", "all-gather") else 0
+        # XLA on CPU does not divide a top_k: the routers' logits of all 16 * 8 tokens are gathered for it, once in each layer.
+        more = 2 * 16 * 8 * 8 * 8 if kind == "all-gather" and options["technique"] in ("switch", "loss-free") else 0
         assert moved[kind]["bytes"] == closed.total(kind) + more, kind
-    # Left out: losses and metrics, a number each or one for an expert or a token of the context; with a model axis also the softmax's sums
-    # for each of the 16 * 8 tokens.
+    # Left out: losses and metrics, a number each or one for an expert or a token of the context; with a model axis also the softmax's
+    # sums for each of the 16 * 8 tokens.
     left_out = moved["all-reduce"]["bytes"] - closed.total("all-reduce")
     assert 0 <= left_out <= 8 * (80 + (5 * 16 * 8 // (data * expert) if model > 1 else 0))
 

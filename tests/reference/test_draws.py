@@ -52,7 +52,7 @@ def chosen() -> Int[np.ndarray, "keys layers groups tokens 1"]:
     model = _uniform()
     run = eqx.filter_jit(lambda key: model(_same_tokens(3), key=key, inference=False)[1])
     with quick_compiles():
-        routings = [run(jax.random.key(seed)) for seed in (0, 1)]
+        routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
     return np.stack([routing.experts for routing in routings])
 
 
@@ -103,7 +103,8 @@ def test_random_drops_differ_between_layers_groups_and_keys() -> None:
     tokens = jnp.full((3, CONTEXT), 5, jnp.int32)
     run = eqx.filter_jit(lambda key: model(tokens, key=key, inference=False)[1])
     with quick_compiles():
-        kept = np.stack([run(jax.random.key(seed)).kept for seed in (0, 1)])[..., 0]
+        routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
+    kept = np.stack([routing.kept for routing in routings])[..., 0]
     np.testing.assert_array_equal(kept.sum(axis=-1), np.full((2, 2, 3), 3))
     # Two of 220 ways to choose three of twelve are alike by chance: of the 66 pairs here some may be, not all of a layer's or a key's.
     layer, group, key = kept.reshape(2, -1), np.moveaxis(kept, 2, 0).reshape(3, -1), np.moveaxis(kept, 1, 0).reshape(2, -1)

@@ -97,6 +97,7 @@ def test_drops_by_tenth_of_the_context_are_those_counted() -> None:
     assert sorted(len(places) for places in tenths) == [2] * 7 + [3] * 3
     expected = np.stack([dropped[:, :, places].mean(axis=(1, 2, 3)) for places in tenths], axis=1)
     # Fractions of 16 or 24 choices, in float32.
+    assert report.dropped is not None
     np.testing.assert_allclose(report.dropped, expected, rtol=1e-6, atol=1e-7)
     assert np.all(expected.max(axis=1) > 0.2)
     np.testing.assert_allclose(report.metrics["dropped_fraction"], dropped.mean(axis=(1, 2, 3)), rtol=1e-5)

@@ -27,7 +27,8 @@ DEFAULTS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ROUTERS)
 def test_options_are_those_of_the_sources_where_nobody_chooses(name: str) -> None:
-    assert asdict(TECHNIQUES[name]) == DEFAULTS[name]
+    options: Any = TECHNIQUES[name]
+    assert asdict(options) == DEFAULTS[name]
 
 
 def test_a_routed_layer_is_the_papers_where_nobody_chooses() -> None:

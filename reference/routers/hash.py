@@ -88,7 +88,8 @@ class HashRouter(AbstractRouter):
         inference: bool,
     ) -> Routing:
         """Look the tokens up; `x` gives nothing but its type."""
-        experts = rows(self.table, token_id, (None, None))
+        # An id that there is not is NaN in `x`; its experts must be some, or others' places move.
+        experts = jnp.maximum(rows(self.table, token_id, (None, None)), 0)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         load = expert_load(experts, self.num_experts, dtype)
         entropy = -jnp.sum(load * jnp.log(jnp.where(load > 0, load, 1)))

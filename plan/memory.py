@@ -171,6 +171,28 @@ def step_memory(step: Step) -> StepMemory:
     )
 
 
+def evaluation_memory(step: Step) -> StepMemory:
+    """Memory of the evaluation of a batch in a run, where the optimizer's state stays.
+
+    Our choice of form for the working set, after what TPUs' compiler says (`docs/plan.md`): the
+    arrays of one attention and four of scores, with keys and distances, their sum, the softmax; or
+    the buffers of the routed experts, if they are larger.
+    """
+    config, d, model = step.config, step.config.size.d_model, step.axes[2]
+    inner = config.size.num_heads * config.size.kqv_size // model
+    attention = step.activation * step.tokens * (4 * d + 5 * inner) + 4 * step.wide * step.scores
+    experts = step.evaluation_slots * (2 * d + config.expert_hidden // model)
+    routed = step.activation * (experts + 2 * step.tokens * d)
+    return replace(
+        step_memory(step),
+        kept=0,
+        gradients=0,
+        summed=0,
+        working=max(attention, routed),
+        logits=_logits(step) // 2,
+    )
+
+
 def kept_activations(step: Step) -> int:
     """Bytes kept for the backward pass, all blocks together."""
     size, layers = step.config.size, step.config.routed_layers

@@ -11,6 +11,7 @@ from common.files import write_atomically
 from plan.chips import GIB, Topology
 from plan.compiled import Result, from_result, measure
 from plan.hlo import KINDS, Collectives
+from plan.memory import evaluation_memory, step_memory
 from plan.request import Program, Request
 from reference.routers import ROUTERS
 
@@ -33,20 +34,20 @@ def evaluation_of(step: Request) -> Request:
     return replace(step, program="evaluation", batch=batch, microbatches=1)
 
 
-_STEPS = (
+_EVALUATED = (
     Request("step", "370M"),
     Request("step", "1.3B"),
     Request("step", "1.3B", experts=512, topology="v5p:4x4x4"),
-    Request("step", "370M", topology="v5e:4x4"),
     Request("step", "370M", topology="v5e:4x4", microbatches=16),
 )
 
 ALL: tuple[Request, ...] = (
     *(Request("layer", router=router) for router in ROUTERS),
-    *_STEPS,
-    *map(evaluation_of, _STEPS),
+    *_EVALUATED,
+    Request("step", "370M", topology="v5e:4x4"),
+    *map(evaluation_of, _EVALUATED),
 )
-"""Each router's layer, and steps with their evaluations."""
+"""Each router's layer; steps with their evaluations, and one that does not fit."""
 
 
 def measure_all(requests: Sequence[Request], page: Path | None, progress: Progress) -> list[Result]:
@@ -120,6 +121,7 @@ def _tables(results: Sequence[Result]) -> list[tuple[str, list[dict[str, str]]]]
 def _row(result: Result) -> dict[str, str]:
     request, memory, moved = result.request, result.memory, result.collectives
     number, hbm = request.microbatches, Topology(request.topology).chip.hbm
+    peak = {"step": step_memory, "evaluation": evaluation_memory}.get(request.program)
     return {
         "topology": request.topology,
         "data x expert x model": request.mesh_text,
@@ -128,8 +130,9 @@ def _row(result: Result) -> dict[str, str]:
         "fits": f"{'yes' if result.fits else 'no'}: {_gib(memory.total)} of {_gib(hbm)} GiB",
         "arguments GiB": _gib(memory.arguments),
         "temporaries GiB": _gib(memory.temporaries),
+        **({"closed form GiB": _gib(peak(request.step).peak)} if peak else {}),
         "FLOPs": "" if result.flops is None else f"{result.flops:.3g}",
-        "of closed form": "" if result.ratio is None else f"{result.ratio:.3f}",
+        "FLOPs of closed form": "" if result.ratio is None else f"{result.ratio:.3f}",
         **{
             f"{kind} (GiB)": "" if moved is None else _moved(moved[kind])
             for kind in KINDS

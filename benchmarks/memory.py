@@ -62,8 +62,9 @@ class Case:
         """The model."""
         router = None
         if self.router != "dense":
-            technique, fine = ROUTERS[self.router](), {"granularity": self.granularity, "shared_experts": self.shared_experts}
-            router = RouterConfig(technique, self.experts, self.k, **fine)
+            router = RouterConfig(
+                ROUTERS[self.router](), self.experts, self.k, granularity=self.granularity, shared_experts=self.shared_experts
+            )
         groups = self.layers if router is None else self.layers // 2
         size = Size(self.d_model, self.layers, self.heads, self.d_model // self.heads)
         return ModelConfig(

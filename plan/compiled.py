@@ -102,7 +102,8 @@ def measure(request: Request) -> Result:
 
 def check_on_mesh(request: Request) -> None:
     """Raises `ConfigError` if the mesh does not divide the model and its microbatches."""
-    shape = dict(zip((DATA, EXPERT, MODEL), request.axes, strict=True))
+    data, expert, model = request.axes
+    shape: dict[str, int] = {DATA: data, EXPERT: expert, MODEL: model}
     check_shape(request.config(), shape, request.batch // request.microbatches)
 
 

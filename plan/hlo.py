@@ -69,7 +69,7 @@ def collectives(text: str) -> dict[str, Collectives]:
     """Of every kind in `KINDS`, in the text of a compiled program."""
     computations, entry = _computations(text)
     types = {each.name: each.type for body in computations.values() for each in body}
-    found = dict.fromkeys(KINDS, Collectives(0, 0, 0))
+    found: dict[str, Collectives] = {kind: Collectives(0, 0, 0) for kind in KINDS}
     runs, depths = _runs(computations, entry)
     for name, depth in depths.items():
         for instruction in computations[name]:

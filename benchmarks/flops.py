@@ -163,7 +163,10 @@ def _routed(routed: RoutedFeedForward, x: PyTree, tokens: PyTree, key: PyTree, *
 
 def _experts(routed: RoutedFeedForward, x: jax.ShapeDtypeStruct, *, inference: bool) -> tuple[Callable[..., PyTree], tuple[PyTree, ...]]:
     """The experts on their buffers, or on blocks where nothing is dropped."""
-    number, tokens, d_model = x.shape
+    sequences, context, d_model = x.shape
+    free = inference and routed.config.evaluation_capacity_factor is None
+    size = sequences if free else routed.config.group_of(sequences, context, inference)
+    number, tokens = sequences // size, size * context
     capacity = routed.config.capacity(tokens, inference=inference)
     if capacity is not None:
         return _apply, (routed.experts, jax.ShapeDtypeStruct((number, routed.config.num_experts, capacity, d_model), x.dtype))

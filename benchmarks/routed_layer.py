@@ -28,7 +28,7 @@ import tyro
 from jaxtyping import Array, Float, PyTree
 
 from benchmarks.common import save, show, verdict
-from reference.config import RouterConfig, Size
+from reference.config import ModelConfig, RouterConfig, Size
 from reference.feedforward import Experts, FeedForward
 from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS, AbstractRouter, Routing
@@ -89,39 +89,39 @@ def value_and_gradient(function: Callable[..., Float[Array, ""]], module: eqx.Mo
 def dense_layer(options: Options, groups: int) -> Work:
     """The dense layer."""
     x = inputs(options, groups)
-    layer = FeedForward(options.size, key=jax.random.key(1))
+    layer = FeedForward(options.size, 4 * options.d_model, key=jax.random.key(1))
     return value_and_gradient(lambda layer, x: jnp.vdot(layer(x), x), layer, x)
 
 
 def experts_alone(options: Options, num_experts: int) -> Work:
     """The experts on full buffers: nothing is routed and nothing moved."""
     buffer = inputs(options, 1).reshape(1, num_experts, -1, options.d_model)
-    layer = Experts(options.size, num_experts, key=jax.random.key(1))
+    layer = Experts(options.size, 4 * options.d_model, num_experts, key=jax.random.key(1))
     return value_and_gradient(lambda layer, x: jnp.vdot(layer(x), x), layer, buffer)
 
 
 def routed_layer(options: Options, technique: str, num_experts: int, groups: int, capacity_factor: float) -> tuple[Work, Work]:
     """The routed layer, and its router alone, both with the router's own losses (RL-R's as if each reward were 0)."""
     x, ids = inputs(options, groups), jnp.arange(options.tokens).reshape(groups, -1)
-    config = RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=capacity_factor)
+    config = RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=capacity_factor, sequences_per_group=1)
     table = jnp.arange(options.tokens)[:, None] % num_experts
-    layer = RoutedFeedForward(options.size, config, key=jax.random.key(1), hash_table=table)
+    layer = RoutedFeedForward(ModelConfig(options.size, config, 1.0), key=jax.random.key(1), hash_table=table)
     key = jax.random.key(2)
 
     def whole(layer: RoutedFeedForward, x: Float[Array, "groups tokens d_model"]) -> Float[Array, ""]:
         y, routing = layer(x, ids, key=key)
-        return jnp.vdot(y, x) + losses(layer.router, routing)
+        return jnp.vdot(y, x) + losses(routing)
 
     def alone(router: AbstractRouter, x: Float[Array, "groups tokens d_model"]) -> Float[Array, ""]:
         keys = jax.random.split(key, groups)
         routing = jax.vmap(lambda x, ids, key: router(x, ids, key=key, inference=False))(x, ids, keys)
         # Whom a token goes to has no gradient, but has to be computed: a sum that XLA cannot leave out.
-        return jnp.sum(routing.gates) + jnp.sum(routing.experts).astype(x.dtype) + losses(router, routing)
+        return jnp.sum(routing.gates) + jnp.sum(routing.experts).astype(x.dtype) + losses(routing)
 
-    def losses(router: AbstractRouter, routing: Routing) -> Float[Array, ""]:
+    def losses(routing: Routing) -> Float[Array, ""]:
         terms = dict(routing.losses)
         if routing.policy is not None:
-            terms |= router.policy_losses(routing.policy, jnp.zeros_like(routing.policy.baseline))
+            terms |= routing.policy.losses(jnp.zeros_like(routing.policy.baseline))
         return sum((jnp.mean(term) for term in terms.values()), start=jnp.zeros(()))
 
     return value_and_gradient(whole, layer, x), value_and_gradient(alone, layer.router, x)

@@ -15,10 +15,20 @@ import tyro
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
+    import jax
+
     from training.config import TrainConfig
+    from training.optimizer import OptimizerConfig
+    from training.records import MakeSink
     from training.run import Outcome, Progress, Watcher
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
+
+Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
+
+WeightType = Annotated[
+    Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Type of weights and activations; none: those of the run.")
+]
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
 """What people call the splits of a corpus."""
@@ -29,7 +39,9 @@ class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command continues a run that was stopped."""
 
     size: str | None = None
-    """A rung of the ladder: 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    """A rung of the ladder: 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    recipe: Literal["paper", "small"] | None = None
+    """What all other options start from: the paper's recipe, or the small models' (the default up to 5M; docs/training.md)."""
     router: Literal["dense", "s-base", "hash", "rl-r", "switch"] | None = None
     """The router, or a dense model."""
     experts: int | None = None
@@ -39,11 +51,13 @@ class Train:
     routing_frequency: float | None = None
     """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
     steps: int | None = None
-    """Steps to train for."""
+    """Steps to train for. The learning rate's schedule ends with them, and its warm-up is a tenth of them at most."""
     tokens: float | None = None
     """Tokens to train for, instead of steps, such as 8e6."""
     batch: int | None = None
     """Sequences of a step."""
+    accumulate: int | None = None
+    """Microbatches of a step, by gradient accumulation, to fit in memory."""
     context: int | None = None
     """Tokens of a sequence."""
     learning_rate: float | None = None
@@ -53,11 +67,15 @@ class Train:
     corpus: str | None = None
     """Text: a file (txt, jsonl; gz, xz, zst), a folder, a pattern, or a folder of token shards; none: State of the Union addresses."""
     tokenizer: str | None = None
-    """bytes, bpe:SIZE, or a SentencePiece model's file."""
+    """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
     """Devices along each axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the activations."""
+    remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Compute each block again in the backward pass, to fit in memory (always so in the paper's recipe)."""
+    evaluation_capacity_factor: float | None = None
+    """Capacity factor of evaluation, such as 2; 0: no token is dropped (the default)."""
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; SLURM and Open MPI need none."""
     processes: int | None = None
@@ -85,28 +103,62 @@ class Train:
         named = Processes(self.coordinator, self.processes, self.process)
         others = named if self.coordinator or self.distributed else surrounding()
         folder = self.out or Path("runs") / _name(config)
+        sinks: list[MakeSink] = []
+        if self.tensorboard:
+            from training.tensorboard import event_file
+
+            sinks.append(event_file(folder))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, tensorboard=self.tensorboard)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
         _tell(outcome, self.json)
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the defaults, changed by what was asked for."""
         from common.errors import InputError
-        from training.config import TrainConfig, read_toml
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both say how long to train; give one of them")
-        base = read_toml(self.config) if self.config else TrainConfig()
-        model = _changed(base.model, self, ("size", "router", "experts", "k", "routing_frequency", "context", "dtype"))
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch"))
+        base = self._base()
+        names = ("size", "router", "experts", "k", "routing_frequency", "context", "dtype", "evaluation_capacity_factor")
+        model = _changed(base.model, self, names)
+        model = replace(model, remat=model.remat or self.remat)
+        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        optimizer = replace(base.optimizer, steps=run.steps, warmup_steps=min(base.optimizer.warmup_steps, run.steps // 10))
+        return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+
+    def _base(self) -> "TrainConfig":
+        """The options of `config`, or of the recipe. Raises `InputError` if it is not clear which recipe is meant."""
+        from common.errors import InputError
+        from reference.config import SIZES
+        from training.config import TrainConfig, paper_recipe, read_toml
+
+        if self.config and self.recipe:
+            raise InputError("--config and --recipe both say what to start from; give one of them")
+        if self.config:
+            return read_toml(self.config)
+        if self.recipe == "paper":
+            default = TrainConfig().model
+            return paper_recipe(self.size or "15M", self.router or default.router, self.experts or default.experts)
+        if self.recipe is None and self.size in SIZES:
+            raise InputError(
+                f"{self.size} is a size of the paper; say which recipe: `cli.py train --size {self.size} --recipe paper` "
+                "(250,000 steps of 256 x 2048 tokens),\n"
+                f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens, peak rate 3e-3)"
+            )
+        return TrainConfig()
+
+    def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
+        """`base`, changed only where an option asks for another length or learning rate."""
+        optimizer = base
+        if self.steps is not None or self.tokens is not None:
+            optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
         if self.learning_rate is not None:
-            peak, scale = self.learning_rate, self.learning_rate / optimizer.peak_learning_rate
-            optimizer = replace(optimizer, peak_learning_rate=peak, final_learning_rate=optimizer.final_learning_rate * scale)
-        return replace(base, model=model, data=data, optimizer=optimizer, run=run)
+            scale = self.learning_rate / optimizer.peak_learning_rate
+            final = optimizer.final_learning_rate * scale
+            optimizer = replace(optimizer, peak_learning_rate=self.learning_rate, final_learning_rate=final)
+        return optimizer
 
 
 @dataclass(frozen=True)
@@ -118,7 +170,7 @@ class Tokenize:
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write; it must not exist."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation."""
     test: float = 0.0
@@ -160,13 +212,16 @@ class Sample:
     temperature: float = 1.0
     """0 takes the most probable token each time."""
     seed: int = 0
-    """Of the drawing."""
+    """Of the random draws."""
+    mesh: Mesh = None
+    dtype: WeightType = None
 
     def run(self) -> None:
         """Print the text."""
         from training.load import sample_run
 
-        print(sample_run(self.folder, self.prompt, tokens=self.tokens, temperature=self.temperature, seed=self.seed))
+        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
+        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
 
 
 @dataclass(frozen=True)
@@ -179,6 +234,8 @@ class Evaluate:
     """The text, as for `train`; none: the run's own held-out text."""
     tokens: int = 0
     """About how many tokens to read, from the beginning; 0 for all."""
+    mesh: Mesh = None
+    dtype: WeightType = None
     json: Json = False
     """Print JSON on standard output, and nothing else there."""
 
@@ -187,7 +244,7 @@ class Evaluate:
         from training.load import evaluate_run
         from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens)
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
         if self.json:
             import json
 
@@ -229,6 +286,16 @@ class Show:
             require_tensorboard()
             metrics = self.folder / METRICS
             print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
+
+
+def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
+    """The mesh that `--mesh` describes; None without one."""
+    if described is None:
+        return None
+    from training.config import RunOptions
+    from training.start import run_mesh
+
+    return run_mesh(RunOptions(mesh=described))
 
 
 def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:

@@ -163,8 +163,8 @@ class ModelConfig:
     context: int = 2048
     """Tokens of a training sequence; shorter ones may be run."""
     dtype: Dtype = "float32"
-    """Type of the activations. Parameters are float32 or wider; norms, softmaxes, routing and logits
-    are computed in float32 or wider."""
+    """Type of the activations. Parameters are float32 or wider; norms, softmaxes, routing and
+    logits are computed in float32 or wider."""
     remat: bool = False
     """Rematerialise each block in the backward pass instead of keeping its activations."""
     unroll: int = 1
@@ -194,8 +194,8 @@ class ModelConfig:
 
     @property
     def period(self) -> int:
-        """Blocks per group of blocks, 1/R, of which the last is routed (our choice of place); 1 for a
-        dense model."""
+        """Blocks per group of blocks, 1/R, of which the last is routed (our choice of place); 1 for
+        a dense model."""
         return 1 if self.router is None else round(1 / self.routing_frequency)
 
     @property

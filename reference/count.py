@@ -147,8 +147,8 @@ def flops_per_token(config: ModelConfig) -> Flops:
 
 
 def flops_per_step(config: ModelConfig, sequences: int = SEQUENCES_PER_STEP) -> int:
-    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the release
-    counts them."""
+    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the
+    release counts them."""
     return flops_per_token(config).total * config.context * sequences
 
 

@@ -60,7 +60,7 @@ def plan_capacity(
     in_expert = first + jnp.arange(capacity)
     sorted_position = jnp.minimum(starts[:, None] + in_expert, order.shape[0] - 1)
     filled = in_expert < counts[:, None]
-    choice = order[sorted_position].reshape(-1)
+    choice = _at(order, sorted_position).reshape(-1)
     return _plan(choice, filled.reshape(-1), slot.reshape(experts.shape))
 
 
@@ -77,15 +77,15 @@ def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
     blocks_of_expert = -(-counts // length)
     last_block = jnp.cumsum(blocks_of_expert)
     first_slot = (last_block - blocks_of_expert) * length
-    slot = first_slot[experts.reshape(-1)] + rank
+    slot = _at(first_slot, experts.reshape(-1)) + rank
     passed = jnp.arange(blocks)[:, None] >= last_block
     expert_of_block = jnp.minimum(jnp.sum(passed, axis=1), num_experts - 1)
     expert_of_slot = jnp.repeat(expert_of_block, length)
-    in_expert = jnp.arange(blocks * length) - first_slot[expert_of_slot]
+    in_expert = jnp.arange(blocks * length) - _at(first_slot, expert_of_slot)
     starts = jnp.cumsum(counts) - counts
-    sorted_position = jnp.clip(starts[expert_of_slot] + in_expert, 0, choices - 1)
-    filled = in_expert < counts[expert_of_slot]
-    plan = _plan(order[sorted_position], filled, slot.reshape(experts.shape))
+    sorted_position = jnp.clip(_at(starts, expert_of_slot) + in_expert, 0, choices - 1)
+    filled = in_expert < _at(counts, expert_of_slot)
+    plan = _plan(_at(order, sorted_position), filled, slot.reshape(experts.shape))
     return BlockPlan(plan, expert_of_block)
 
 
@@ -121,6 +121,11 @@ def combine(
     return weighted_sum(to_choices(buffer, plan), gates)
 
 
+def _at(x: Int[Array, "entries"], index: Int[Array, "*shape"]) -> Int[Array, "*shape"]:
+    """Plain form: `x[index]`, which JAX 0.12 cannot write for an index that is sharded."""
+    return x.at[index].get(wrap_negative_indices=False)
+
+
 def _sort(
     experts: Int[Array, "tokens k"], num_experts: int, priority: Float[Array, "tokens k"] | None
 ) -> tuple[Int[Array, "choices"], Int[Array, "experts"], Int[Array, "choices"]]:
@@ -131,13 +136,14 @@ def _sort(
         order = jnp.argsort(flat, stable=True)
     else:
         by_priority = jnp.argsort(priority.reshape(-1), stable=True)
-        order = by_priority[jnp.argsort(flat[by_priority], stable=True)]
+        order = _at(by_priority, jnp.argsort(_at(flat, by_priority), stable=True))
     chosen = flat[:, None] == jnp.arange(num_experts, dtype=flat.dtype)
     counts = jnp.sum(chosen, axis=0, dtype=jnp.int32)
     starts = jnp.cumsum(counts) - counts
     numbers = jnp.arange(order.shape[0], dtype=order.dtype)
-    position = jnp.zeros_like(order).at[order].set(numbers, unique_indices=True)
-    return order, counts, position - starts[flat]
+    places = jnp.zeros_like(order).at[order]
+    position = places.set(numbers, unique_indices=True, wrap_negative_indices=False)
+    return order, counts, position - _at(starts, flat)
 
 
 def _plan(

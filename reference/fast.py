@@ -143,8 +143,8 @@ def weighted_sum(
 ) -> Float[Array, "tokens d_model"]:
     """Plain form: `sum(x * weights[..., None], axis=1)`.
 
-    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis of
-    choices, however short.
+    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis
+    of choices, however short.
     """
     terms = [x[:, c] * weights[:, c, None].astype(x.dtype) for c in range(weights.shape[1])]
     return sum(terms[1:], start=terms[0])

@@ -79,8 +79,8 @@ _SUMMED: dict[str, Layout] = {
     "w_in": BATCH,
     "w_out": BATCH,
 }
-"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights of
-a block."""
+"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights
+of a block."""
 
 
 def make_mesh(

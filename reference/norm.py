@@ -11,7 +11,8 @@ EPSILON = 1e-5
 
 
 class LayerNorm(eqx.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis, in float32 at least."""
+    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis, in float32 at
+    least."""
 
     scale: Float[Array, "d_model"]
     offset: Float[Array, "d_model"]

@@ -31,8 +31,8 @@ class Report(eqx.Module):
     router_losses: dict[str, Float[Array, ""]]
     """By name, weighted, summed over layers."""
     metrics: dict[str, Float[Array, "layers"]]
-    """By name, means over groups; `dead_experts` counts the experts that no token of these sequences
-    chose."""
+    """By name, means over groups; `dead_experts` counts the experts that no token of these
+    sequences chose."""
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices that fell on each expert."""
     dropped: Float[Array, "layers tenths"] | None = None

@@ -172,8 +172,9 @@ class Transformer(eqx.Module):
         layers and groups, if routed.
 
         `inference` has no default, because training and evaluation route differently: in training
-        S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in training
-        by routers that sample. A token id that is not in the vocabulary makes its sequence NaN.
+        S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in
+        training by routers that sample. A token id that is not in the vocabulary makes its sequence
+        NaN.
         """
         _check_one_config(self)
         x, routing = self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)

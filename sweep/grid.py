@@ -1,71 +1,45 @@
 """A grid of runs in a TOML file.
 
-    [[grid]]                        # as many as there are; every combination of a grid's lists is a run
+    [[grid]]                   # one or several; every combination of a grid's lists is a run
     size = ["27K", "60K"]
-    router = ["dense", "s-base", "hash"]
-    experts = [4, 16]               # likewise k, routing_frequency, seed; a list of one may be its only value
-    seed = [0, 1]
-
-    [[grid]]                        # knobs of this grid's runs alone come under a name, which ends theirs and is a column of the curves
-    variant = "bonus"
-    router = "rl-r"
-    [grid.rl_r]
+    router = ["dense", "rl-r"]
+    experts = [4, 16]          # also k, routing_frequency, seed; a single value is a list of one
+    variant = "bonus"          # ends these runs' names, and is a column of the curves
+    [grid.rl_r]                # any section: options of this grid's runs, before the file's
     entropy_weight = 1e-3
-    [grid.learning_rate]            # likewise [grid.tokens]; goes before the file's
-    "60K" = 4e-3
 
-    [learning_rate]                 # peak learning rates of some sizes; the final ones are scaled alike
+    [learning_rate]            # peak by size, the final one scaled alike; likewise [tokens]
     "60K" = 2e-3
 
-    [tokens]                        # tokens to train some sizes for
-    "60K" = 16e6
+    [run]                      # what all runs share: the sections of a run's config.toml
+    tokens = 8e6               # or steps
 
-    [model]                         # what all runs share: the sections and knobs of a run's config.toml
-    context = 64
-
-    [run]
-    tokens = 8e6                    # or steps
-
-A dense run has neither experts nor k nor a routing frequency, so there is one for each size and
-seed; a routed run of one expert is no routed run, and is left out. A run that several grids ask for
-is made once.
-
-The schedule ends with the run, and warms up for a tenth of it at most, unless [optimizer] has
-`steps` or `warmup_steps` (our choice, as of `cli.py train`).
+A dense run has no experts, k or routing frequency; a routed run of one expert is left out; a run
+that several grids ask for is made once. The schedule ends with the run and warm-up takes at most a
+tenth of it, unless [optimizer] has `steps` or `warmup_steps` (our choice, as in `cli.py train`).
 """
 
 import itertools
 import math
 import re
-from dataclasses import dataclass, fields, replace
+import tomllib
+from collections.abc import Iterable, Iterator
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 from reference.errors import ConfigError
-from sweep.run import A_VOCABULARY, Run
-from training.config import (
-    LADDER,
-    ModelOptions,
-    RunOptions,
-    TrainConfig,
-    from_table,
-    known,
-    toml_table,
-    typed,
-)
+from sweep.run import Run
+from training.config import ModelOptions, TrainConfig, from_table
 
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
-"""What a grid may have lists of, the slowest to change first."""
-
-SECTIONS = tuple(field.name for field in fields(TrainConfig))
+"""A grid's lists, the slowest to change first."""
 
 BY_SIZE = ("learning_rate", "tokens")
-"""Sections that give some sizes a number each."""
+SHARED = ("model", "data", "optimizer", "run")
+"""Sections that every run has; the others are of the router they are named after."""
 
-OF_ROUTERS = {"s-base": "s_base", "hash": "hash", "rl-r": "rl_r", "switch": "switch"}
-"""The section of each router:
-only its runs have what a grid's file says there, so that others stay what they are if that changes.
-"""
+Table = dict[str, Any]
 
 
 def read_grid(path: Path, out: Path) -> list[Run]:
@@ -74,9 +48,7 @@ def read_grid(path: Path, out: Path) -> list[Run]:
     Raises `ConfigError` naming file and key.
     """
     if not path.is_file():
-        raise ConfigError(
-            f"there is no grid {path}; give a TOML file with a section [grid], as the README shows"
-        )
+        raise ConfigError(f"there is no grid {path}; give a TOML file with a section [grid]")
     return runs_of(path.read_text(encoding="utf-8"), str(path), out)
 
 
@@ -85,206 +57,118 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
 
     Raises `ConfigError` naming `source` and the key.
     """
-    table = toml_table(text, source)
-    known(table, ["grid", *BY_SIZE, *SECTIONS], source, "section")
-    grids = table.get("grid")
+    try:
+        table = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML ({error})") from error
+    grids, runs = table.pop("grid", None), dict[str, Run]()
     if not grids:
-        raise ConfigError(
-            f"{source}: there is no [grid]; it lists sizes, routers, experts and seeds"
-        )
-    by_size = {name: _by_size(table.get(name, {}), f"{source}: {name}") for name in BY_SIZE}
-    shared = {name: dict(_section(table.get(name, {}), f"{source}: {name}")) for name in SECTIONS}
-    for section, axis in itertools.product(("model", "run"), AXES):
-        if axis in shared[section]:
-            raise ConfigError(
-                f"{source}: {section}.{axis} is one of a grid's lists; put it into [grid]"
-            )
-    from_table({name: shared[name] for name in OF_ROUTERS.values()}, source)
-    runs: dict[str, Run] = {}
+        raise ConfigError(f"{source}: there is no [grid]; it lists sizes, routers, experts, seeds")
+    shared = _sections(table, source)
     for grid in grids if isinstance(grids, list) else [grids]:
-        part = _part(_section(grid, f"{source}: grid"), source)
-        sections = {name: shared[name] | part.sections.get(name, {}) for name in SECTIONS}
-        numbers = {name: by_size[name] | part.by_size.get(name, {}) for name in BY_SIZE}
-        configs = [
-            _config(point, sections, numbers, source) for point in _points(part.axes, source)
-        ]
-        _check_sizes(part.by_size, {config.model.size for config in configs}, f"{source}: grid")
-        for config in configs:
-            run = Run(
-                "-".join(filter(None, (name_of(config), part.variant))), config, out, part.variant
-            )
-            runs.setdefault(run.name, run)
-    if not runs:
-        raise ConfigError(f"{source}: the grid has no run; a routed one needs 2 experts or more")
-    _check_sizes(by_size, {run.config.model.size for run in runs.values()}, source)
+        for run in _runs_of_grid(grid, shared, source, out):
+            if runs.setdefault(run.name, run).config != run.config:
+                raise ConfigError(f"{source}: two grids have a run {run.name}; give one a variant")
+    _check_sizes(table, runs.values(), source)
     return list(runs.values())
 
 
-def name_of(config: TrainConfig) -> str:
-    """A run's name: what tells it from all others of its sweep."""
-    model = config.model
-    parts = [model.size, model.router]
-    if model.router != "dense":
-        parts += [f"e{model.experts}"]
-        parts += [f"k{model.k}"] if model.k != 1 else []
-        parts += (
-            [f"r{model.routing_frequency:.6g}"]
-            if model.routing_frequency != ModelOptions.routing_frequency
-            else []
-        )
-    return "-".join([*parts, f"seed{config.run.seed}"])
+def _runs_of_grid(grid: Any, shared: Table, source: str, out: Path) -> Iterator[Run]:
+    where = f"{source}: grid"
+    if not isinstance(grid, dict):
+        raise ConfigError(f"{where} must be a section of lists, such as seed = [0, 1]")
+    own = {name: value for name, value in grid.items() if name not in (*AXES, "variant")}
+    sections = _sections(own, f"{where}, beside variant, {', '.join(AXES)}")
+    merged = {name: shared[name] | options for name, options in sections.items()}
+    variant = grid.get("variant", "")
+    if not re.fullmatch("[a-z0-9_.-]*", str(variant)):
+        raise ConfigError(f"{where}.variant is {variant!r}; use small letters, digits and -_.")
+    configs = [_config(point, merged, source) for point in _points(grid)]
+    runs = [Run(_name(config, variant), config, out, variant) for config in configs]
+    if not runs:
+        raise ConfigError(f"{where} has no run; a routed one needs 2 experts or more")
+    _check_sizes(own, runs, where)
+    yield from runs
 
 
-@dataclass(frozen=True)
-class _Part:
-    """One [grid]."""
-
-    axes: dict[str, Any]
-    """Its lists."""
-    sections: dict[str, dict[str, Any]]
-    """Knobs that are its own."""
-    by_size: dict[str, dict[str, float]]
-    """The same of learning rates and tokens."""
-    variant: str
-    """What all that is its own is called."""
-
-
-def _part(grid: dict[str, Any], source: str) -> _Part:
-    """What one [grid] says."""
-    known(grid, ["variant", *AXES, *BY_SIZE, *SECTIONS], source, "list, knob or section in [grid]")
-    sections = {
-        name: _section(grid[name], f"{source}: grid.{name}") for name in SECTIONS if name in grid
-    }
-    by_size = {
-        name: _by_size(grid[name], f"{source}: grid.{name}") for name in BY_SIZE if name in grid
-    }
-    from_table(
-        {name: sections[name] for name in OF_ROUTERS.values() if name in sections},
-        f"{source}: grid",
-    )
-    variant = typed(grid.get("variant", ""), str, f"{source}: grid.variant")
-    if not re.fullmatch("[a-z0-9_.-]*", variant):
-        raise ConfigError(
-            f"{source}: grid.variant is {variant!r}; it is part of a folder's name: small letters, digits and -_."
-        )
-    if (sections or by_size) and not variant:
-        named = ", ".join((*sections, *by_size))
-        raise ConfigError(
-            f"{source}: a [grid] with a section of its own ({named}) needs a name for it: variant"
-        )
-    return _Part({axis: grid[axis] for axis in AXES if axis in grid}, sections, by_size, variant)
-
-
-def _points(grid: dict[str, Any], source: str) -> list[dict[str, Any]]:
-    """Every combination of the grid's lists; of those that are the same run, the first."""
-    kinds = get_type_hints(ModelOptions) | get_type_hints(RunOptions)
-    lists: list[list[Any]] = [
-        _list(grid[axis], kinds[axis], f"{source}: grid.{axis}") if axis in grid else [None]
-        for axis in AXES
-    ]
-    points: dict[tuple[Any, ...], dict[str, Any]] = {}
+def _points(grid: Table) -> Iterator[Table]:
+    """Every combination of the grid's lists that is a run."""
+    lists = [values if isinstance(values := grid[a], list) else [values] for a in AXES if a in grid]
     for values in itertools.product(*lists):
-        point = {axis: value for axis, value in zip(AXES, values, strict=True) if value is not None}
+        point = dict(zip((axis for axis in AXES if axis in grid), values, strict=True))
         if point.get("router") == "dense":
-            for axis in ("experts", "k", "routing_frequency"):
-                point.pop(axis, None)
-        elif point.get("experts") == 1:
-            continue
-        points.setdefault(tuple(sorted(point.items())), point)
-    return list(points.values())
+            yield {axis: point[axis] for axis in ("size", "router", "seed") if axis in point}
+        elif point.get("experts") != 1:
+            yield point
 
 
-def _list(values: Any, kind: Any, where: str) -> list[Any]:
-    """`values`, each of its type; a single one is a list of one."""
-    several = values if isinstance(values, list) else [values]
-    if not several:
-        raise ConfigError(f"{where} is empty; give it a value, or leave it out")
-    return [typed(value, kind, where) for value in several]
-
-
-def _config(
-    point: dict[str, Any],
-    shared: dict[str, dict[str, Any]],
-    by_size: dict[str, dict[str, float]],
-    source: str,
-) -> TrainConfig:
+def _config(point: Table, merged: Table, source: str) -> TrainConfig:
     """The options of one run."""
-    seed = {"seed": point["seed"]} if "seed" in point else {}
-    model = shared["model"] | {axis: value for axis, value in point.items() if axis != "seed"}
-    run = shared["run"] | seed
-    size = model.get("size", ModelOptions.size)
-    tokens = run.pop("tokens", None)
+    router = str(point.get("router", ModelOptions.router)).replace("-", "_")
+    sections = {n: dict(merged[n]) for n in merged if n in SHARED or n == router}
+    seed = {axis: value for axis, value in point.items() if axis == "seed"}
+    model = sections["model"] = sections["model"] | point
+    run = sections["run"] = sections["run"] | seed
+    model.pop("seed", None)
+    size, tokens = model.get("size", ModelOptions.size), run.pop("tokens", None)
     if tokens is not None and "steps" in run:
-        raise ConfigError(
-            f"{source}: run.tokens and run.steps both say how long to train; give one of them"
-        )
-    tokens = by_size["tokens"].get(size, tokens)
+        raise ConfigError(f"{source}: run.tokens and run.steps both give the length; keep one")
+    tokens = merged["tokens"].get(size, tokens)
     if tokens is not None:
-        run["steps"] = _steps(tokens, shared["data"], model, source)
-    steps = typed(run.get("steps", RunOptions.steps), int, f"{source}: run.steps")
-    defaults = {
-        "steps": steps,
-        "warmup_steps": min(TrainConfig().optimizer.warmup_steps, steps // 10),
-    }
-    router = OF_ROUTERS.get(model.get("router", ModelOptions.router))
-    sections = {
-        name: table
-        for name, table in shared.items()
-        if name not in OF_ROUTERS.values() or name == router
-    }
-    config = from_table(
-        sections | {"model": model, "optimizer": defaults | shared["optimizer"], "run": run}, source
-    )
-    peak = by_size["learning_rate"].get(size)
-    if peak is not None:
+        config = from_table({"model": model, "data": sections["data"]}, source)
+        batch = config.data.batch * config.model.context
+        run["steps"] = math.ceil(_positive(tokens, f"{source}: tokens") / batch)
+    steps, default = from_table({"run": run}, source).run.steps, TrainConfig().optimizer
+    schedule = {"steps": steps, "warmup_steps": min(default.warmup_steps, steps // 10)}
+    config = from_table(sections | {"optimizer": schedule | sections["optimizer"]}, source)
+    if (peak := merged["learning_rate"].get(size)) is not None:
         optimizer = config.optimizer
         final = optimizer.final_learning_rate * (peak / optimizer.peak_learning_rate)
-        config = replace(
-            config, optimizer=replace(optimizer, peak_learning_rate=peak, final_learning_rate=final)
-        )
+        rates = replace(optimizer, peak_learning_rate=float(peak), final_learning_rate=final)
+        config = replace(config, optimizer=rates)
     try:
-        config.model_config(A_VOCABULARY)
+        config.model_config(vocabulary=256)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {name_of(config)} cannot be: {error}") from error
+        raise ConfigError(f"{source}: {_name(config)} cannot be: {error}") from error
     return config
 
 
-def _steps(tokens: Any, data: dict[str, Any], model: dict[str, Any], source: str) -> int:
-    """The steps in which a run reads `tokens`, in whole batches."""
-    options = from_table(
-        {"data": data, "model": {"context": model["context"]} if "context" in model else {}}, source
-    )
-    wanted = typed(tokens, float, f"{source}: tokens")
-    if not 0 < wanted < math.inf:
-        raise ConfigError(f"{source}: tokens is {wanted:g}; it must be more than 0")
-    return math.ceil(wanted / (options.data.batch * options.model.context))
+def _name(config: TrainConfig, variant: str = "") -> str:
+    """A run's name: its point of the grid."""
+    model, parts = config.model, [config.model.size, config.model.router]
+    if model.router != "dense":
+        parts.append(f"e{model.experts}")
+        parts += [f"k{model.k}"] * (model.k != 1)
+        if model.routing_frequency != ModelOptions.routing_frequency:
+            parts.append(f"r{model.routing_frequency:.6g}")
+    return "-".join([*parts, f"seed{config.run.seed}", *([variant] if variant else [])])
 
 
-def _by_size(table: Any, where: str) -> dict[str, float]:
-    """A number for each of some sizes."""
-    numbers = {
-        size: typed(value, float, f"{where}.{size}")
-        for size, value in _section(table, where).items()
-    }
-    for size, value in numbers.items():
-        if size not in LADDER:
-            raise ConfigError(f"{where}: no size is called {size!r}; there are {', '.join(LADDER)}")
-        if not 0 < value < math.inf:
-            raise ConfigError(f"{where}.{size} is {value:g}; it must be more than 0")
-    return numbers
+def _sections(table: Table, where: str) -> Table:
+    """Every section of `table`, empty where it has none, checked as far as it can be alone."""
+    for name, values in table.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{where}: {name} must be a section of keys and values")
+    # The sections that every run has are checked with the rest of the run.
+    others = {n: values for n, values in table.items() if n not in (*SHARED, *BY_SIZE)}
+    from_table(others, where)
+    for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
+        _positive(table[name][size], f"{where}: {name}.{size}")
+    names = (*BY_SIZE, *(field.name for field in fields(TrainConfig)))
+    return {name: table.get(name, {}) for name in names}
 
 
-def _check_sizes(by_size: dict[str, dict[str, float]], sizes: set[str], source: str) -> None:
-    """A size that no grid has is more likely a slip than a wish."""
-    for name, table in by_size.items():
-        for size in table:
-            if size not in sizes:
-                raise ConfigError(
-                    f"{source}: {name}.{size} is of no run; the grid has {', '.join(sorted(sizes))}"
-                )
+def _check_sizes(table: Table, runs: Iterable[Run], where: str) -> None:
+    """A size that no run has is more likely a slip than a wish."""
+    sizes = {run.config.model.size for run in runs}
+    for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
+        if size not in sizes:
+            raise ConfigError(
+                f"{where}: {name}.{size} is of no run; sizes: {', '.join(sorted(sizes))}"
+            )
 
 
-def _section(table: Any, where: str) -> dict[str, Any]:
-    if not isinstance(table, dict):
-        raise ConfigError(f"{where} must be a section of keys and values")
-    return table
+def _positive(value: Any, where: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
+        raise ConfigError(f"{where} is {value!r}; it must be a number above 0")
+    return float(value)

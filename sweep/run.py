@@ -1,184 +1,126 @@
-"""One run of a sweep: where it lies, how far it is, how it ended. All of it is read from files, so
-that whoever trains it may be anywhere.
+"""One run of a sweep: its folder, its log, and how it ended.
 
-A run's folder is what `cli.py train` writes. Beside the folders, in `logs/`, are what its process
-printed, and a note of how that ended.
+    python -m sweep.run NAME OUT CONFIG
+
+trains the run NAME of the options CONFIG (TOML) in the folder OUT/NAME as `cli.py train` does, and
+stops with a checkpoint at the end of its standard input: the sweep closes it to stop the run, and
+the system closes it when the sweep is killed.
 """
 
-import json
-from dataclasses import asdict, dataclass
-from functools import lru_cache
+import os
+import re
+import signal
+import sys
+import threading
+import time
+import traceback
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal, NamedTuple
 
-from common.files import write_atomically
-from reference.count import flops_per_step
-from training.config import TrainConfig
+from common.errors import InputError, WorkError
+from training.config import TrainConfig, from_toml
+from training.distributed import surrounding
 from training.folder import finished
-from training.records import METRICS
+from training.loop import Progress
+from training.prepare import cache_folder
 
-LOGS = "logs"
-
-A_VOCABULARY = 256
-"""Ids of a tokenizer, for models that are looked at before there is one:
-which can be, and which costs more, does not depend on it."""
-
-TAIL_BYTES = 1 << 16
-"""What is read of a run's metrics, from the end."""
-
-SPEED_STEPS = 20
-"""Steps over which the speed is a mean, at most."""
-
-State = Literal["waiting", "running", "done", "failed", "stopped"]
-"""`stopped`:
-by a signal, or before its turn. The same command goes on with it, and tries one that failed again.
-"""
+EVENT = re.compile(r"^run (started|stopped|failed): ?(.*)$", re.MULTILINE)
+"""The lines of a log that say how far the run came; the last one counts."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a sweep."""
+    """A run of a sweep, whose folder is `out`."""
 
     name: str
     config: TrainConfig
     out: Path
-    """The sweep's folder."""
     variant: str = ""
-    """What tells it from the sweep's other runs of the same size, router, experts and seed."""
+    """Distinguishes it from runs of the same size, router, experts and seed."""
 
     @property
     def folder(self) -> Path:
-        """The run's own folder."""
+        """The run's own folder, as `cli.py train` writes it."""
         return self.out / self.name
 
     @property
     def log(self) -> Path:
         """What its process printed, start after start."""
-        return self.out / LOGS / f"{self.name}.log"
-
-    @property
-    def note(self) -> Path:
-        """How its last start ended, by `write_note`."""
-        return self.out / LOGS / f"{self.name}.json"
+        return self.out / "logs" / f"{self.name}.log"
 
     def held_out(self) -> float | None:
-        """Loss on the held-out text after the last step, nats per token;
-        None for a run that is not done."""
+        """Loss on the held-out text after the last step, nats per token; None if it is not done."""
         found = finished(self.folder, self.config)
         return None if found is None else found[0]
 
-    def cost(self) -> float:
-        """FLOPs of the forward passes of all its steps."""
-        return (
-            float(flops_per_step(self.config.model_config(A_VOCABULARY), self.config.data.batch))
-            * self.config.run.steps
-        )
 
-
-@dataclass(frozen=True)
-class Note:
-    """How a start of a run ended, as its process says. One that was killed says nothing."""
-
-    state: Literal["done", "failed", "stopped"]
-    reason: str = ""
-    """What failed, in one line."""
-
-
-def write_note(run: Run, note: Note) -> None:
-    """Leave `note` for the sweep."""
-    write_atomically(run.note, json.dumps(asdict(note)) + "\n")
-
-
-def read_note(run: Run) -> Note | None:
-    """The note that the run's process left; None if there is none."""
-    try:
-        return Note(**json.loads(run.note.read_text(encoding="utf-8")))
-    except FileNotFoundError:
-        return None
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a run is."""
+class Status(NamedTuple):
+    """How a run ended; a run that waits for its turn is `stopped`."""
 
     name: str
-    state: State
-    step: int
-    steps: int
+    state: Literal["done", "stopped", "failed"]
     loss: float | None
-    """Of the newest step; of a run that is done, on the held-out text. Nats per token."""
-    seconds_left: float | None
-    """Of one that is running, by its speed of late; without what compiling and evaluating take."""
+    """On the held-out text, nats per token; None unless done."""
     reason: str
-    """Why it failed."""
     log: str
-    """Where its process prints."""
 
 
-def done_status(run: Run, held_out: float) -> Status:
-    """Of a run that is done."""
-    return Status(
-        run.name,
-        "done",
-        run.config.run.steps,
-        run.config.run.steps,
-        held_out,
-        None,
-        "",
-        str(run.log),
-    )
+def status(run: Run) -> Status:
+    """How `run` ended, by its files: whoever trained it may be another machine."""
+    loss, text = run.held_out(), ""
+    if loss is not None:
+        return Status(run.name, "done", loss, "", str(run.log))
+    if run.log.exists():
+        text = run.log.read_text(encoding="utf-8", errors="replace")
+    event, reason = (EVENT.findall(text) or [("stopped", "before its turn")])[-1]
+    if event == "started":
+        reason = "killed, perhaps because memory ran out"
+    state = "stopped" if event == "stopped" else "failed"
+    return Status(run.name, state, None, reason, str(run.log))
 
 
-def status(run: Run, state: State, log: Path, reason: str = "") -> Status:
-    """Of a run that is not done, by the steps that it has recorded."""
-    records = _newest(run.folder / METRICS)
-    steps, step = run.config.run.steps, records[-1]["step"] if records else 0
-    speeds = [record["tokens_per_second"] for record in records if record["tokens_per_second"]]
-    left = None
-    if state == "running" and speeds:
-        # The mean of times, not of speeds.
-        seconds = (
-            run.config.data.batch
-            * run.config.model.context
-            * sum(1 / speed for speed in speeds)
-            / len(speeds)
-        )
-        left = (steps - step) * seconds
-    return Status(
-        run.name,
-        state,
-        step,
-        steps,
-        records[-1]["loss"] if records else None,
-        left,
-        reason,
-        str(log),
-    )
+class Log:
+    """Prints events with the time; steps are in the run's metrics."""
+
+    def on_step(self, progress: Progress) -> None:
+        """Print nothing."""
+
+    def on_event(self, message: str) -> None:
+        """Print `message`."""
+        print(time.strftime("%Y-%m-%d %H:%M:%S"), message, flush=True)
 
 
-def _newest(path: Path) -> tuple[dict[str, Any], ...]:
-    """The records of the last steps in the file at `path`."""
+def train_run(run: Run) -> bool:
+    """Train `run` from its newest checkpoint, if there is one, and print how that ended. Returns
+    whether it did not fail.
+    """
+    from training.run import train
+
+    print("run started:", flush=True)
+    # Until training has a handler of its own, there is nothing to save.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("run stopped: before its first step"))
     try:
-        now = path.stat()
-    except FileNotFoundError:
-        return ()
-    return _tail(path, now.st_size, now.st_mtime_ns)
+        outcome = train(run.config, run.folder, Log(), cache_folder(), surrounding())
+    except Exception as error:
+        reason = str(error).replace("\n", " ")
+        if not isinstance(error, InputError | WorkError):
+            traceback.print_exc()
+            reason = f"{type(error).__name__}: {reason}"
+        print("run failed:", reason, flush=True)
+        return False
+    if outcome.stopped:
+        print("run stopped: after step", outcome.step, flush=True)
+    return True
 
 
-@lru_cache(maxsize=1024)
-def _tail(path: Path, size: int, changed: int) -> tuple[dict[str, Any], ...]:
-    """The same, read once for each `size` and time of change:
-    most runs of a large sweep are not at work."""
-    with path.open("rb") as file:
-        file.seek(max(0, size - TAIL_BYTES))
-        lines = file.read(TAIL_BYTES).split(b"\n")
-    records: list[dict[str, Any]] = []
-    for line in lines:
-        try:
-            record = json.loads(line)
-        except ValueError:
-            # The first may begin anywhere, the last be under way.
-            continue
-        if isinstance(record, dict) and "loss" in record:
-            records.append(record)
-    return tuple(records[-SPEED_STEPS:])
+def _stop_at_end_of_input() -> None:
+    # Not through `sys.stdin`, whose lock this thread would hold when Python ends.
+    os.read(0, 1)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    name, out, config = sys.argv[1:]
+    threading.Thread(target=_stop_at_end_of_input, daemon=True).start()
+    sys.exit(not train_run(Run(name, from_toml(config, name), Path(out))))

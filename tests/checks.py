@@ -1,4 +1,6 @@
-"""Run-time type checks of tests: on everywhere, but for the few computations whose hundreds of thousands of calls they would repeat.
+"""Run-time type checks of tests, and how long a test waits for a process.
+
+Types are checked everywhere, but for the few computations whose hundreds of thousands of calls they would repeat.
 
 A whole analysis takes five times as long with its types checked as in use, and calls the functions that smaller tests call with checks on.
 """
@@ -7,6 +9,9 @@ from collections.abc import Generator
 from contextlib import contextmanager
 
 from jaxtyping import config
+
+HANG_SECONDS = 1800
+"""After which a process hangs: no busy machine takes as long for what tests start."""
 
 
 @contextmanager

@@ -292,13 +292,45 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
 
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     from commands.training import Train
-    from training.config import TrainConfig, to_toml
+    from tests.training.tiny_runs import every_field_changed
+    from training.config import to_toml
 
-    config = TrainConfig()
-    config = replace(config, rl_r=replace(config.rl_r, policy_weight=0.5), s_base=replace(config.s_base, iterations=7))
+    config = every_field_changed()
+    assert config.optimizer.warmup_steps > config.run.steps // 10
     (tmp_path / "config.toml").write_text(to_toml(config))
     assert Train(config=tmp_path / "config.toml").options() == config
     assert Train(config=tmp_path / "config.toml", seed=3).options() == replace(config, run=replace(config.run, seed=3))
+    shorter = Train(config=tmp_path / "config.toml", steps=400).options().optimizer
+    assert shorter == replace(config.optimizer, steps=400, warmup_steps=40)
+
+
+def test_a_size_of_the_paper_needs_a_recipe_and_both_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
+    from commands.training import Train
+    from training.config import TrainConfig, paper_recipe
+
+    assert main(["train", "--size", "1.3B", "--experts", "64"]) == 2
+    said = capsys.readouterr().err
+    assert said.count("\n") == 2
+    assert all(f"cli.py train --size 1.3B --recipe {recipe}" in said for recipe in ("paper", "small"))
+    assert Train(size="1.3B", recipe="paper", experts=64).options() == paper_recipe("1.3B", "s-base", 64)
+    small = TrainConfig()
+    assert Train(size="1.3B", recipe="small").options() == replace(small, model=replace(small.model, size="1.3B"))
+    shorter = Train(size="15M", recipe="paper", steps=10_000).options()
+    assert (shorter.optimizer.steps, shorter.optimizer.warmup_steps) == (10_000, 1000)
+    assert main(["train", "--config", "some.toml", "--recipe", "paper"]) == 2
+    assert "give one of them" in capsys.readouterr().err
+
+
+def test_accumulation_rematerialisation_and_the_capacity_of_evaluation_are_options() -> None:
+    from commands.training import Train
+
+    config = Train(accumulate=4, remat=True, evaluation_capacity_factor=2.0).options()
+    router = config.model_config(257).router
+    assert router is not None
+    assert (config.data.accumulate, config.model_config(257).remat, router.evaluation_capacity_factor) == (4, True, 2.0)
+    default = Train().options().model_config(257)
+    assert default.router is not None
+    assert (default.remat, default.router.evaluation_capacity_factor) == (False, None)
 
 
 def test_tokenize_writes_shards_that_train_reads(

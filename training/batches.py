@@ -50,7 +50,8 @@ def training_batches(
     """
     if len(sequences) < batch:
         raise InputError(
-            f"the training text has {len(sequences)} sequences, fewer than a batch of {batch}; give more text, a smaller batch or context"
+            f"the training text has {len(sequences)} sequences, fewer than a batch of {batch}; "
+            "give more text, a smaller batch or context"
         )
     endless = grain.MapDataset.source(sequences).seed(seed).shuffle().repeat()
     shares = grain.MapDataset.source(

@@ -6,10 +6,10 @@ data, and nothing else: the random keys of a step follow from the seed and its n
 """
 
 import logging
-from collections.abc import Generator
+from collections.abc import Generator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -17,10 +17,16 @@ import orbax.checkpoint as ocp
 
 from common.errors import InputError
 from reference.mesh import is_array
+from reference.transformer import Transformer
 from training.step import TrainState
 
 STATE, DATA = "state", "data"
 """The two parts of a checkpoint."""
+
+PREFIX = "step"
+"""A checkpoint's folder is `step_NUMBER`."""
+
+Tree = TypeVar("Tree", TrainState, Transformer)
 
 
 class Checkpoints:
@@ -33,7 +39,7 @@ class Checkpoints:
             max_to_keep=keep,
             keep_period=keep_every or None,
             cleanup_tmp_directories=True,
-            step_prefix="step",
+            step_prefix=PREFIX,
         )
         self._manager = _manager(folder, options)
 
@@ -75,6 +81,12 @@ class Checkpoints:
             self._manager.close()
 
 
+def checkpoint_steps(folder: Path) -> list[int]:
+    """The steps of the whole checkpoints in `folder`, in order; none if it is not there."""
+    names = (path.name.removeprefix(f"{PREFIX}_") for path in folder.glob(f"{PREFIX}_*"))
+    return sorted(int(step) for step in names if step.isdigit())
+
+
 def read_checkpoint(
     folder: Path, step: int | None, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
@@ -83,19 +95,54 @@ def read_checkpoint(
 
     Raises `InputError` if there is none.
     """
+    manager, step = _reader(folder, step)
+    return restored(manager, step, like, folder)
+
+
+def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]:
+    """A read-only manager, and `step` or the newest. Raises `InputError` if there is none."""
     steps: list[int] = []
     if folder.is_dir():
         with _quiet():
-            manager = _manager(
-                folder, ocp.CheckpointManagerOptions(read_only=True, step_prefix="step")
-            )
+            options = ocp.CheckpointManagerOptions(read_only=True, step_prefix=PREFIX)
+            manager = _manager(folder, options)
         steps = sorted(manager.all_steps())
         if steps and (step is None or step in steps):
-            return restored(manager, steps[-1] if step is None else step, like, folder)
+            return manager, steps[-1] if step is None else step
     found = f"only of steps {', '.join(map(str, steps))}" if steps else "none at all"
+    wanted = "" if step is None else f" of step {step}"
     raise InputError(
-        f"{folder} has no checkpoint{'' if step is None else f' of step {step}'}, {found}; train first, or keep more of them"
+        f"{folder} has no checkpoint{wanted}, {found}; train first, or keep more of them"
     )
+
+
+def read_weights(folder: Path, step: int | None, like: Transformer) -> tuple[Transformer, int]:
+    """The model alone of the checkpoint of `step`, or of the newest if that is None, and its step.
+
+    No optimizer state is read. `like` gives the shapes, types and shardings
+    (`jax.ShapeDtypeStruct`) to restore to: weights are converted to its types. Raises `InputError`
+    if there is no such checkpoint, or its weights have other names or shapes.
+    """
+    manager, step = _reader(folder, step)
+    prefix = "model."
+    named = {prefix + name: array for name, array in _named(like).items()}
+    stored = {
+        name: array
+        for name, array in manager.item_metadata(step)[STATE].items()
+        if name.startswith(prefix)
+    }
+    _check_stored(named, stored, step, folder)
+    args = ocp.args.PyTreeRestore(
+        item=named,
+        restore_args={
+            name: ocp.ArrayRestoreArgs(dtype=array.dtype, sharding=array.sharding)
+            for name, array in named.items()
+        },
+        partial_restore=True,
+    )
+    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
+        found = checkpointer.restore(folder.absolute() / f"{PREFIX}_{step}" / STATE, args=args)
+    return _filled(like, [found[name] for name in named]), step
 
 
 def restored(
@@ -103,23 +150,32 @@ def restored(
 ) -> tuple[TrainState, dict[str, Any]]:
     """As `Checkpoints.restore`; `folder` is for the message."""
     named = _named(like)
-    stored = manager.item_metadata(step)[STATE]
-    for name in sorted({*named} ^ {*stored}):
-        raise InputError(
-            f"{folder}: the checkpoint of step {step} {'lacks' if name in named else 'has besides'} {name}; {_FIX}"
-        )
-    for name, array in named.items():
-        if tuple(stored[name].shape) != array.shape:
-            raise InputError(
-                f"{folder}: {name} has shape {tuple(stored[name].shape)} in the checkpoint, {array.shape} in the model; {_FIX}"
-            )
+    _check_stored(named, dict(manager.item_metadata(step)[STATE].items()), step, folder)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(named), data=ocp.args.JsonRestore())
     found = manager.restore(step, args=args)
-    arrays, static = eqx.partition(like, is_array)
-    return eqx.combine(
-        jax.tree.unflatten(jax.tree.structure(arrays), [found[STATE][name] for name in named]),
-        static,
-    ), found[DATA]
+    return _filled(like, [found[STATE][name] for name in named]), found[DATA]
+
+
+def _filled(like: Tree, arrays: list[Any]) -> Tree:
+    """`like` with `arrays` for its own, in their order."""
+    shapes, static = eqx.partition(like, is_array)
+    return eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), arrays), static)
+
+
+def _check_stored(
+    named: Mapping[str, Any], stored: Mapping[str, Any], step: int, folder: Any
+) -> None:
+    """Raises `InputError` unless the checkpoint has the names and shapes of `named`."""
+    for name in sorted({*named} ^ {*stored}):
+        how = "lacks" if name in named else "has besides"
+        raise InputError(f"{folder}: the checkpoint of step {step} {how} {name}; {_FIX}")
+    for name, array in named.items():
+        shape = tuple(stored[name].shape)
+        if shape != array.shape:
+            raise InputError(
+                f"{folder}: {name} has shape {shape} in the checkpoint, "
+                f"{array.shape} in the model; {_FIX}"
+            )
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
@@ -150,7 +206,7 @@ def _quiet() -> Generator[None]:
 _FIX = "use the options of its run"
 
 
-def _named(state: TrainState) -> dict[str, Any]:
-    """The arrays of `state`, or their shapes, by their path, in the order of its leaves."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(state, is_array))
+def _named(tree: TrainState | Transformer) -> dict[str, Any]:
+    """The arrays of `tree`, or their shapes, by path, in the order of its leaves."""
+    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, is_array))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

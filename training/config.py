@@ -6,14 +6,16 @@ The defaults train a small routed model on two CPU cores in about two minutes. T
 """
 
 import dataclasses
-import math
+import difflib
 import re
 import tomllib
-import types
 import typing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+import msgspec
+import tomli_w
 
 from reference.config import SIZES, ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
@@ -46,7 +48,7 @@ class ModelOptions:
     """The model: a rung of the ladder and a router."""
 
     size: str = "107K"
-    """A size of the ladder, from 27K to 7B."""
+    """A size of `LADDER`, from 7K to 7B."""
     router: Literal["dense", "s-base", "hash", "rl-r", "switch"] = "s-base"
     experts: int = 8
     k: int = 1
@@ -54,7 +56,9 @@ class ModelOptions:
     context: int = 128
     """Tokens of a sequence. The paper's is 2048."""
     capacity_factor: float = 1.25
-    """Of training; 0 for no limit. Evaluation drops nothing."""
+    """Of training; 0 for no limit: no token is dropped."""
+    evaluation_capacity_factor: float = 0.0
+    """Of evaluation; 0 for no limit. A loss with one depends on what else is in the batch."""
     sequences_per_group: int = 1
     """Sequences that are routed together."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
@@ -82,6 +86,7 @@ class ModelOptions:
                 self.experts,
                 self.k,
                 factor,
+                self.evaluation_capacity_factor or None,
                 sequences_per_group=self.sequences_per_group,
             )
         return ModelConfig(
@@ -105,7 +110,8 @@ class DataOptions:
     gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
     addresses."""
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), or a SentencePiece model's file."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face
+    tokenizer.json."""
     held_out: float = 0.05
     """Fraction of the documents that is kept for evaluation: what choices are made by."""
     test: float = 0.0
@@ -119,7 +125,7 @@ class DataOptions:
     batch: int = 32
     """Sequences of one step."""
     accumulate: int = 1
-    """Parts in which a step's gradient is computed, one after the other, to fit in memory."""
+    """Microbatches of gradient accumulation in a step, to fit in memory."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
@@ -127,13 +133,14 @@ class DataOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
         if self.batch % self.accumulate:
             raise ConfigError(
-                f"a batch of {self.batch} does not come out even in {self.accumulate} parts; accumulate must divide it"
+                f"batch = {self.batch} is not divisible by accumulate = {self.accumulate}"
             )
         if not 0 < self.held_out < 1:
             raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
         if not 0 <= self.test < 1 - self.held_out:
             raise ConfigError(
-                f"test is {self.test}; it is a fraction from 0, and less than the {1 - self.held_out:g} not held out"
+                f"test is {self.test}; it is a fraction from 0, "
+                f"and less than the {1 - self.held_out:g} not held out"
             )
         self.other_texts()
 
@@ -144,7 +151,8 @@ class DataOptions:
             name, equals, source = (piece.strip() for piece in part.partition("="))
             if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
                 raise ConfigError(
-                    f"also: cannot read {part!r}; give a name in small letters and a text, such as code=corpus/code"
+                    f"also: cannot read {part!r}; give a name in small letters and a text, "
+                    "such as code=corpus/code"
                 )
             if name in texts or name in ("validation", "test"):
                 raise ConfigError(f"also: the name {name} is taken; give this text another one")
@@ -186,7 +194,8 @@ class RunOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
         if self.keep_every % self.checkpoint_every:
             raise ConfigError(
-                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; make it a multiple of that"
+                f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; "
+                "make it a multiple of that"
             )
         self.mesh_shape()
 
@@ -197,7 +206,8 @@ class RunOptions:
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
                 raise ConfigError(
-                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, such as data=4,expert=2,model=1"
+                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, "
+                    "such as data=4,expert=2,model=1"
                 )
             shape[axis.strip()] = int(count)
         return shape
@@ -269,21 +279,20 @@ def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
 
 
 def to_toml(config: TrainConfig) -> str:
-    """`config` as TOML, every knob written out."""
-    sections = [
-        f"[{section}]\n{_lines(getattr(config, section))}" for section in _names(TrainConfig)
-    ]
-    return "\n".join(sections)
+    """`config` as TOML, every field written out."""
+    return tomli_w.dumps(dataclasses.asdict(config))
 
 
 def from_toml(text: str, source: str) -> TrainConfig:
-    """The configuration in `text`;
-    knobs left out have their defaults. Raises `ConfigError` naming `source` and the knob."""
+    """The configuration in `text`; fields left out have their defaults.
+
+    Raises `ConfigError` naming `source` and the field.
+    """
     return from_table(toml_table(text, source), source)
 
 
 def toml_table(text: str, source: str) -> dict[str, Any]:
-    """What `text` says. Raises `ConfigError` naming `source` if it is not TOML."""
+    """`text` parsed. Raises `ConfigError` naming `source` if it is not TOML."""
     try:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
@@ -291,34 +300,24 @@ def toml_table(text: str, source: str) -> dict[str, Any]:
 
 
 def from_table(table: dict[str, Any], source: str) -> TrainConfig:
-    """As `from_toml`, of what a file says."""
-    known(table, _names(TrainConfig), source, "section")
-    defaults = TrainConfig()
-    sections: dict[str, Any] = {}
+    """As `from_toml`, of a parsed file."""
+    sections: dict[str, Any] = dataclasses.asdict(TrainConfig())
+    known(table, list(sections), source, "section")
     for name, values in table.items():
-        default = getattr(defaults, name)
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
-        known(values, _names(type(default)), source, f"[{name}] knob")
-        kinds = typing.get_type_hints(type(default))
-        given = {
-            knob: typed(value, kinds[knob], f"{source}: {name}.{knob}")
-            for knob, value in values.items()
-        }
-        try:
-            sections[name] = dataclasses.replace(default, **given)
-        except ConfigError as error:
-            raise ConfigError(f"{source}: in [{name}], {error}") from error
-    return dataclasses.replace(defaults, **sections)
+        known(values, list(sections[name]), source, f"[{name}] knob")
+        sections[name] |= values
+    return typed(sections, TrainConfig, source)
 
 
 def read_toml(path: Path) -> TrainConfig:
-    """The configuration in the file `path`. Raises `ConfigError` naming the file and the knob."""
+    """The configuration in the file `path`. Raises `ConfigError` naming the file and the field."""
     if not path.is_file():
         raise ConfigError(
             f"there is no configuration {path}; every run writes one, config.toml in its folder"
         )
-    return from_toml(path.read_text(), str(path))
+    return from_toml(path.read_text(encoding="utf-8"), str(path))
 
 
 def differences(
@@ -339,48 +338,32 @@ def _names(kind: type) -> list[str]:
     return [field.name for field in dataclasses.fields(kind)]
 
 
-def _lines(options: Any) -> str:
-    return "".join(
-        f"{name} = {_literal(getattr(options, name))}\n" for name in _names(type(options))
-    )
-
-
-def _literal(value: str | int | float | bool) -> str:
-    match value:
-        case bool():
-            return str(value).lower()
-        case str():
-            return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-        case float() if math.isinf(value) or math.isnan(value):
-            return repr(value)
-        case _:
-            return repr(value)
-
-
 def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
-    """Raises `ConfigError` at a key of `table` that is none of `names`:
+    """Raises `ConfigError` at a key of `table` that is none of `names`, with the nearest of them:
     `source` has no such `what`."""
     for name in table:
         if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            nearest = f"; did you mean {near[0]}?" if near else ""
             raise ConfigError(
-                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}"
+                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}{nearest}"
             )
 
 
 def typed(value: Any, kind: Any, where: str) -> Any:
-    """`value` as `kind`:
-    an integer does for a float; a `Literal` has its choices. Raises `ConfigError` saying `where`.
-    """
-    if typing.get_origin(kind) is Literal:
-        choices = typing.get_args(kind)
-        if value not in choices:
-            raise ConfigError(
-                f"{where} is {value!r}; it must be one of {', '.join(map(repr, choices))}"
-            )
-        return value
-    assert not isinstance(kind, types.UnionType)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if type(value) is not kind:
-        raise ConfigError(f"{where} is {value!r}; it must be of type {kind.__name__}")
-    return value
+    """`value` converted to the type `kind`, checked by msgspec: an integer is taken for a float,
+    nothing else for something else. Raises `ConfigError` saying `where`, and which field of it."""
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        fields = path.rstrip("`").split(".") if path else []
+        place = ".".join([where, *fields]) if kind is not TrainConfig else f"{where}: {path[:-1]}"
+        for name in fields:
+            value, kind = value[name], typing.get_type_hints(kind)[name]
+        if typing.get_origin(kind) is Literal:
+            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+        elif expected := re.match("Expected `([a-z]+)`", message):
+            message = f"it must be of type {expected[1]}"
+        shown = ":" if isinstance(value, dict) else f" is {value!r};"
+        raise ConfigError(f"{place}{shown} {message}") from error

@@ -63,7 +63,7 @@ def corpus_files(source: str | None = None) -> list[Path]:
     path, endings = Path(source), TEXT + LINES
     if source.startswith(PACKAGE):
         name, _, inside = source.removeprefix(PACKAGE).partition("/")
-        missing = f"corpus {source}: the package {name} is not installed; install it, or name another text"
+        missing = f"corpus {source}: the package {name} is not installed; install it"
         path, endings = _package(name, missing) / inside, (*endings, ".py")
     if path.is_file():
         return [path]
@@ -86,7 +86,8 @@ def corpus_files(source: str | None = None) -> list[Path]:
             else "matches no text files"
         )
         raise InputError(
-            f"corpus {source} {what}; give .txt or .jsonl files (also .gz, .xz, .zst), a folder of them or a pattern"
+            f"corpus {source} {what}; give .txt or .jsonl files (also .gz, .xz, .zst), "
+            "a folder of them or a pattern"
         )
     return files
 
@@ -182,11 +183,13 @@ def _json_text(path: Path, number: int, line: bytes) -> str:
         record = json.loads(line)
     except ValueError as error:
         raise InputError(
-            f"{path}, line {number}: not JSON ({error}); each line must be an object with a text field"
+            f"{path}, line {number}: not JSON ({error}); "
+            "each line must be an object with a text field"
         ) from error
     text = record.get("text") if isinstance(record, dict) else None
     if not isinstance(text, str):
         raise InputError(
-            f'{path}, line {number}: no "text" of type string; each line must be an object that has one'
+            f'{path}, line {number}: no "text" of type string; '
+            "each line must be an object that has one"
         )
     return text

@@ -2,17 +2,20 @@
 gone.
 
 Each process has devices of its own; the mesh spans all. Every process runs the same program on its
-share of the batch, and process 0 alone writes the run's files, but for checkpoints, to which each
-adds its part: the run's folder must be one that all of them see.
+share of the batch. Process 0 alone writes the run's files, and decides whatever depends on them
+(`decided`); to checkpoints each process adds its part, so that the run's folder must be a shared
+one.
 """
 
 import atexit
+import json
 import os
 import sys
 import zlib
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import jax
 import numpy as np
@@ -21,7 +24,7 @@ from jax.experimental import multihost_utils
 from common.errors import InputError, WorkError
 
 HEARTBEAT_SECONDS = 20
-"""How long a process may be silent before the others take it for gone.
+"""Seconds without a heartbeat after which a process counts as lost.
 
 Our choice: JAX's 100 s are long to pay for idle machines.
 """
@@ -45,11 +48,13 @@ class Processes:
         given = [part is not None for part in (self.coordinator, self.count, self.index)]
         if any(given) and not all(given):
             raise InputError(
-                "several processes need all of: the coordinator's address, how many they are, and which one this is"
+                "several processes need all of: the coordinator's address, how many they are, "
+                "and which one this is"
             )
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise InputError(
-                f"process {self.index} of {self.count}: processes are numbered from 0 to {self.count - 1}"
+                f"process {self.index} of {self.count}: "
+                f"processes are numbered from 0 to {self.count - 1}"
             )
 
 
@@ -87,7 +92,8 @@ def join(processes: Processes) -> None:
         ) from error
     except RuntimeError as error:
         raise WorkError(
-            f"the other processes cannot be reached ({_first_line(error)}); start all of them within five minutes"
+            f"the other processes cannot be reached ({_first_line(error)}); "
+            "start all of them within five minutes"
         ) from error
 
 
@@ -102,13 +108,40 @@ def check_alike(what: str) -> None:
     different = np.flatnonzero(all_of_them != all_of_them[0])
     if len(different):
         raise InputError(
-            f"process {different[0]} has other options or other data than process 0; start all with the same command"
+            f"process {different[0]} has other options or other data than process 0; "
+            "start all with the same command"
         )
+
+
+def decided(decide: Callable[[], Any]) -> Any:
+    """What `decide` returns in process 0, in every process; an `InputError` of it is raised in all.
+
+    For decisions that depend on files, which the processes may not see in the same state: a
+    collective program that only some of them enter would never end. The value must be one that
+    JSON keeps. Called by every process at the same point.
+    """
+    if jax.process_count() == 1:
+        return decide()
+    answer: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            answer = {"value": decide()}
+        except InputError as error:
+            answer = {"error": str(error)}
+    encoded = np.frombuffer(json.dumps(answer).encode(), np.uint8)
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(encoded))))
+    padded = np.zeros(length, np.uint8)
+    if jax.process_index() == 0:
+        padded[:] = encoded
+    answer = json.loads(bytes(np.asarray(multihost_utils.broadcast_one_to_all(padded))))
+    if "error" in answer:
+        raise InputError(answer["error"])
+    return answer["value"]
 
 
 @contextmanager
 def peers(kept: str) -> Generator[None]:
-    """For what several processes do together: if it fails in one, none of them hangs.
+    """Around a collective program: if it fails in one process, the others end, too.
 
     What JAX raises when another process is gone becomes a `WorkError`, which says what is `kept`. A
     process that fails leaves as soon as Python ends, without waiting for the others as JAX would;

@@ -1,5 +1,6 @@
 """Loss on held-out text, and text from a model."""
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -58,7 +59,7 @@ def evaluate(
     batches: Iterable[Batch], on_batch: Callable[[Batch], Sums], *, keep_choices: bool = False
 ) -> Evaluation:
     """The mean over `batches`, of which `on_batch` gives sums:
-    `sums_of`, compiled. `keep_choices`: every token's, in memory."""
+    `sums_of`, compiled. NaN if there is no target. `keep_choices`: every token's, in memory."""
     # Two batches are under way, so that the device need not wait for the host, nor the host hold
     # all batches. Summed in float64, as Python has it.
     loss, targets, counts = 0.0, 0, None
@@ -80,16 +81,15 @@ def evaluate(
             _collect()
     while under_way:
         _collect()
+    mean = loss / targets if targets else math.nan
     load = None if counts is None else counts / counts.sum(axis=1, keepdims=True)
-    return Evaluation(loss / targets, targets, load, np.concatenate(kept, axis=1) if kept else None)
+    return Evaluation(mean, targets, load, np.concatenate(kept, axis=1) if kept else None)
 
 
 def _choices(
     routing: Routing, real: Bool[Array, "batch context"]
 ) -> tuple[Int[Array, "layers experts"], Int[Array, "layers all_tokens k"]]:
-    """Of tokens that have a real target, by expert how many chose it, and the choices, -1 for the
-    others.
-    """
+    """Tokens per expert, and each token's choices (-1 at padding), over non-padding targets."""
     layers, groups, tokens, k = routing.experts.shape
     counted = reshaped(real, (1, groups, tokens, 1), (None, BATCH, None, None))
     choices = jnp.where(counted, routing.experts, -1)

@@ -1,4 +1,4 @@
-"""A run's folder: what lies where, whose it is, and whether the run is done.
+"""A run's folder: its files, the run that it belongs to, and whether that is finished.
 
 lock              held by the process that trains
 config.toml       repeats the run exactly
@@ -7,7 +7,7 @@ tokenizer.model   if the tokenizer is not bytes
 checkpoints/      `checkpoint.py`
 metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `records.py`, a row per evaluation, for `fit`
-choices/          `choices.py`, what the tokens of each evaluation chose, for the next to be compared with
+choices/          `choices.py`, the experts of each evaluation's tokens, for the next to compare
 tensorboard/      `tensorboard.py`, the same records, if asked for
 sample.txt        written last of all: a folder that has it holds a run that is done
 """
@@ -22,10 +22,11 @@ from filelock import FileLock, Timeout
 
 from common.errors import InputError, WorkError
 from common.files import write_atomically
+from training.checkpoint import checkpoint_steps
 from training.config import TrainConfig, differences, read_toml, to_toml
 from training.records import CURVES, last_loss
 from training.shards import MODEL, Shards
-from training.tokenizer import ByteTokenizer, SentencePieceTokenizer, Tokenizer
+from training.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
 
 CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
     "config.toml",
@@ -38,11 +39,19 @@ CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
 PATIENCE_SECONDS = 45
 """How long to wait for another process to leave a folder.
 
-Our choice: one that was told to stop may have a checkpoint to write.
+Our choice: one that was asked to stop may have a checkpoint to write.
 """
 
-MAY_DIFFER = ("run.mesh",)
-"""What may be changed when a run is continued: it moves results by rounding alone."""
+MAY_DIFFER = (
+    *("data.accumulate", "data.also"),
+    *("run.steps", "run.mesh", "run.keep", "run.keep_every"),
+    *("run.evaluate_every", "run.evaluation_tokens", "run.checkpoint_every"),
+)
+"""What may be changed when a run is continued. It moves results by rounding at most, but that RL-R
+samples anew for each microbatch."""
+
+AFTER_DECAY_BEGINS = ("optimizer.steps", "optimizer.decay_steps", "optimizer.final_learning_rate")
+"""What changes nothing before the decay of the stable schedule."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +63,8 @@ class Data:
     vocabulary: int
     train_tokens: int
     held_out_tokens: int
+    content: str
+    """SHA-256 of the text."""
 
 
 def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
@@ -63,6 +74,7 @@ def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
         tokenizer.vocabulary,
         shards.tokens("train"),
         shards.tokens("held_out"),
+        shards.content,
     )
 
 
@@ -83,7 +95,8 @@ def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
             lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout as error:
         raise WorkError(
-            f"another process is at work in {folder}; wait until it has ended, or use another folder"
+            f"another process is at work in {folder}; wait until it has ended, "
+            "or use another folder"
         ) from error
     try:
         yield
@@ -92,13 +105,41 @@ def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
 
 
 def check_options(folder: Path, config: TrainConfig) -> None:
-    """Raises `InputError` with the options that differ, if `folder` has a run with others."""
-    if (folder / CONFIG).exists():
-        different = differences(config, read_toml(folder / CONFIG), except_for=MAY_DIFFER)
-        if different:
-            raise InputError(
-                f"{folder} has a run with other options ({'; '.join(different)}); use its options, or another folder"
+    """Raises `InputError` with the options that differ, if `folder` has a run that cannot be
+    continued with those of `config`: all must be the same but `MAY_DIFFER`, and with the stable
+    schedule, while its decay has not begun, `AFTER_DECAY_BEGINS`."""
+    if not (folder / CONFIG).exists():
+        return
+    before, newest = (
+        read_toml(folder / CONFIG),
+        max(checkpoint_steps(folder / CHECKPOINTS), default=0),
+    )
+    different = differences(config, before, except_for=MAY_DIFFER)
+    reason = ""
+    if config.optimizer.schedule == before.optimizer.schedule == "stable":
+        decay = min(config.optimizer.decay_begins, before.optimizer.decay_begins)
+        if newest <= decay:
+            different = differences(config, before, except_for=MAY_DIFFER + AFTER_DECAY_BEGINS)
+        else:
+            reason = (
+                f"; its decay begins after step {decay}, but its newest checkpoint is of step "
+                f'{newest}: train in another folder with begin_from = "{folder}"'
             )
+    elif config.optimizer.steps != before.optimizer.steps:
+        reason = (
+            "; a cosine schedule depends on its last step throughout: "
+            'runs that may become longer need schedule = "stable"'
+        )
+    if different:
+        raise InputError(
+            f"{folder} has a run with other options ({'; '.join(different)}); "
+            f"use its options, or another folder{reason}"
+        )
+    if config.run.steps < newest:
+        raise InputError(
+            f"{folder} has a run of {newest} steps, but run.steps is {config.run.steps}; "
+            "ask for more steps, or use another folder"
+        )
 
 
 def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
@@ -106,37 +147,38 @@ def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
     loss = last_loss(folder / CURVES, config.run.steps)
     if loss is None or not (folder / SAMPLE).is_file():
         return None
-    return loss, (folder / SAMPLE).read_text(encoding="utf-8")
+    # Bytes, because the text mode of files would change the line ends of a sample.
+    return loss, (folder / SAMPLE).read_bytes().decode()
 
 
-def claim(
-    folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards, *, write: bool
-) -> None:
-    """Check that what `folder` was begun with is what there is now; `write` (in one process of
-    several) what it lacks.
+def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+    """Check that what `folder` was begun with is what there is now, and write what it lacks. Of
+    several processes one does this.
 
     Raises `InputError` if options, tokenizer or text are others.
     """
     check_options(folder, config)
     check_data(folder, tokenizer, shards)
-    if write and not (folder / DATA).exists():
+    if not (folder / DATA).exists():
         write_atomically(
             folder / DATA, json.dumps(asdict(data_of(tokenizer, shards)), indent=1) + "\n"
         )
-    if write and tokenizer.model is not None and not (folder / MODEL).exists():
+    if tokenizer.model is not None and not (folder / MODEL).exists():
         write_atomically(folder / MODEL, tokenizer.model)
-    if write and not (folder / CONFIG).exists():
+    written = (folder / CONFIG).exists()
+    if written and read_toml(folder / CONFIG).run.steps != config.run.steps:
+        # It stands for the end of the run, which is another one now.
+        (folder / SAMPLE).unlink(missing_ok=True)
+    if not written or read_toml(folder / CONFIG) != config:
         write_atomically(folder / CONFIG, to_toml(config))
 
 
 def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     """The tokenizer that the run in `folder` was begun with."""
     model = folder / MODEL
-    return (
-        SentencePieceTokenizer(model.read_bytes(), config.data.tokenizer)
-        if model.exists()
-        else ByteTokenizer()
-    )
+    if not model.exists():
+        return ByteTokenizer()
+    return tokenizer_from(model.read_bytes(), config.data.tokenizer)
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
@@ -150,10 +192,12 @@ def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
         ("tokenizer", "tokenizer {:.12}"),
         ("train_tokens", "{} training tokens"),
         ("held_out_tokens", "{} held-out tokens"),
+        ("content", "text of SHA-256 {:.12}"),
     ):
-        was, now = before[name], getattr(data, name)
+        was, now = before.get(name, "(not kept)"), getattr(data, name)
         if was != now:
             raise InputError(
-                f"{folder} was begun with {what.format(was)}, the corpus now gives {what.format(now)}; "
+                f"{folder} was begun with {what.format(was)}, "
+                f"the corpus now gives {what.format(now)}; "
                 "restore the corpus, or train in another folder"
             )

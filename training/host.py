@@ -15,8 +15,8 @@ _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 
 
 def keep_freed_memory() -> bool:
-    """Keep what a program frees for the next one instead of giving it back to the system. Says
-    whether that was done: on glibc only.
+    """Keep what a program frees for the next one instead of giving it back to the system.
+    Returns whether it took effect: on glibc only.
 
     XLA on CPU allocates the temporary memory of a program as one block, anew at each call. glibc
     takes a block of more than 32 MiB from the system and gives it back when it is freed, so that
@@ -33,7 +33,7 @@ def keep_freed_memory() -> bool:
 
 def keep_compiled(folder: Path) -> bool:
     """Keep compiled programs in `folder`, small ones too, and take them from there in later runs.
-    Says whether that was done.
+    Returns whether it took effect.
 
     Not if the user has set JAX's own `jax_compilation_cache_dir`. Programs are kept apart by
     processor, since home folders are shared between machines. Several processes may use the folder

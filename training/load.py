@@ -1,43 +1,54 @@
-"""A run's folder, read again:
-its model, its loss on any text, and text from it. Also while the run goes on."""
+"""A run's folder, read again: its weights, its loss on any text, and text sampled from it.
+
+A run can be read while it is being trained. Weights alone are restored, onto one device or a mesh,
+in the type that is asked for.
+"""
 
 import math
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from common.errors import InputError
-from reference.mesh import make_mesh
+from reference.config import Dtype, ModelConfig, check_shape
+from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences
-from training.checkpoint import read_checkpoint
+from training.checkpoint import read_weights
 from training.config import TrainConfig, read_toml
 from training.corpus import documents
-from training.evaluate import evaluate, sample, sums_of
+from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import CHECKPOINTS, CONFIG, check_data, tokenizer_of
-from training.optimizer import make_optimizer
 from training.prepare import prepare
 from training.shards import TokenStream
-from training.start import state_shapes
+from training.start import model_shapes
 from training.texts import text_batches
 from training.tokenizer import Tokenizer
 
 
-class LoadedRun(NamedTuple):
-    """A run as far as it has come."""
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run at one of its checkpoints."""
 
     config: TrainConfig
     tokenizer: Tokenizer
     model: Transformer
     step: int
-    """Steps that the model has behind it."""
+    """The step it was saved at."""
+    mesh: Mesh | None = None
+    """The mesh that the model is on; None for one device."""
+
+    def on_mesh(self) -> AbstractContextManager[object]:
+        """A context in which the model can be called."""
+        return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 @dataclass(frozen=True)
@@ -48,66 +59,94 @@ class TextLoss:
     bits_per_byte: float
     """Comparable between tokenizers."""
     tokens: int
-    """That were predicted: all but the first, with one after each document that ends it."""
+    """Tokens predicted: all but the first, with the one that ends each document."""
     bytes: int
-    """Of text, in UTF-8, that these tokens are."""
+    """Bytes of UTF-8 text that these tokens stand for."""
 
 
-def load_run(folder: Path, step: int | None = None) -> LoadedRun:
-    """The run in `folder` at its newest checkpoint, or that of `step`, on one device.
+def load_run(
+    folder: Path,
+    step: int | None = None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
+) -> LoadedRun:
+    """The run in `folder` at its newest checkpoint, or that of `step`, without optimizer state.
 
-    Raises `InputError` if there is none.
+    The weights are laid out over `mesh`, or are on one device. `dtype`: the type of weights and
+    activations, instead of those of the run. Raises `InputError` if there is no such checkpoint,
+    `ConfigError` if the model's dimensions are not divisible by the mesh.
     """
     config = read_toml(folder / CONFIG)
     tokenizer = tokenizer_of(folder, config)
-    mesh = make_mesh(devices=jax.local_devices()[:1])
-    like = state_shapes(
-        config.model_config(tokenizer.vocabulary), make_optimizer(config.optimizer), mesh
-    )
-    state, _ = read_checkpoint(folder / CHECKPOINTS, step, like)
-    # Off the mesh: one device needs none, and the model can be called as it is.
-    model = jax.tree.map(lambda array: jax.device_put(np.asarray(array)), state.model)
-    return LoadedRun(config, tokenizer, model, int(state.step))
+    if dtype is not None:
+        config = replace(config, model=replace(config.model, dtype=dtype))
+    model = config.model_config(tokenizer.vocabulary)
+    if mesh is not None:
+        check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
+    weights, step = read_weights(folder / CHECKPOINTS, step, model_shapes(model, mesh, dtype))
+    return LoadedRun(config, tokenizer, weights, step, mesh)
+
+
+def _batch(batch: int, model: ModelConfig, mesh: Mesh | None) -> int:
+    """Sequences of an evaluation batch: `batch`, rounded up to whole groups on every device."""
+    if mesh is None:
+        return batch
+    group = 1 if model.router is None else model.router.sequences_per_group
+    multiple = mesh.shape[DATA] * mesh.shape[EXPERT] * group
+    return -(-batch // multiple) * multiple
 
 
 def evaluate_run(
-    folder: Path, corpus: str | None, cache: Path, *, tokens: int = 0, step: int | None = None
+    folder: Path,
+    corpus: str | None,
+    cache: Path,
+    *,
+    tokens: int = 0,
+    step: int | None = None,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
 ) -> TextLoss:
     """The loss of the run's model on all documents of `corpus`, or on the run's own held-out text
     if that is None.
 
-    The text is read as it is needed. `tokens`: only about so many, from the beginning; 0 for all.
-    Raises `InputError` for text that cannot be read or has no two tokens.
+    The text is streamed. `tokens`: read only about so many, from the beginning; 0 for all. `mesh`
+    and `dtype` as of `load_run`. Raises `InputError` for text that cannot be read or has no two
+    bytes.
     """
-    run = load_run(folder, step)
-    data, context = run.config.data, run.model.config.context
+    run = load_run(folder, step, mesh=mesh, dtype=dtype)
+    context = run.model.config.context
+    batch = _batch(run.config.data.batch, run.model.config, mesh)
     if corpus is None:
-        tokenizer, shards = prepare(data, cache)
+        tokenizer, shards = prepare(run.config.data, cache)
         check_data(folder, tokenizer, shards)
-        batches: Iterable[Batch] = EvaluationBatches(
-            Sequences(TokenStream(shards, "held_out"), context), data.batch, tokens=tokens
-        )
+        sequences = Sequences(TokenStream(shards, "held_out"), context)
+        batches: Iterable[Batch] = EvaluationBatches(sequences, batch, tokens=tokens)
     else:
-        limit = -(-tokens // (data.batch * context)) if tokens else None
-        batches = islice(
-            text_batches(documents(corpus or None), run.tokenizer, context, data.batch), limit
-        )
+        limit = -(-tokens // (batch * context)) if tokens else None
+        texts = documents(corpus or None)
+        batches = islice(text_batches(texts, run.tokenizer, context, batch), limit)
     sizes, read = run.tokenizer.byte_lengths(), 0
 
     def _counted() -> Iterator[Batch]:
         nonlocal read
-        for batch in batches:
-            targets = batch[:, 1:]
+        for rows in batches:
+            targets = rows[:, 1:]
             read += int(sizes[targets[targets != PADDING]].sum())
-            yield batch
+            yield rows
 
-    compiled = jax.jit(sums_of)
-    found = evaluate(_counted(), partial(compiled, run.model))
-    if not found.targets:
-        raise InputError(f"corpus {corpus} has no text of two tokens; give more")
-    return TextLoss(
-        found.loss, found.loss * found.targets / math.log(2) / read, found.targets, read
-    )
+    compiled = partial(jax.jit(sums_of), run.model)
+
+    def _on_batch(rows: Batch) -> Sums:
+        return compiled(rows if mesh is None else place_batch(rows, mesh, batch))
+
+    with run.on_mesh():
+        found = evaluate(_counted(), _on_batch)
+    if not read:
+        text = "the held-out text" if corpus is None else f"corpus {corpus or 'sotu'}"
+        raise InputError(f"{text} has fewer than two bytes, so there is nothing to predict")
+    bits = found.loss * found.targets / math.log(2) / read
+    return TextLoss(found.loss, bits, found.targets, read)
 
 
 def sample_run(
@@ -118,15 +157,21 @@ def sample_run(
     temperature: float = 1.0,
     seed: int = 0,
     step: int | None = None,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
 ) -> str:
-    """`prompt` and what the run's model goes on with;
-    an empty prompt begins a document. Raises `InputError` for a bad temperature."""
+    """`prompt` and its continuation by the run's model; an empty prompt begins a document.
+
+    `mesh` and `dtype` as of `load_run`. Raises `InputError` for a bad temperature.
+    """
     if not temperature >= 0:
         raise InputError(
-            f"temperature is {temperature}; it must be at least 0, which takes the most probable token each time"
+            f"temperature is {temperature}; it must be at least 0 "
+            "(0: always the most probable token)"
         )
-    run = load_run(folder, step)
+    run = load_run(folder, step, mesh=mesh, dtype=dtype)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
-    return run.tokenizer.decode(
-        sample(run.model, start, tokens, jax.random.key(seed), temperature=temperature)
-    )
+    with run.on_mesh():
+        key = jax.random.key(seed)
+        continued = sample(run.model, start, tokens, key, temperature=temperature)
+    return run.tokenizer.decode(continued)

@@ -110,8 +110,8 @@ class Loop:
         self._tokens = setup.config.data.batch * setup.model.context
 
     def run(self, state: TrainState) -> tuple[TrainState, int]:
-        """Step to the last step, or until it is asked to stop; then save. Returns the state and how
-        many steps are behind it.
+        """Step to the last step, or until it is asked to stop; then save. Returns the state and its
+        step.
 
         Raises `WorkError` at a loss or gradient that is not finite.
         """
@@ -142,6 +142,11 @@ class Loop:
         self._checkpoints.wait()
         return state, self._done
 
+    @property
+    def last_loss(self) -> float | None:
+        """Held-out loss after the last step, nats per token; None if no step was made here."""
+        return self._held_out if self._done == self._setup.config.run.steps else None
+
     def evaluate(self, model: Transformer) -> Evaluation:
         """`model` on the held-out text and all others."""
 
@@ -157,8 +162,8 @@ class Loop:
         """1 on every device of a process that was asked to stop:
         all must stop after the same step."""
         size = self._setup.mesh.size
-        mine = np.full(len(self._setup.mesh.local_devices), int(self._stop.asked), np.int32)
-        return jax.make_array_from_process_local_data(self._asked, mine, (size,))
+        local = np.full(len(self._setup.mesh.local_devices), int(self._stop.asked), np.int32)
+        return jax.make_array_from_process_local_data(self._asked, local, (size,))
 
     def _look_at(self, step: _UnderWay | None, model: Transformer | None = None) -> None:
         """Wait for a step's losses, check and record them; evaluate `model`, if there is one."""
@@ -212,7 +217,8 @@ class Loop:
                 else f"the checkpoint of step {newest} is kept"
             )
             raise WorkError(
-                f"{what} is {value}{where}; {kept}: train with a lower learning rate, or from another seed, in another folder"
+                f"{what} is {value}{where}; {kept}: train with a lower learning rate, "
+                "or from another seed, in another folder"
             )
 
 

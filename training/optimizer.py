@@ -49,13 +49,20 @@ class OptimizerConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.steps:
             raise ConfigError(
-                f"warmup_steps is {self.warmup_steps} of {self.steps} steps; warm-up must end before the last step"
+                f"warmup_steps is {self.warmup_steps} of {self.steps} steps; "
+                "warm-up must end before the last step"
             )
         room = self.steps - self.warmup_steps
         if self.schedule == "stable" and not 1 <= self.decay_steps <= room:
             raise ConfigError(
-                f"decay_steps is {self.decay_steps}; the stable schedule's decay is 1 to {room} steps, those after warm-up"
+                f"decay_steps is {self.decay_steps}; "
+                f"the stable schedule's decay is 1 to {room} steps, those after warm-up"
             )
+
+    @property
+    def decay_begins(self) -> int:
+        """The steps before the decay of the stable schedule."""
+        return self.steps - self.decay_steps
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
@@ -69,13 +76,12 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             initial, peak, config.warmup_steps, config.steps, final
         )
-    begin = config.steps - config.decay_steps
     parts = [
         optax.linear_schedule(initial, peak, config.warmup_steps),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final, config.decay_steps),
     ]
-    return optax.join_schedules(parts, [config.warmup_steps, begin])
+    return optax.join_schedules(parts, [config.warmup_steps, config.decay_begins])
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
@@ -108,7 +114,7 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
     """The partition specs of optimizer state: a weight's own, and a free dimension for the axes of
     the batch that it is not spread over.
 
-    Those are `data`, and `expert` for all but the experts. The first dimension that comes out even
+    Those are `data`, and `expert` for all but the experts. The first dimension that is divisible
     takes them both, or else `data` alone. Small or odd weights may have none; every device then
     keeps their state whole.
     """

@@ -9,7 +9,10 @@ from common.errors import InputError
 from training.config import DataOptions
 from training.corpus import Document, corpus_files, documents
 from training.shards import INDEX, MODEL, Shards, open_shards, split_of, write_shards
-from training.tokenizer import SentencePieceTokenizer, Tokenizer, load_tokenizer, trained_tokenizer
+from training.tokenizer import Tokenizer, load_tokenizer, tokenizer_from, trained_tokenizer
+
+SHARDS_VERSION = 2
+"""Of what shards hold: part of their name in the cache, so that older ones are not read."""
 
 TOKENIZER_TEXT = 100 << 20
 """Characters, at most, that a tokenizer is trained on: the first of the training documents."""
@@ -34,7 +37,7 @@ def prepare(
     content = content_hash(source)
     encoder = tokenizer_for(data, cache, on_event)
     key = hashlib.sha256(
-        f"{content} {encoder.fingerprint} {_fractions(data)}".encode()
+        f"{content} {encoder.fingerprint} {_fractions(data)} {SHARDS_VERSION}".encode()
     ).hexdigest()[:32]
     folder = cache / f"tokens-{key}"
     if folder.exists():
@@ -55,7 +58,7 @@ def tokenizer_for(
     on_event(f"tokenizer {data.tokenizer}")
     return trained_tokenizer(
         _training_text(data),
-        _pieces(data.tokenizer),
+        _vocabulary(data.tokenizer),
         cache,
         f"{content_hash(data.corpus or None)}-{_fractions(data)}",
     )
@@ -79,11 +82,12 @@ def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer
     shards = open_shards(folder)
     if needs_test and "test" not in shards.files:
         raise InputError(
-            f"{folder} has no test split, but data.test asks for one; write the shards with `cli.py tokenize --test`"
+            f"{folder} has no test split, but data.test asks for one; "
+            "write the shards with `cli.py tokenize --test`"
         )
     model = folder / MODEL
     own = (
-        SentencePieceTokenizer(model.read_bytes(), str(model))
+        tokenizer_from(model.read_bytes(), str(model))
         if model.is_file()
         else load_tokenizer("bytes")
     )
@@ -97,16 +101,17 @@ def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer
         and load_tokenizer(tokenizer).fingerprint != own.fingerprint
     ):
         raise InputError(
-            f"{folder} was written with another tokenizer than {tokenizer}; leave --tokenizer out, shards have their own"
+            f"{folder} was written with another tokenizer than {tokenizer}; leave --tokenizer out, "
+            "shards have their own"
         )
     return own, shards
 
 
-def _pieces(tokenizer: str) -> int:
+def _vocabulary(tokenizer: str) -> int:
     number = tokenizer.removeprefix("bpe:")
     if not number.isdigit():
         raise InputError(
-            f"tokenizer {tokenizer}: a number of pieces must follow bpe:, such as bpe:4096"
+            f"tokenizer {tokenizer}: the number of ids must follow bpe:, such as bpe:4096"
         )
     return int(number)
 

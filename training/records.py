@@ -19,9 +19,10 @@ the same files.
 import csv
 import io
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -116,40 +117,80 @@ def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
     model, size = setting.model, setting.model.size
     router = model.router
     return CurvesRow(
-        hyper_id=0, step=step, loss_c4=None, loss_curation_corpus=None, loss_lambada=None, loss_pile=None,
-        loss_validation=loss, loss_wikitext103=None, num_experts=router.num_experts if router else 1,
-        d_model=size.d_model, num_blocks=size.num_blocks, num_heads=size.num_heads, kqv_size=size.kqv_size,
-        flop_increase=1.0, k=router.k if router else 1, router_type=ROUTER_TYPES[setting.router], seed=setting.seed,
-        routing_frequency=model.routing_frequency, total_parameter_count=float(total_parameter_count(model)),
-        dense_parameter_count=float(dense_parameter_count(model)), flops_per_step=float(flops_per_step(model, setting.batch)),
-        model_size_label=setting.label, tokens_seen=step * setting.batch * model.context,
-        corpus=setting.corpus, tokenizer=setting.tokenizer,
-    )  # fmt: skip
+        hyper_id=0,
+        step=step,
+        loss_c4=None,
+        loss_curation_corpus=None,
+        loss_lambada=None,
+        loss_pile=None,
+        loss_validation=loss,
+        loss_wikitext103=None,
+        num_experts=router.num_experts if router else 1,
+        d_model=size.d_model,
+        num_blocks=size.num_blocks,
+        num_heads=size.num_heads,
+        kqv_size=size.kqv_size,
+        flop_increase=1.0,
+        k=router.k if router else 1,
+        router_type=ROUTER_TYPES[setting.router],
+        seed=setting.seed,
+        routing_frequency=model.routing_frequency,
+        total_parameter_count=float(total_parameter_count(model)),
+        dense_parameter_count=float(dense_parameter_count(model)),
+        flops_per_step=float(flops_per_step(model, setting.batch)),
+        model_size_label=setting.label,
+        tokens_seen=step * setting.batch * model.context,
+        corpus=setting.corpus,
+        tokenizer=setting.tokenizer,
+    )
+
+
+@runtime_checkable
+class Sink(Protocol):
+    """Takes a run's records as they are made: the lines of `metrics.jsonl`, as dictionaries."""
+
+    def append(self, record: dict[str, Any]) -> None:
+        """Take one record, of a step or an evaluation."""
+        ...
+
+    def close(self) -> None:
+        """Finish: no record follows."""
+        ...
+
+
+MakeSink = Callable[[list[dict[str, Any]]], Sink]
+"""Makes a sink, given the records that the run has so far: none, but for a run that is continued.
+They end at the checkpoint that it continues from."""
 
 
 class Records:
     """Both files of a run, from a checkpoint on."""
 
     def __init__(
-        self, folder: Path, setting: Setting, *, after: int, writes: bool, tensorboard: bool = False
+        self,
+        folder: Path,
+        setting: Setting,
+        *,
+        after: int,
+        writes: bool,
+        sinks: Sequence[MakeSink] = (),
     ) -> None:
         """Take up the files in `folder`, cut back to step `after`; or write nothing, as all
         processes but one do.
 
-        `tensorboard`: write the same for TensorBoard, which must be installed.
+        `sinks` are made here, and given every record.
         """
         self._setting = setting
         self._curves = Curves(folder / CURVES, columns_of(setting), after=after) if writes else None
-        self._metrics = Metrics(folder / METRICS, after=after) if writes else None
+        self._metrics: Metrics | None = None
+        self._sinks: list[Sink] = []
         self._choices = Choices(folder / CHOICES) if writes else None
-        self._since_evaluation = (
-            _steps_since_evaluation(read_metrics(folder / METRICS)) if writes else []
-        )
-        self._events = None
-        if writes and tensorboard:
-            from training.tensorboard import FOLDER, EventFile
-
-            self._events = EventFile(folder / FOLDER, read_metrics(folder / METRICS))
+        self._since_evaluation: list[dict[str, float]] = []
+        if writes:
+            self._metrics = Metrics(folder / METRICS, after=after)
+            before = read_metrics(folder / METRICS)
+            self._since_evaluation = _steps_since_evaluation(before)
+            self._sinks = [self._metrics, *(make(before) for make in sinks)]
 
     def step(
         self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None
@@ -199,10 +240,9 @@ class Records:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Close the files."""
-        for file in (self._metrics, self._events):
-            if file is not None:
-                file.close()
+        """Close the sinks."""
+        for sink in self._sinks:
+            sink.close()
 
     def _mean_since(self, metric: str) -> float | None:
         """Of a router's metric over the steps since the evaluation before;
@@ -211,9 +251,8 @@ class Records:
         return sum(values) / len(values) if values else None
 
     def _add(self, record: dict[str, Any]) -> None:
-        for file in (self._metrics, self._events):
-            if file is not None:
-                file.append(record)
+        for sink in self._sinks:
+            sink.append(record)
 
 
 class Curves:
@@ -228,7 +267,10 @@ class Curves:
         self._rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(newline="") as file:
-                self._rows = [row for row in csv.DictReader(file) if int(row["step"]) <= after]
+                reader = csv.DictReader(file)
+                self._rows = [row for row in reader if int(row["step"]) <= after]
+                # A text that is not evaluated on any more keeps the losses it has.
+                self._columns = list(dict.fromkeys([*columns, *(reader.fieldnames or ())]))
             self._write()
 
     def append(self, row: dict[str, Any]) -> None:

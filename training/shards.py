@@ -52,6 +52,8 @@ class Shards:
     folder: Path
     tokenizer: str
     """Fingerprint of the tokenizer that wrote them."""
+    content: str
+    """SHA-256 of the text of all documents, in order."""
     vocabulary: int
     dtype: str
     documents: dict[str, int]
@@ -89,15 +91,18 @@ def write_shards(
     writers: dict[Split, _Writer] = {
         split: _Writer(partial, split, dtype, shard_tokens) for split in splits
     }
+    content = hashlib.sha256()
     try:
         for document in documents:
             on_document(document)
-            writer: _Writer | None = None
+            writer, text = None, hashlib.sha256()
             for piece in filter(None, document.pieces):
                 writer = writer or writers[split_of(piece, held_out, test, seed)]
                 writer.add(tokenizer.encode(piece))
+                text.update(piece.encode())
             if writer is not None:
                 writer.end_document(tokenizer.end)
+                content.update(text.digest())
         for writer in writers.values():
             writer.close()
         counts: dict[str, int] = {split: writer.documents for split, writer in writers.items()}
@@ -105,6 +110,7 @@ def write_shards(
         shards = Shards(
             folder,
             tokenizer.fingerprint,
+            content.hexdigest(),
             tokenizer.vocabulary,
             dtype.str,
             counts,
@@ -158,7 +164,8 @@ def open_shards(folder: Path) -> Shards:
     path = folder / INDEX
     if not path.is_file():
         raise InputError(
-            f"{folder} has no {INDEX}, so it is no folder of token shards; write one with `cli.py tokenize`"
+            f"{folder} has no {INDEX}, so it is no folder of token shards; "
+            "write one with `cli.py tokenize`"
         )
     try:
         index: dict[str, Any] = json.loads(path.read_text())
@@ -178,7 +185,8 @@ def open_shards(folder: Path) -> Shards:
             raise InputError(f"{file} is missing; write the shards again")
         if file.stat().st_size != expected:
             raise InputError(
-                f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: it is cut short; write the shards again"
+                f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: "
+                "it is cut short; write the shards again"
             )
     return shards
 
@@ -211,7 +219,7 @@ class TokenStream:
         self._ends = np.cumsum([len(part) for part in self._parts])
 
     def __len__(self) -> int:
-        return int(self._ends[-1])
+        return int(self._ends[-1]) if self._parts else 0
 
     def read(self, start: int, stop: int) -> Int[np.ndarray, "tokens"]:
         """Tokens `start` up to `stop`, fewer past the end."""
@@ -271,6 +279,7 @@ def _check_split(documents: dict[str, int], fractions: dict[str, float]) -> None
                 if value
             )
             raise InputError(
-                f"none of {total} documents went to the {split.replace('_', '-')} split at {asked}; "
+                f"none of {total} documents went to the {split.replace('_', '-')} split at "
+                f"{asked}; "
                 "text is split by document: give more documents, another fraction or another seed"
             )

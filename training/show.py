@@ -37,7 +37,8 @@ def history(folder: Path) -> History:
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise InputError(
-            f"{folder} has no metrics.jsonl, so it is no folder of a run; name one that `cli.py train` wrote"
+            f"{folder} has no metrics.jsonl, so it is no folder of a run; "
+            "name one that `cli.py train` wrote"
         )
     records: list[dict[str, Any]] = [
         json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")
@@ -78,7 +79,9 @@ def summary(run: History) -> str:
     if run.load is not None:
         for layer, shares in enumerate(run.load[-1]):
             lines.append(
-                f"layer {layer}: load from {shares.min():.2f} to {shares.max():.2f} of its share, {np.sum(shares == 0)} dead experts"
+                f"layer {layer}: "
+                f"load from {shares.min():.2f} to {shares.max():.2f} times the mean, "
+                f"{np.sum(shares == 0)} dead experts"
             )
     return "\n".join(lines)
 

@@ -8,8 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import equinox as eqx
 import grain
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh, NamedSharding
@@ -17,16 +19,16 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from common.errors import InputError
-from reference.config import ModelConfig, check_shape
+from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import ConfigError
-from reference.mesh import BATCH, batch_rows, make_mesh, place_batch
+from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
-from training.checkpoint import read_checkpoint
+from training.checkpoint import checkpoint_steps, read_checkpoint
 from training.config import RunOptions, TrainConfig, differences, read_toml
-from training.folder import CHECKPOINTS, CONFIG
+from training.folder import AFTER_DECAY_BEGINS, CHECKPOINTS, CONFIG, MAY_DIFFER
 from training.optimizer import make_optimizer
 from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from training.step import TrainState, init_state, state_specs
@@ -46,20 +48,20 @@ class Setup:
     batches: "grain.DatasetIterator[Batch]"
     """This process's rows of each batch."""
     held_out: EvaluationBatches
-    """The same of the held-out text, in batches that fit as the parts of a training step do."""
+    """Held-out batches, sized like one gradient-accumulation microbatch."""
     others: dict[str, Iterable[Batch]]
-    """The same of the other texts that every evaluation reads, by name:
+    """Batches of the other texts that every evaluation reads, by name:
     `test`, and those of `data.also`."""
 
     def place(self, rows: Batch) -> Int[Array, "..."]:
-        """A training batch on the mesh; with `accumulate`, in parts along a first axis."""
+        """A training batch on the mesh; with `accumulate`, microbatches along a first axis."""
         data = self.config.data
         if data.accumulate == 1:
             return place_batch(rows, self.mesh, data.batch)
-        in_parts = rows.reshape(data.accumulate, -1, rows.shape[1])
+        microbatches = rows.reshape(data.accumulate, -1, rows.shape[1])
         shape = (data.accumulate, data.batch // data.accumulate, rows.shape[1])
         return jax.make_array_from_process_local_data(
-            NamedSharding(self.mesh, P(None, BATCH, None)), in_parts, shape
+            NamedSharding(self.mesh, P(None, BATCH, None)), microbatches, shape
         )
 
     def place_held_out(self, rows: Batch) -> Int[Array, "batch context_and_one"]:
@@ -74,7 +76,7 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
     micro = data.batch // data.accumulate
     check_shape(model, mesh.shape, micro)
     rows = batch_rows(mesh, micro)
-    rows_of_parts = np.concatenate([part * micro + rows for part in range(data.accumulate)])
+    rows_of_microbatches = np.concatenate([i * micro + rows for i in range(data.accumulate)])
 
     def _to_evaluate(split: Split) -> EvaluationBatches:
         sequences = Sequences(TokenStream(shards, split), model.context)
@@ -95,7 +97,7 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
             Sequences(TokenStream(shards, "train"), model.context),
             data.batch,
             options.seed,
-            rows=rows_of_parts,
+            rows=rows_of_microbatches,
         ),
         _to_evaluate("held_out"),
         others,
@@ -113,14 +115,15 @@ def run_mesh(options: RunOptions) -> Mesh:
         raise ConfigError(f"mesh {options.mesh} asks for {wanted} devices, but there are {there}")
     if processes > 1 and wanted != there:
         raise ConfigError(
-            f"mesh {options.mesh} asks for {wanted} devices, but {processes} processes have {there}; use them all"
+            f"mesh {options.mesh} asks for {wanted} devices, "
+            f"but {processes} processes have {there}; use them all"
         )
     return make_mesh(**shape, devices=jax.devices()[:wanted])
 
 
 def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:
-    """State, steps that it has behind it, and place in the data of a run that has no checkpoint:
-    drawn from `key`, or another run's."""
+    """The state of a run that has no checkpoint, its step and its place in the data: drawn from
+    `key`, or another run's."""
     config = setup.config
     if config.run.begin_from:
         return _taken_over(setup, Path(config.run.begin_from))
@@ -136,62 +139,68 @@ def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[
 def state_shapes(
     model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """A run's state as shapes laid out over `mesh`, for a checkpoint to fill."""
+    """The shapes, types and shardings over `mesh` of a run's state, to restore a checkpoint to."""
+    make = partial(_initial_state, model, optimizer=optimizer, hash_tables=_some_tables(model))
+    shapes = jax.eval_shape(make, jax.random.key(0))
+    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh))
+
+
+def model_shapes(model: ModelConfig, mesh: Mesh | None, dtype: Dtype | None) -> Transformer:
+    """The shapes, types and shardings of a model's arrays: over `mesh`, or on this process's first
+    device. Weights are of type `dtype`; None: of the type in which they are trained.
+    """
+    make = partial(Transformer, model, hash_tables=_some_tables(model))
+    shapes = jax.tree.map(
+        lambda s: jax.ShapeDtypeStruct(
+            s.shape, dtype if dtype and jnp.issubdtype(s.dtype, jnp.inexact) else s.dtype
+        ),
+        eqx.filter_eval_shape(lambda key: make(key=key), jax.random.key(0)),
+    )
+    if mesh is None:
+        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+        return jax.tree.map(lambda s: _with_sharding(s, device), shapes)
+    shardings = jax.tree.map(lambda spec: NamedSharding(mesh, spec), parameter_specs(shapes))
+    return jax.tree.map(_with_sharding, shapes, shardings)
+
+
+def _with_sharding(
+    shape: jax.ShapeDtypeStruct, sharding: jax.sharding.Sharding
+) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=sharding)
+
+
+def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] | None:
+    """HASH tables of the right shape, if the model has such: a checkpoint has the run's own."""
     router = model.router
-    tables = None
-    if router is not None and isinstance(router.technique, Hash):
-        # Any table will do: the checkpoint has the run's own.
-        some = (np.arange(model.vocabulary)[:, None] + np.arange(router.k)) % router.num_experts
-        tables = np.stack([some.astype(np.int32)] * model.routed_layers)
-    shapes = jax.eval_shape(
-        partial(_initial_state, model, optimizer=optimizer, hash_tables=tables), jax.random.key(0)
-    )
-    return jax.tree.map(
-        lambda s, sharding: jax.ShapeDtypeStruct(s.shape, s.dtype, sharding=sharding),
-        shapes,
-        _layout(shapes, mesh),
-    )
-
-
-MAY_DIFFER_FROM_SOURCE = (
-    *(
-        "optimizer.steps",
-        "optimizer.decay_steps",
-        "optimizer.final_learning_rate",
-        "data.accumulate",
-    ),
-    *(
-        "run.steps",
-        "run.evaluate_every",
-        "run.evaluation_tokens",
-        "run.checkpoint_every",
-        "run.keep",
-        "run.keep_every",
-    ),
-    *("run.mesh", "run.begin_from"),
-)
-"""What a run may have otherwise than the one it begins from."""
+    if router is None or not isinstance(router.technique, Hash):
+        return None
+    some = (np.arange(model.vocabulary)[:, None] + np.arange(router.k)) % router.num_experts
+    return np.stack([some.astype(np.int32)] * model.routed_layers)
 
 
 def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, Any]]:
-    """The state of the run in `source` where this one's decay begins."""
+    """The state of the run in `source` at its newest checkpoint before the decay of either."""
     optimizer = setup.config.optimizer
     if optimizer.schedule != "stable":
         raise InputError(
-            f"begin_from needs the stable schedule, not {optimizer.schedule}: only its runs share their beginning"
+            f"begin_from needs the stable schedule, not {optimizer.schedule}: "
+            "only its runs share their beginning"
         )
     theirs = read_toml(source / CONFIG)
-    different = differences(setup.config, theirs, except_for=MAY_DIFFER_FROM_SOURCE)
-    begin = optimizer.steps - optimizer.decay_steps
+    allowed = (*MAY_DIFFER, *AFTER_DECAY_BEGINS, "run.begin_from")
+    different = differences(setup.config, theirs, except_for=allowed)
     if different:
         raise InputError(f"this run cannot begin from {source}: {'; '.join(different)}")
-    if begin > theirs.optimizer.steps - theirs.optimizer.decay_steps:
+    shared = min(optimizer.decay_begins, theirs.optimizer.decay_begins)
+    steps = [step for step in checkpoint_steps(source / CHECKPOINTS) if step <= shared]
+    if not steps:
         raise InputError(
-            f"this run's decay begins after step {begin}, but {source} has begun its own before that"
+            f"{source} has no checkpoint of step {shared} or before, where both runs have the same "
+            "learning rates; set keep_every in the run to begin from"
         )
     like = state_shapes(setup.model, setup.optimizer, setup.mesh)
-    state, place = read_checkpoint(source / CHECKPOINTS, begin, like)
-    return state, begin, place
+    state, place = read_checkpoint(source / CHECKPOINTS, max(steps), like)
+    return state, max(steps), place
 
 
 def _initial_state(

@@ -17,7 +17,7 @@ from reference.transformer import Transformer, move_states, partition_weights
 from training.optimizer import zero_specs
 
 Share = float | Float[Array, ""]
-"""A part's weight in a sum of several."""
+"""A microbatch's weight in the sum."""
 
 
 class TrainState(eqx.Module):
@@ -49,14 +49,14 @@ def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
 
 def train_step(
     state: TrainState,
-    tokens: Int[Array, "batch context_and_one"] | Int[Array, "parts batch context_and_one"],
+    tokens: Int[Array, "batch context_and_one"] | Int[Array, "microbatches batch context_and_one"],
     key: PRNGKeyArray,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Report]:
     """The state after one step on `tokens`, and its losses. The step's own randomness is `key`
     folded with its number.
 
-    With an axis `parts`, the gradient is computed in as many parts, one after the other, each
+    With an axis `microbatches`, the gradient is accumulated over them, one after the other, each
     weighted by its real targets.
     """
     weights, fixed = partition_weights(state.model)
@@ -73,7 +73,9 @@ def train_step(
         return gradient, jax.tree.map(lambda x: share * x, report)
 
     gradient, report = (
-        _gradient(tokens, step_key) if tokens.ndim == 2 else _in_parts(_gradient, tokens, step_key)
+        _gradient(tokens, step_key)
+        if tokens.ndim == 2
+        else _accumulated(_gradient, tokens, step_key)
     )
     weights, optimizer_state, norm = _update(weights, gradient, state.optimizer_state, optimizer)
     report = dataclasses.replace(report, gradient_norm=norm)
@@ -81,21 +83,28 @@ def train_step(
     return TrainState(model, optimizer_state, state.step + 1), report
 
 
-def _in_parts(
+def _accumulated(
     gradient: Callable[..., tuple[Transformer, Report]],
-    tokens: Int[Array, "parts batch context_and_one"],
+    tokens: Int[Array, "microbatches batch context_and_one"],
     key: PRNGKeyArray,
 ) -> tuple[Transformer, Report]:
-    """Mean of the parts' gradients and reports, each weighted by its share of the real targets;
-    only the sum is kept."""
+    """Gradient accumulation: the sum of the microbatches' gradients and reports, each weighted by
+    its share of the real targets. Only one gradient besides the sum is held in memory.
+
+    `dead_experts` is no mean over microbatches: it is counted again from the load of the batch.
+    """
     real = jnp.sum(tokens[..., 1:] != PADDING, axis=(1, 2)).astype(jnp.float32)
     shares, keys = real / jnp.sum(real), jax.random.split(key, tokens.shape[0])
 
-    def _add(total: PyTree, part: tuple[Array, PRNGKeyArray, Array]) -> tuple[PyTree, None]:
-        return jax.tree.map(jnp.add, total, gradient(*part)), None
+    def _add(total: PyTree, each: tuple[Array, PRNGKeyArray, Array]) -> tuple[PyTree, None]:
+        return jax.tree.map(jnp.add, total, gradient(*each)), None
 
     rest = tokens[1:], keys[1:], shares[1:]
-    return jax.lax.scan(_add, gradient(tokens[0], keys[0], shares[0]), rest)[0]
+    total, report = jax.lax.scan(_add, gradient(tokens[0], keys[0], shares[0]), rest)[0]
+    if report.load is None:
+        return total, report
+    dead = jnp.sum(report.load == 0, axis=1).astype(report.load.dtype)
+    return total, dataclasses.replace(report, metrics=report.metrics | {"dead_experts": dead})
 
 
 def _update(
@@ -112,11 +121,11 @@ def _update(
         updates, optimizer_state = optimizer.update(gradient, optimizer_state, weights)
         return optax.apply_updates(weights, updates), optimizer_state, optax.tree.norm(gradient)
     shares, whole = zero_specs(weights, mesh), parameter_specs(weights)
-    mine = jax.sharding.reshard(weights, shares)
+    share = jax.sharding.reshard(weights, shares)
     gradient = sum_to_shares(gradient, shares)
-    updates, optimizer_state = optimizer.update(gradient, optimizer_state, mine)
+    updates, optimizer_state = optimizer.update(gradient, optimizer_state, share)
     return (
-        jax.sharding.reshard(optax.apply_updates(mine, updates), whole),
+        jax.sharding.reshard(optax.apply_updates(share, updates), whole),
         optimizer_state,
         optax.tree.norm(gradient),
     )

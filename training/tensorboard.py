@@ -16,6 +16,7 @@ import io
 import os
 import time
 from collections.abc import Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -24,6 +25,7 @@ from jaxtyping import Float
 
 from common.errors import WorkError
 from common.files import write_atomically
+from training.records import MakeSink
 
 Event = Any
 """tensorboard.compat.proto.event_pb2.Event:
@@ -38,8 +40,18 @@ def require_tensorboard() -> None:
     """Raises `WorkError`, saying how to install it, if the package is not there."""
     if importlib.util.find_spec("tensorboard") is None:
         raise WorkError(
-            "--tensorboard needs the package tensorboard, which is not installed: uv sync --extra tensorboard"
+            "--tensorboard needs the package tensorboard, which is not installed: "
+            "uv sync --extra tensorboard"
         )
+
+
+def event_file(folder: Path) -> MakeSink:
+    """The sink that writes the records of the run in `folder` for TensorBoard.
+
+    Raises `WorkError` if the package is not there.
+    """
+    require_tensorboard()
+    return partial(EventFile, folder / FOLDER)
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -128,7 +140,7 @@ def convert(records: list[dict[str, Any]], folder: Path, at: float) -> Path:
 
 
 class EventFile:
-    """A run's events while it goes on."""
+    """A run's events while it goes on: a sink of its records."""
 
     def __init__(self, folder: Path, records: list[dict[str, Any]]) -> None:
         """Begin with what the run has so far."""

@@ -45,7 +45,7 @@ class TextBatches:
 def text_batches(
     texts: Iterable[Document], tokenizer: Tokenizer, context: int, batch: int
 ) -> Iterator[Batch]:
-    """The texts as packed sequences, as training packs them, the last batch filled up with padding."""
+    """The texts, packed as training packs its own, the last batch filled up with padding."""
     rows: list[Int[np.ndarray, "context_and_one"]] = []
     for row in _sequences(texts, tokenizer, context):
         rows.append(row)

@@ -1,11 +1,14 @@
-"""Text to token ids and back, without loss: bytes, or SentencePiece BPE trained on the corpus.
+"""Text to token ids and back, without loss: bytes, SentencePiece, or a Hugging Face tokenizer.json.
 
 The paper's tokenizer is SentencePiece with 32,000 pieces and byte fallback; its training text is
 not public, so ours is trained on the corpus at hand. Lossless settings are our choice:
-decode(encode(text)) == text for every text.
+decode(encode(text)) == text for every text. A tokenizer from a file is tried on `PROBES` when it is
+loaded, and refused if it changes one of them.
 """
 
 import hashlib
+import importlib.util
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from io import BytesIO
@@ -15,11 +18,21 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
-from common.errors import InputError
+from common.errors import InputError, WorkError
 from common.files import write_atomically
 
 SPACE_MARK = "\u2581"
 """What SentencePiece writes for a space; where the text has it itself, it is encoded as bytes."""
+
+PROBES = (
+    "one line\nanother\n\nafter a blank line\n",
+    " a leading blank, two  blanks,\ta tab and a line end\r\n",
+    "trailing blank \n",
+    "größer Ναι да 日本語 العربية ½ ﬁ Å",
+    "🙂 👩‍👩‍👧",
+    "\u2581 a \u2581mark\u2581",
+)
+"""Texts that lossy tokenizers change: line ends, blanks, composed characters, scripts, emoji."""
 
 
 class Tokenizer(ABC):
@@ -30,9 +43,9 @@ class Tokenizer(ABC):
     name: str
     """As `--tokenizer` takes it, or the file's name."""
     fingerprint: str
-    """Same for the same tokenizer; kept in token shards."""
+    """The same for the same tokenizer; kept in token shards."""
     model: bytes | None
-    """What `load_tokenizer` reads from a file; None for bytes."""
+    """What `tokenizer_from` reads; None for bytes."""
 
     @property
     def end(self) -> int:
@@ -45,8 +58,8 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
-        """The text of `ids`;
-        `end` has none, and bytes that are not UTF-8 (which only a model makes) show as U+FFFD."""
+        """The text of `ids`. `end` has none; bytes that are not UTF-8, which only a model
+        generates, decode to U+FFFD."""
 
     @abstractmethod
     def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
@@ -76,7 +89,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with byte fallback; `end` is one id past its pieces."""
 
     def __init__(self, model: bytes, name: str) -> None:
-        """Raises `InputError` if `model` is no such model."""
+        """Raises `InputError` if `model` is no such model, or changes text."""
         import sentencepiece
 
         self._pieces: Any = sentencepiece.SentencePieceProcessor()
@@ -84,17 +97,24 @@ class SentencePieceTokenizer(Tokenizer):
             self._pieces.LoadFromSerializedProto(model)
         except RuntimeError as error:
             raise InputError(
-                f"tokenizer {name} is not a SentencePiece model; give bytes, bpe:SIZE or a .model file"
+                f"tokenizer {name} is not a SentencePiece model; "
+                "give bytes, bpe:SIZE, or a .model or .json file"
             ) from error
         self._bytes = np.array(
             [self._pieces.PieceToId(f"<0x{byte:02X}>") for byte in range(256)], np.int32
         )
         if self._pieces.unk_id() in self._bytes:
             raise InputError(
-                f"tokenizer {name} has no byte fallback, so some text would be lost; train it with byte_fallback=True"
+                f"tokenizer {name} has no byte fallback, so some text would be lost; "
+                "train it with byte_fallback=True"
             )
         self.vocabulary, self.name = self._pieces.GetPieceSize() + 1, name
         self.fingerprint, self.model = hashlib.sha256(model).hexdigest(), model
+        check_lossless(
+            self,
+            "train it with normalization_rule_name=identity, add_dummy_prefix=False "
+            "and remove_extra_whitespaces=False",
+        )
 
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
         """Ids, line by line: one long text is ten times slower."""
@@ -119,11 +139,84 @@ class SentencePieceTokenizer(Tokenizer):
         return np.array([*lengths, 0], np.int32)
 
 
-def train_bpe(texts: Iterable[str], pieces: int) -> bytes:
-    """A SentencePiece BPE model of `pieces` pieces, learnt from `texts`; the same texts give the
-    same model.
+class HuggingFaceTokenizer(Tokenizer):
+    """A tokenizer.json of byte-level BPE (GPT-2's form); `end` is one id past its largest.
 
-    Raises `InputError` if the text is too little for so many pieces.
+    Special tokens are not added to a text. Needs the package tokenizers, an extra of this project.
+    """
+
+    def __init__(self, model: bytes, name: str) -> None:
+        """Raises `InputError` if `model` is no such tokenizer, or changes text; `WorkError` if the
+        package is not installed."""
+        if importlib.util.find_spec("tokenizers") is None:
+            raise WorkError(
+                f"tokenizer {name} needs the package tokenizers, which is not installed: "
+                "uv sync --extra tokenizers"
+            )
+        import tokenizers
+
+        try:
+            self._tokenizer: Any = tokenizers.Tokenizer.from_buffer(model)
+            decoder = (json.loads(model).get("decoder") or {}).get("type")
+        # The library raises plain exceptions.
+        except Exception as error:
+            raise InputError(f"tokenizer {name} is not a tokenizer.json ({error})") from error
+        if decoder != "ByteLevel":
+            raise InputError(
+                f"tokenizer {name} has the decoder {decoder}, so the bytes of its tokens are "
+                "unknown; give one with the decoder ByteLevel"
+            )
+        self._tokenizer.no_padding()
+        self._tokenizer.no_truncation()
+        self._ids: dict[str, int] = self._tokenizer.get_vocab(with_added_tokens=True)
+        self.vocabulary, self.name = max(self._ids.values()) + 2, name
+        self.fingerprint, self.model = hashlib.sha256(model).hexdigest(), model
+        check_lossless(
+            self, "it needs no normalizer, and the pre-tokenizer ByteLevel, add_prefix_space off"
+        )
+
+    def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
+        """Ids, without special tokens around them."""
+        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+
+    def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
+        """The text of the tokens."""
+        return self._tokenizer.decode(ids[ids < self.end].tolist(), skip_special_tokens=False)
+
+    def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
+        """A byte for each character of a token, in the alphabet of byte-level BPE; added tokens
+        are plain text."""
+        added = self._tokenizer.get_added_tokens_decoder()
+        lengths = np.zeros(self.vocabulary, np.int32)
+        for token, i in self._ids.items():
+            lengths[i] = len(token.encode()) if i in added else len(token)
+        return lengths
+
+
+def check_lossless(tokenizer: Tokenizer, remedy: str) -> None:
+    """Raises `InputError`, with the `remedy`, if a probe is not decoded to itself, or its bytes
+    are not those of its tokens."""
+    sizes = tokenizer.byte_lengths()
+    for probe in PROBES:
+        ids = tokenizer.encode(probe)
+        decoded = tokenizer.decode(ids)
+        if decoded != probe:
+            raise InputError(
+                f"tokenizer {tokenizer.name} changes text: {probe!r} is decoded as {decoded!r}; "
+                f"{remedy}"
+            )
+        if sizes[ids].sum() != len(probe.encode()):
+            raise InputError(
+                f"tokenizer {tokenizer.name} has {sizes[ids].sum()} bytes in its tokens of "
+                f"{probe!r}, which has {len(probe.encode())}; {remedy}"
+            )
+
+
+def train_bpe(texts: Iterable[str], vocabulary: int) -> bytes:
+    """A SentencePiece BPE model learnt from `texts`, of `vocabulary` - 1 pieces: with the id that
+    ends a document it has `vocabulary` ids. The same texts give the same model.
+
+    Raises `InputError` if there is too little text for so many.
     """
     import sentencepiece
 
@@ -134,20 +227,40 @@ def train_bpe(texts: Iterable[str], pieces: int) -> bytes:
     model = BytesIO()
     try:
         sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=_lines(), model_writer=model, model_type="bpe", vocab_size=pieces, byte_fallback=True,
-            normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=False, user_defined_symbols=["\n"],
-            bos_id=-1, eos_id=-1, max_sentence_length=1 << 20, num_threads=1, minloglevel=2,
-        )  # fmt: skip
+            sentence_iterator=_lines(),
+            model_writer=model,
+            model_type="bpe",
+            vocab_size=vocabulary - 1,
+            byte_fallback=True,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            add_dummy_prefix=False,
+            user_defined_symbols=["\n"],
+            bos_id=-1,
+            eos_id=-1,
+            max_sentence_length=1 << 20,
+            num_threads=1,
+            minloglevel=2,
+        )
     except RuntimeError as error:
         reason = str(error).split(". ")[-1].strip() or str(error)
         raise InputError(
-            f"a tokenizer of {pieces} pieces cannot be trained on this corpus ({reason}); ask for another number"
+            f"a tokenizer of {vocabulary} ids cannot be trained on this corpus ({reason}); "
+            "ask for another number"
         ) from error
     return model.getvalue()
 
 
+def tokenizer_from(model: bytes, name: str) -> Tokenizer:
+    """The tokenizer in the bytes of a file: Hugging Face's if they are a JSON object, or else
+    SentencePiece's. Raises `InputError` if it is neither, or changes text."""
+    if model.lstrip()[:1] == b"{":
+        return HuggingFaceTokenizer(model, name)
+    return SentencePieceTokenizer(model, name)
+
+
 def load_tokenizer(name: str) -> Tokenizer:
-    """ "bytes", or the SentencePiece model in the file called `name`.
+    """The byte tokenizer for "bytes", or the one in the file called `name`.
 
     Raises `InputError` if there is none.
     """
@@ -156,18 +269,21 @@ def load_tokenizer(name: str) -> Tokenizer:
     path = Path(name)
     if not path.is_file():
         raise InputError(
-            f"there is no tokenizer {name}; give bytes, bpe:SIZE, or a SentencePiece model's file"
+            f"there is no tokenizer {name}; give bytes, bpe:SIZE, a SentencePiece model's file, "
+            "or a tokenizer.json"
         )
-    return SentencePieceTokenizer(path.read_bytes(), name)
+    if path.suffix == ".json":
+        return HuggingFaceTokenizer(path.read_bytes(), name)
+    return tokenizer_from(path.read_bytes(), name)
 
 
 def trained_tokenizer(
-    texts: Iterable[str], pieces: int, cache: Path, content: str
+    texts: Iterable[str], vocabulary: int, cache: Path, content: str
 ) -> SentencePieceTokenizer:
-    """The BPE tokenizer of `pieces` pieces for texts whose content hashes to `content`, from
-    `cache` or trained and put there.
+    """The BPE tokenizer of `vocabulary` ids for texts whose content hashes to `content`, from
+    `cache`, or trained and put there.
     """
-    path = cache / f"bpe-{pieces}-{content[:32]}.model"
+    path = cache / f"bpe-{vocabulary - 1}-{content[:32]}.model"
     if not path.exists():
-        write_atomically(path, train_bpe(texts, pieces))
-    return SentencePieceTokenizer(path.read_bytes(), f"bpe:{pieces}")
+        write_atomically(path, train_bpe(texts, vocabulary))
+    return SentencePieceTokenizer(path.read_bytes(), f"bpe:{vocabulary}")

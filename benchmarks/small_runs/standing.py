@@ -35,7 +35,6 @@ from reference.objective import Report
 from reference.routed import RoutedFeedForward
 from reference.routers import AbstractRouter, HashRouter, Routing
 from reference.routers.balance import expert_load, load_metrics
-from reference.routers.interface import PolicyTrace
 from reference.transformer import Transformer
 from training.evaluate import evaluate, sums_of
 from training.host import keep_compiled, keep_freed_memory
@@ -83,10 +82,6 @@ class TaughtRouter(AbstractRouter):
         experts = self.teacher(token_id.reshape(-1, self.context)).experts[-1].reshape(token_id.shape[0], -1)
         load = expert_load(experts, self.num_experts, x.dtype)
         return Routing(experts, jnp.ones(experts.shape, x.dtype), load, losses={}, metrics=load_metrics(load, jnp.zeros((), x.dtype)))
-
-    def policy_losses(self, trace: PolicyTrace, reward: Float[Array, "*batch tokens"]) -> dict[str, Float[Array, "*batch tokens"]]:
-        """None: there is nothing to learn."""
-        return {}
 
 
 def main(arguments: Arguments) -> None:

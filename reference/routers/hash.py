@@ -120,12 +120,14 @@ def hash_table(
         case "balanced":
             if token_counts is None:
                 raise ConfigError(
-                    'the hash table is "balanced" but no token_counts are given; count the corpus, or use "modulo"'
+                    'the hash table is "balanced" but no token_counts are given; '
+                    'count the corpus, or use "modulo"'
                 )
             if token_counts.shape[0] != vocabulary:
                 found = token_counts.shape[0]
                 raise ConfigError(
-                    f"token_counts has {found} entries for a vocabulary of {vocabulary}; give one count for each token id"
+                    f"token_counts has {found} entries for a vocabulary of {vocabulary}; "
+                    "give one count for each token id"
                 )
             return balanced_table(token_counts, num_experts, k)
 
@@ -139,16 +141,19 @@ def check_table(
     rows, choices = table.shape
     if rows < vocabulary:
         raise ConfigError(
-            f"the hash table has {rows} rows for a vocabulary of {vocabulary}; give it one for each token id"
+            f"the hash table has {rows} rows for a vocabulary of {vocabulary}; "
+            "give it one for each token id"
         )
     if choices != k:
         raise ConfigError(
-            f"the hash table has {choices} experts for each token; k is {k}: give it that many columns"
+            f"the hash table has {choices} experts for each token; k is {k}: "
+            "give it that many columns"
         )
     if table.min() < 0 or table.max() >= num_experts:
         found = f"{table.min()} to {table.max()}"
         raise ConfigError(
-            f"the hash table names experts {found}; with {num_experts} experts they are 0 to {num_experts - 1}"
+            f"the hash table names experts {found}; "
+            f"with {num_experts} experts they are 0 to {num_experts - 1}"
         )
     if k > 1 and np.any(np.diff(np.sort(table, axis=1), axis=1) == 0):
         raise ConfigError(

@@ -18,7 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class PolicyTrace(eqx.Module):
-    """What a policy's loss needs once the reward is known, which is after the logits (RL-R only)."""
+    """What a policy's loss needs once the reward is known: after the logits (RL-R only)."""
 
     log_prob: Float[Array, "*batch tokens"]
     """log policy(chosen expert), with gradient to the policy."""
@@ -63,11 +63,11 @@ class Routing(eqx.Module):
     """What to watch, by name; `routers.balance` has those that all routers share."""
     policy: PolicyTrace | None = None
     kept: Bool[Array, "*batch tokens k"] | None = None
-    """Which choices found room at their expert; no router knows, the routed feed-forward sets it."""
+    """Which choices found room at their expert; the routed feed-forward sets it."""
 
 
 class AbstractRouter(eqx.Module):
-    """The interface. Implementations are final; `routed.RoutedFeedForward` maps them over groups."""
+    """The interface. Implementations are final; `RoutedFeedForward` maps them over groups."""
 
     @abstractmethod
     def __call__(

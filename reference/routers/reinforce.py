@@ -120,7 +120,8 @@ class ReinforceRouter(AbstractRouter):
             experts = jnp.argmax(log_policy, axis=-1, keepdims=True)
         elif key is None:
             raise ConfigError(
-                "RL-R draws its experts in training and was given no key; pass key=, or inference=True"
+                "RL-R draws its experts in training and was given no key; "
+                "pass key=, or inference=True"
             )
         else:
             experts = draw(log_policy, key)

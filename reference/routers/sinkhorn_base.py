@@ -142,7 +142,8 @@ def sinkhorn(
     """log Pi after `iterations` (at least 2) of Sinkhorn in log space; its columns sum to 1/E up to
     rounding, its rows nearly to 1/T.
 
-        f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) ),    g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
+        f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) )
+        g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
 
     with the temperature tau of iteration m being max(1, spread^(1 - 2m/iterations)).
     """

@@ -57,7 +57,7 @@ def test_a_dense_model_of_the_effective_size_has_the_routed_models_loss(law: Law
     assert (effective > SIZES).all()
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     a=st.floats(-0.15, -0.05), b=st.floats(-0.3, -0.01), c=st.floats(0, 0.01),
     e_start=st.floats(1, 8), e_max=st.floats(20, 1e5), n=st.floats(1e6, 1e11), e=st.floats(1, 1e4),

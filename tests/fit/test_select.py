@@ -25,7 +25,7 @@ from tests.fit.designs import Sample, bilinear_losses, grid, made_up
 Losses = Float[np.ndarray, "runs"]
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(error=st.floats(-3, 3), sd=st.floats(0.05, 2))
 def test_crps_is_the_integral_of_the_squared_distance_of_the_distributions(error: float, sd: float) -> None:
     """Of a normal with mean `error` and the step at 0."""

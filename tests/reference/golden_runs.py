@@ -26,7 +26,7 @@ from reference.transformer import Transformer
 from tests.reference.golden_models import Arrays, Replay, by_name, golden_model, router_config
 from training.optimizer import OptimizerConfig, make_optimizer
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A test runs each program once: compiling it is all of its time, and takes a fifth of it so (0.7 s for 3.5 s)."""
 
 

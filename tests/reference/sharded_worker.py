@@ -27,6 +27,7 @@ with install_import_hook("reference", "beartype.beartype"):
     from training.optimizer import OptimizerConfig, make_optimizer
     from training.step import TrainState, init_state, state_specs, train_step
 
+from tests.checks import HANG_SECONDS
 from tests.reference.small_models import draw
 
 BATCH = 16
@@ -163,7 +164,7 @@ def main(request: dict[str, Any]) -> None:
     jax.config.update("jax_disable_most_optimizations", True)
     if "processes" in request:
         address = f"127.0.0.1:{request['port']}"
-        jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=60)
+        jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=HANG_SECONDS)
     print(json.dumps([run(**case) for case in request["cases"]]))
 
 

@@ -23,9 +23,8 @@ T = TypeVar("T")
 
 def small(technique: str, *, num_experts: int = 4, k: int = 1, router: dict[str, Any] | None = None, **model: Any) -> ModelConfig:
     """A configuration; "dense", or a technique by name; `router` and `model` are further fields of either configuration."""
-    routed = (
-        None if technique == "dense" else RouterConfig(ROUTERS[technique](), num_experts, k, **{"sequences_per_group": 1, **(router or {})})
-    )
+    further: dict[str, Any] = {"sequences_per_group": 1, **(router or {})}
+    routed = None if technique == "dense" else RouterConfig(ROUTERS[technique](), num_experts, k, **further)
     fields: dict[str, Any] = {"size": SIZE, "router": routed, "vocabulary": VOCABULARY, "context": CONTEXT, **model}
     return ModelConfig(**fields)
 

@@ -65,7 +65,7 @@ def test_attention_is_jaxs_own_with_the_positions_as_a_bias() -> None:
         np.testing.assert_allclose(eqx.filter_jit(attention)(x), expected, rtol=0, atol=2e-6)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(context=st.integers(1, 20))
 def test_shift_moves_scores_from_their_distance_to_their_position(context: int) -> None:
     by_distance = np.arange(2.0 * 3 * context * context).reshape(2, 3, context, context)

@@ -22,7 +22,7 @@ from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS, Hash, RouterOptions, Routing, SinkhornBase, Switch
 from reference.routers.hash import modulo_table
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0, "xla_cpu_use_fusion_emitters": False}
+FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A test runs each program a few times: compiling it is nearly all of its time."""
 
 compiled = partial(jax.jit, compiler_options=FAST_TO_COMPILE)

@@ -17,6 +17,7 @@ from reference.config import SIZES, ModelConfig, RouterConfig, Size, check_shape
 from reference.errors import ConfigError
 from reference.mesh import DATA, EXPERT, MODEL, make_mesh
 from reference.routers import ROUTERS
+from tests.checks import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
 TECHNIQUES = ("dense", *ROUTERS)
@@ -36,7 +37,7 @@ def compare(cases: list[dict[str, Any]], *, x64: bool = True) -> list[dict[str, 
     """What the worker finds for each case."""
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(__file__).with_name("sharded_worker.py")), json.dumps({"x64": x64, "cases": cases})]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

@@ -14,6 +14,8 @@ import sys
 import time
 from pathlib import Path
 
+HANG_SECONDS = 1800
+
 CONFIGURATION = """\
 ClusterName=test
 SlurmctldHost={host}(127.0.0.1)
@@ -50,7 +52,7 @@ class SlurmNode:
     """A SLURM that is running."""
 
     def __init__(self, folder: Path) -> None:
-        """Start it in `folder`; raises `RuntimeError` if it does not come up within a minute."""
+        """Start it in `folder`; raises `RuntimeError` if it does not come up."""
         missing = [name for name in PROGRAMS if shutil.which(name) is None]
         if missing:
             raise RuntimeError(f"no {', '.join(missing)}: apt-get install slurm-wlm munge (CONTRIBUTING)")
@@ -71,7 +73,7 @@ class SlurmNode:
             time.sleep(0.05)
         self._start("slurmctld", "-D")
         self._start("slurmd", "-D", "-N", "localhost")
-        for _ in range(60):
+        for _ in range(HANG_SECONDS):
             if "idle" in self.ask("sinfo", "--noheader", "--format=%T"):
                 return
             time.sleep(1)
@@ -86,7 +88,7 @@ class SlurmNode:
     def close(self) -> None:
         """End it, and all its jobs."""
         self.ask("scancel", "--me")
-        for _ in range(60):
+        for _ in range(HANG_SECONDS):
             if not self.ask("squeue", "--noheader").strip():
                 break
             time.sleep(1)

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from fit.runs import load_runs
+from tests.checks import HANG_SECONDS
 from tests.sweep.slurm_node import SlurmNode
 from tests.sweep.tiny_sweeps import FAILING, GOOD, LONG, ROOT, Sweeping, environment, steps, wait_for, write_grid
 
@@ -40,9 +41,10 @@ def jobs(out: Path) -> dict[str, str]:
     return json.loads((out / "logs" / "slurm" / "submitted.json").read_text())
 
 
-def log(out: Path, job: str) -> str:
-    """What a job printed, start after start."""
-    return (out / "logs" / "slurm" / f"{job}_0_log.out").read_text()
+def log(out: Path, name: str) -> str:
+    """What the jobs of a run printed, start after start."""
+    path = out / "logs" / f"{name}.log"
+    return path.read_text() if path.exists() else ""
 
 
 def shown(slurm: SlurmNode, job: str, field: str) -> str:
@@ -86,20 +88,20 @@ def test_a_requeued_job_goes_on_and_a_sweep_that_was_killed_finds_its_jobs_again
     assert list(jobs(out).values()) == [job]
     assert shown(slurm, job, "Restarts") == "1"
     # SIGTERM before it is requeued, a checkpoint after whatever step it was at, and on from there.
-    (stopped,) = re.findall(r"stopped after step (\d+)", log(out, job))
-    assert f"continuing after step {stopped}" in log(out, job)
+    (stopped,) = re.findall(r"run stopped: after step (\d+)", log(out, name))
+    assert f"continuing after step {stopped}" in log(out, name)
     assert json.loads(again.stdout())["done"] == 1
 
 
 def test_a_job_whose_time_is_up_queues_itself_again_and_one_that_is_stopped_is_continued(programs: Path, slurm: SlurmNode) -> None:
     out, name = programs / "timed", "27K-dense-seed0"
-    grid = write_grid(programs / "timed.toml", programs, LONG, steps=6000)
+    grid = write_grid(programs / "timed.toml", programs, LONG, steps=6000, every=100)
     sweeping = start(grid, out, programs, slurm)
     wait_for(lambda: steps(out / name) > 150, sweeping)
     (job,) = jobs(out).values()
     # What SLURM sends 90 seconds before the time limit.
     slurm.ask("scancel", "--signal=USR2", job)
-    wait_for(lambda: "continuing after step" in log(out, job), sweeping)
+    wait_for(lambda: "continuing after step" in log(out, name), sweeping)
     assert shown(slurm, job, "Restarts") == "1"
     before = steps(out / name)
     wait_for(lambda: steps(out / name) > before + 100, sweeping)
@@ -107,11 +109,12 @@ def test_a_job_whose_time_is_up_queues_itself_again_and_one_that_is_stopped_is_c
     assert sweeping.finish() == 1
     (run,) = json.loads(sweeping.stdout())["runs"]
     assert run["state"] == "stopped", run
-    assert (out / name / "checkpoints" / f"step_{run['step']}").is_dir()
+    step = run["reason"].removeprefix("after step ")
+    assert (out / name / "checkpoints" / f"step_{step}").is_dir()
     again = start(grid, out, programs, slurm)
     assert again.finish() == 0, again.stderr()
     assert json.loads(again.stdout())["done"] == 1
-    assert f"continuing after step {run['step']}" in log(out, jobs(out)[name])
+    assert f"continuing after step {step}" in log(out, name)
 
 
 def losses(folder: Path) -> list[float]:
@@ -127,7 +130,7 @@ def test_two_processes_that_slurm_starts_find_each_other_and_have_the_losses_of_
         command = ["srun", f"--ntasks={tasks}", sys.executable, "cli.py", "train", *options]
         command += ["--mesh", f"data={tasks}", "--out", str(programs / f"tasks-{tasks}")]
         variables = environment(programs) | {"SLURM_CONF": slurm.environment["SLURM_CONF"]}
-        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300, check=False)
+        done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=HANG_SECONDS, check=False)
         assert done.returncode == 0, done.stderr
         # Each of them tells how the run ended, both the same.
         assert done.stdout.count('"step": 12') == tasks

@@ -1,23 +1,18 @@
-"""What is read of runs that others train: progress, the table, and the merged curves."""
+"""What is read of runs that other processes train: how they ended, and the merged curves."""
 
 import csv
 import dataclasses
-import io
-import json
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import pytest
-from rich.console import Console
 
 from cli import main
 from common.errors import WorkError
 from sweep.grid import runs_of
-from sweep.merge import merge
-from sweep.run import Note, Run, State, Status, read_note, status, write_note
-from sweep.table import changes, counts, duration, table
+from sweep.run import Run, Status, status
+from sweep.sweep import merge
 from tests.training.tiny_runs import write_corpus
-from training.config import TrainConfig
 
 GRID = """
 [grid]
@@ -51,28 +46,28 @@ def write_curves(run: Run, losses: dict[int, float], **more: str) -> None:
         writer.writerows([0, step, loss, *more.values()] for step, loss in losses.items())
 
 
-def test_progress_is_read_from_the_metrics_whatever_is_cut_off(runs: list[Run], tmp_path: Path) -> None:
-    run, log = runs[0], tmp_path / "log"
-    assert status(run, "running", log) == Status(run.name, "running", 0, 10, None, None, "", str(log))
-    # Long lines, so that the part that is read begins in the middle of one.
-    long = {"layers": {"load": [0.25] * 8000}}
-    records: list[dict[str, Any]] = [
-        {"step": n, "loss": 3.0 - n / 10, "tokens_per_second": 32.0 if n > 1 else None, **long} for n in (1, 2, 3)
-    ]
-    run.folder.mkdir()
-    text = "".join(json.dumps(record) + "\n" for record in [*records, {"step": 3, "evaluation": {"loss": 9.0}}])
-    (run.folder / "metrics.jsonl").write_text(text + '{"step": 4, "lo')
-    found = status(run, "running", log)
-    assert (found.step, found.loss) == (3, 2.7)
-    # Seven steps of 4 x 16 tokens, at 32 tokens per second.
-    assert found.seconds_left == pytest.approx(14.0)
-    assert status(run, "stopped", log).seconds_left is None
-
-
-def test_a_note_is_read_as_it_was_written(runs: list[Run]) -> None:
-    assert read_note(runs[0]) is None
-    write_note(runs[0], Note("failed", "no"))
-    assert read_note(runs[0]) == Note("failed", "no")
+@pytest.mark.parametrize(
+    ("lines", "state", "reason"),
+    [
+        ("", "stopped", "before its turn"),
+        ("run started:\n2026-01-01 tokens of corpus\n", "failed", "killed, perhaps because memory ran out"),
+        ("run started:\nrun stopped: after step 7\n", "stopped", "after step 7"),
+        ("run started:\nrun failed: the loss of step 2 is nan\nnoise\n", "failed", "the loss of step 2 is nan"),
+        ("run started:\nrun failed: no\nrun started:\n", "failed", "killed, perhaps because memory ran out"),
+    ],
+)
+def test_the_last_event_of_a_log_is_how_its_run_ended(
+    runs: list[Run], lines: str, state: Literal["stopped", "failed"], reason: str
+) -> None:
+    run = runs[0]
+    if lines:
+        run.log.parent.mkdir()
+        run.log.write_text(lines)
+    assert status(run) == Status(run.name, state, None, reason, str(run.log))
+    # A run that is done is done, whatever its log says.
+    write_curves(run, {10: 2.5})
+    (run.folder / "sample.txt").write_text("text")
+    assert status(run) == Status(run.name, "done", 2.5, "", str(run.log))
 
 
 def test_runs_that_are_done_are_merged_in_the_grids_order_and_extra_columns_are_kept(runs: list[Run], tmp_path: Path) -> None:
@@ -102,47 +97,6 @@ def test_no_run_gives_no_rows_and_a_file_that_is_no_curves_is_refused(runs: list
     (runs[0].folder / "curves.csv").write_text("step,loss\n1,2\n")
     with pytest.raises(WorkError, match="no column hyper_id"):
         merge(runs, tmp_path / "curves.csv", unfinished=True)
-
-
-def some(name: str, state: State, reason: str = "") -> Status:
-    """A status."""
-    return Status(name, state, 3, 10, 2.5, 61.0 if state == "running" else None, reason, "logs/x.log")
-
-
-def test_the_table_shows_the_most_urgent_and_says_how_many_more_there_are() -> None:
-    statuses = [*(some(f"done-{n}", "done") for n in range(30)), some("now", "running"), some("bad", "failed", "it [is] broken")]
-    console = Console(width=120, markup=False, record=True, file=io.StringIO())
-    console.print(table(statuses, 3))
-    text = console.export_text()
-    assert "32 runs: 1 running, 30 done, 1 failed" in text
-    assert "3/10  2.5000  1 min" in text
-    assert "it [is] broken (logs/x.log)" in text
-    assert "... and 29 more" in text
-    assert text.count("done-") == 1
-
-
-def test_only_what_changes_is_a_line() -> None:
-    before = [some("a", "running"), some("b", "waiting")]
-    assert changes([], before) == ["a  running  step 3 of 10  loss 2.5000  1 min left"]
-    now = [some("a", "done"), some("b", "failed", "no")]
-    assert changes(before, now) == ["a  done  step 3 of 10  held-out loss 2.5000", "b  failed  step 3 of 10  loss 2.5000  no (logs/x.log)"]
-    assert changes(now, now) == []
-    assert counts(now) == "2 runs: 1 done, 1 failed"
-
-
-@pytest.mark.parametrize(
-    ("seconds", "said"), [(0.4, "0 s"), (59.0, "59 s"), (600.0, "10 min"), (3599.0, "1 h 00 min"), (11100.0, "3 h 05 min")]
-)
-def test_durations_read_as_one_says_them(seconds: float, said: str) -> None:
-    assert duration(seconds) == said
-
-
-def test_a_larger_model_and_a_longer_run_cost_more(tmp_path: Path) -> None:
-    text = "[grid]\nsize = ['27K', '60K']\nrouter = 'dense'\n[run]\nsteps = {}\n"
-    small, large = (run.cost() for run in runs_of(text.format(10), "grid.toml", tmp_path))
-    assert small < large
-    assert [run.cost() for run in runs_of(text.format(20), "grid.toml", tmp_path)] == [2 * small, 2 * large]
-    assert TrainConfig().run.steps != 10
 
 
 @pytest.mark.parametrize(

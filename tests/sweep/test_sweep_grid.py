@@ -34,7 +34,7 @@ experts = st.lists(st.sampled_from([1, 2, 4, 32]), min_size=1, max_size=4)
 seeds = st.lists(st.integers(0, 1000), min_size=1, max_size=3)
 
 
-@settings(deadline=None)
+@settings(max_examples=30)
 @given(sizes, routers, experts, st.lists(st.sampled_from([1, 2]), min_size=1, max_size=2), seeds)
 def test_every_combination_is_a_run_once_and_a_dense_one_has_no_experts(
     sizes: list[str], routers: list[str], experts: list[int], ks: list[int], seeds: list[int]
@@ -148,28 +148,26 @@ def test_a_grids_own_numbers_by_size_go_before_the_files() -> None:
     [
         ("", "there is no [grid]"),
         ("[grid\n", "not TOML"),
-        ("[grid]\nsizes = ['27K']\n", "there is no list, knob or section in [grid] 'sizes'; there are variant, size, router"),
+        ("[grid]\nsizes = ['27K']\n", "grid, beside variant, size, router"),
         ("[grid]\nsize = ['27K', '61K']\n", "no size is called '61K'"),
-        ("[grid]\nsize = []\n", "grid.size is empty"),
-        ("[grid]\nrouter = ['base']\n", "grid.router is 'base'; it must be one of 'dense'"),
-        ("[grid]\nexperts = ['4']\n", "grid.experts is '4'; it must be of type int"),
+        ("[grid]\nsize = []\n", "grid has no run"),
+        ("[grid]\nrouter = ['base']\n", "model.router is 'base'; it must be one of 'dense'"),
+        ("[grid]\nexperts = ['4']\n", "model.experts is '4'; it must be of type int"),
         ("[grid]\nexperts = [4]\nk = [8]\n", "107K-s-base-e4-k8-seed0 cannot be: k is 8 with 4 experts"),
         ("[grid]\nseed = [0]\n[schedule]\n", "there is no section 'schedule'"),
-        ("[grid]\nseed = [0]\n[model]\nsize = '27K'\n", "model.size is one of a grid's lists"),
         ("[grid]\nseed = [0]\n[model]\nheads = 3\n", "there is no [model] knob 'heads'"),
         ("[grid]\nrouter = 'dense'\n[hash]\ntables = 'balanced'\n", "there is no [hash] knob 'tables'"),
-        ("[grid]\nseed = [0]\n[run]\nsteps = 3\ntokens = 100\n", "run.tokens and run.steps both say"),
+        ("[grid]\nseed = [0]\n[run]\nsteps = 3\ntokens = 100\n", "run.tokens and run.steps both give"),
         ("[grid]\nseed = [0]\n[run]\nsteps = 3.5\n", "run.steps is 3.5; it must be of type int"),
         ("[grid]\nseed = [0]\n[run]\ntokens = 0\n", "tokens is 0"),
-        ("[grid]\nseed = [0]\n[run]\ntokens = true\n", "tokens is True; it must be of type float"),
+        ("[grid]\nseed = [0]\n[run]\ntokens = true\n", "tokens is True; it must be a number above 0"),
         ("[grid]\nseed = [-1]\n", "seed is -1"),
-        ("[grid]\nseed = [0]\n[learning_rate]\n'61K' = 1e-3\n", "learning_rate: no size is called '61K'"),
-        ("[grid]\nseed = [0]\n[learning_rate]\n'27K' = 1e-3\n", "learning_rate.27K is of no run; the grid has 107K"),
+        ("[grid]\nseed = [0]\n[learning_rate]\n'61K' = 1e-3\n", "learning_rate.61K is of no run; sizes: 107K"),
+        ("[grid]\nseed = [0]\n[learning_rate]\n'27K' = 1e-3\n", "learning_rate.27K is of no run; sizes: 107K"),
         ("[grid]\nseed = [0]\n[learning_rate]\n107K = -1\n", "learning_rate.107K is -1"),
         ("grid = 3\n", "grid must be a section"),
-        ("[[grid]]\nseed = [0]\n[grid.s_base]\niterations = 3\n", "(s_base) needs a name for it: variant"),
-        ("[[grid]]\nsize = '27K'\ntokens.27K = 4096\n", "(tokens) needs a name for it: variant"),
-        ("[[grid]]\nvariant = 'a'\nsize = '27K'\ntokens.60K = 4096\n", "grid: tokens.60K is of no run; the grid has 27K"),
+        ("[[grid]]\nseed = [0]\n[[grid]]\nseed = [0]\n[grid.s_base]\niterations = 3\n", "give one a variant"),
+        ("[[grid]]\nvariant = 'a'\nsize = '27K'\ntokens.60K = 4096\n", "grid: tokens.60K is of no run; sizes: 27K"),
         ("[[grid]]\nvariant = 'A/b'\n", "grid.variant is 'A/b'"),
         ("[[grid]]\nvariant = 'a'\n[grid.rl_r]\niterations = 3\n", "there is no [rl_r] knob 'iterations'"),
         ("learning_rate = 3\n[grid]\nseed = [0]\n", "learning_rate must be a section"),

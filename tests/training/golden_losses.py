@@ -30,13 +30,13 @@ def fingerprint() -> dict[str, Any]:
     return {"processor": model, "cores": os.cpu_count(), "jax": jax.__version__, "jaxlib": version("jaxlib")}
 
 
-def losses(router: str, folder: Path, **request: Any) -> list[float]:
-    """Of 100 steps; `request` as `Started` takes it, with `mesh`."""
+def losses(router: str, folder: Path, steps: int = 100, **request: Any) -> list[float]:
+    """Of the first `steps` steps, whatever their number; `request` as `Started` takes it, with `mesh`."""
     mesh = request.pop("mesh", "data=1")
-    config = tiny(folder / "corpus", router=router, mesh=mesh, test=0.0, also="", steps=100, evaluate_every=100, checkpoint_every=100)
-    run = Started(config, folder / f"golden-{router}-{mesh}", folder, **request)
+    config = tiny(folder / "corpus", router=router, mesh=mesh, test=0.0, also="", steps=steps, evaluate_every=100, checkpoint_every=100)
+    run = Started(config, folder / f"golden-{router}-{mesh}-{steps}", folder, **request)
     found = {event["step"]: event["loss"] for event in run.finish() if "loss" in event}
-    assert list(found) == list(range(1, 101)), run.stderr()
+    assert list(found) == list(range(1, steps + 1)), run.stderr()
     return list(found.values())
 
 

@@ -20,13 +20,13 @@ def corpus(programs: Path) -> Path:
     return programs / "corpus"
 
 
-def start_two(configs: list[TrainConfig], folder: Path, programs: Path) -> list[Started]:
-    """Two processes with a device each."""
+def start_two(configs: list[TrainConfig], folder: Path, programs: Path, hidden: tuple[str, ...] = ()) -> list[Started]:
+    """Two processes with a device each; the second does not see files of the names `hidden`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": index})
+        Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": index}, hidden=hidden if index else ())
         for index, config in enumerate(configs)
     ]
 
@@ -66,6 +66,24 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
         np.testing.assert_allclose(of_step, expected[step][: len(of_step)], rtol=1e-4, err_msg=str(step))
     rows = (folder / "curves.csv").read_text().splitlines()
     assert [row.split(",")[1] for row in rows[1:]] == [str(step) for step in range(4, 17, 4)]
+
+
+def test_a_process_that_does_not_see_the_firsts_files_ends_with_it(corpus: Path, programs: Path) -> None:
+    folder, config = programs / "unseen", tiny(corpus, steps=4, mesh="data=2", test=0.0, also="")
+    hidden = ("curves.csv", "sample.txt", "config.toml", "data.json", "metrics.jsonl")
+    outcomes: list[dict[str, Any]] = []
+    # From the beginning; with all steps made but no sample; and finished. `finish` fails if a process hangs.
+    for begin in ("new", "without a sample", "finished"):
+        if begin == "without a sample":
+            (folder / "sample.txt").unlink()
+        both = start_two([config, config], folder, programs, hidden)
+        ends = [process.finish()[-1] for process in both]
+        assert [process.process.returncode for process in both] == [0, 0], both[0].stderr() + both[1].stderr()
+        assert ends[0] == ends[1]
+        outcomes.append(ends[0])
+    assert outcomes[0]["done"] == 4
+    assert outcomes[0] == outcomes[1] == outcomes[2]
+    assert len((folder / "curves.csv").read_text().splitlines()) == 2
 
 
 @pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])

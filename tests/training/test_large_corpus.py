@@ -49,7 +49,7 @@ def test_a_gigabyte_of_text_streams_in_bounded_memory(tmp_path: Path) -> None:
                 written += file.write(piece)
         files += 1
     command = [sys.executable, "-c", WORKER, str(tmp_path / "corpus"), str(tmp_path / "cache")]
-    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[3]).stdout)
+    found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, cwd=Path(__file__).parents[2]).stdout)
     print(found)
     assert found["tokens"] == written + files
     # A piece of text is 1 MB, 4 MB as token ids in 32 bits; a few copies, and what the libraries take when they are first used.

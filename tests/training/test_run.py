@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import json
 import math
-from collections.abc import Generator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +12,33 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.experimental.compilation_cache import compilation_cache
 
 from common.errors import InputError, WorkError
 from fit.runs import load_runs
-from reference.objective import PADDING, objective
-from tests.reference.small_models import quick_compiles
+from reference.objective import PADDING, Report, objective
+from reference.routed import RoutedFeedForward
+from reference.routers import Hash
+from reference.routers.hash import HashRouter, balanced_table
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
-from training.config import TrainConfig
+from training.config import TrainConfig, from_toml
 from training.corpus import documents
-from training.folder import locked
+from training.evaluate import sample
+from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
+from training.prepare import prepare
 from training.records import Curves
 from training.run import Outcome, Progress, train
-from training.shards import write_shards
+from training.shards import TokenStream, write_shards
+from training.step import TrainState, train_step
 from training.texts import text_batches
 from training.tokenizer import ByteTokenizer
 
 
 @pytest.fixture(scope="module")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Generator[Path]:
-    """Of tokens and, since each run compiles anew, of compiled programs."""
-    folder = tmp_path_factory.mktemp("cache")
-    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs", "jax_persistent_cache_min_entry_size_bytes")
-    before = [getattr(jax.config, name) for name in names]
-    for name, value in zip(names, (str(folder / "xla"), 0.0, -1), strict=True):
-        jax.config.update(name, value)
-    # JAX looks once whether it has such a cache.
-    compilation_cache.reset_cache()
-    with quick_compiles():
-        yield folder
-    for name, value in zip(names, before, strict=True):
-        jax.config.update(name, value)
-    compilation_cache.reset_cache()
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Of tokens."""
+    return tmp_path_factory.mktemp("cache")
 
 
 @pytest.fixture(scope="module")
@@ -180,6 +173,77 @@ def test_other_text_or_another_tokenizer_for_the_same_folder_is_refused(routed: 
         (tmp_path / "sample.txt").rename(routed / "sample.txt")
 
 
+def test_text_of_the_same_length_but_other_content_is_refused(corpus: Path, cache: Path, tmp_path: Path) -> None:
+    folder, texts = tmp_path / "run", tmp_path / "corpus"
+    shutil.copytree(corpus, texts)
+    config = tiny(texts, router="dense", steps=1, test=0.0, also="")
+    run(config, folder, cache)
+    before = json.loads((folder / "data.json").read_text())
+    path = texts / "03.txt"
+    original, data = path.read_text(), before
+    # A document's split is by its hash: the first edit that leaves it in its own.
+    for letter in "bcdefghijklmnop":
+        path.write_text(letter + original[1:])
+        tokenizer, shards = prepare(config.data, cache)
+        data = dataclasses.asdict(data_of(tokenizer, shards))
+        if all(data[name] == before[name] for name in ("train_tokens", "held_out_tokens")):
+            break
+    assert {name for name in data if data[name] != before[name]} == {"content"}
+    with pytest.raises(InputError, match=r"was begun with text of SHA-256 \w{12}, the corpus now gives text of SHA-256 \w{12}"):
+        run(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), folder, cache)
+    path.write_text(original)
+    assert run(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), folder, cache)[0].step == 2
+
+
+def test_what_moves_nothing_may_be_changed_when_a_run_is_continued(corpus: Path, cache: Path) -> None:
+    folder = cache / "changed"
+    run(tiny(corpus, router="dense", steps=6), folder, cache)
+    other = {"mesh": "data=1,model=1", "accumulate": 2, "keep": 4, "keep_every": 2, "evaluate_every": 3, "checkpoint_every": 2}
+    changed = tiny(corpus, router="dense", steps=8, **other, evaluation_tokens=300, also=f"other={corpus}")
+    outcome, heard = run(changed, folder, cache)
+    assert [progress.step for progress in heard.steps] == [7, 8]
+    assert from_toml((folder / "config.toml").read_text(), "config.toml") == changed
+    expected, _ = run(tiny(corpus, router="dense", steps=8, evaluation_tokens=300), cache / "unchanged", cache)
+    # The sums of two microbatches, in float32, over two steps.
+    assert outcome.held_out == pytest.approx(expected.held_out, rel=1e-5)
+    with (folder / "curves.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [(row["step"], row["loss_all"] != "", row["loss_other"] != "") for row in rows] == [
+        ("4", True, False),
+        ("6", True, False),
+        ("8", False, True),
+    ]
+    assert outcome.sample != ""
+    assert run(changed, folder, cache)[0] == outcome
+
+
+def test_a_run_with_the_stable_schedule_may_be_made_longer_before_its_decay_as_if_it_had_been(corpus: Path, cache: Path) -> None:
+    stable: dict[str, Any] = {"router": "dense", "schedule": "stable", "decay_steps": 4, "checkpoint_every": 2, "evaluate_every": 20}
+    folder = cache / "longer"
+    # Stopped where its decay would begin, after step 8 of 12: nothing of the schedule's end has happened.
+    run(tiny(corpus, **stable, steps=8, schedule_steps=12), folder, cache)
+    run(tiny(corpus, **stable, steps=16, schedule_steps=16), folder, cache)
+    run(tiny(corpus, **stable, steps=16, schedule_steps=16), cache / "at-once", cache)
+    assert result(folder, 16)["state"] == result(cache / "at-once", 16)["state"]
+    with pytest.raises(InputError, match=r"its decay begins after step 12, but its newest checkpoint is of step 16: .* begin_from"):
+        run(tiny(corpus, **stable, steps=20, schedule_steps=20), folder, cache)
+    with pytest.raises(InputError, match=r"has a run of 16 steps, but run\.steps is 15"):
+        run(tiny(corpus, **stable, steps=15, schedule_steps=16), folder, cache)
+    # In another folder, from a checkpoint that is kept from before the decay.
+    run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "kept", cache)
+    branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "kept"))
+    _, heard = run(branch, cache / "longer-branch", cache)
+    assert heard.steps[0].step == 13
+    run(tiny(corpus, **stable, steps=18, schedule_steps=18), cache / "at-once-18", cache)
+    assert result(cache / "longer-branch", 18)["state"] == result(cache / "at-once-18", 18)["state"]
+
+
+def test_a_cosine_schedule_is_not_made_longer(corpus: Path, cache: Path) -> None:
+    folder = cache / "changed"
+    with pytest.raises(InputError, match=r"optimizer\.steps: 100 -> 200.*a cosine schedule depends on its last step throughout"):
+        run(tiny(corpus, router="dense", steps=20, schedule_steps=200), folder, cache)
+
+
 def test_a_loss_that_is_not_finite_is_named_and_nothing_after_it_is_kept(corpus: Path, cache: Path) -> None:
     config = tiny(corpus, router="dense", peak_learning_rate=1e30, checkpoint_every=1, keep=3)
     folder = cache / "diverging"
@@ -199,6 +263,47 @@ def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_
     config = tiny(corpus, peak_learning_rate=1e30, routing_frequency=1.0)
     with pytest.raises(WorkError, match=r"step \d+ is nan, and so are the logits of the router in routed layer 0; there is no checkpoint"):
         run(config, cache / "diverging-routed", cache)
+
+
+def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def _one_bad_gradient(state: TrainState, *arguments: Any) -> tuple[TrainState, Report]:
+        after, report = train_step(state, *arguments)
+        return after, dataclasses.replace(report, gradient_norm=jnp.where(state.step == 4, jnp.nan, report.gradient_norm))
+
+    monkeypatch.setattr("training.loop.train_step", _one_bad_gradient)
+    with pytest.raises(WorkError, match=r"^the gradient's norm of step 5 is nan; the checkpoint of step 3 is kept"):
+        run(tiny(corpus, router="dense"), cache / "bad-gradient", cache)
+    assert lines(cache / "bad-gradient")[-1]["step"] == 4
+
+
+def test_the_sample_at_the_end_begins_a_document(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    prompts: list[list[int]] = []
+
+    def _sample(model: Any, prompt: Any, length: int, key: Any) -> Any:
+        prompts.append(prompt.tolist())
+        return sample(model, prompt, length, key)
+
+    monkeypatch.setattr("training.run.sample", _sample)
+    run(tiny(corpus, router="dense", steps=1), cache / "prompt", cache)
+    assert prompts == [[ByteTokenizer().end]]
+
+
+def test_balanced_hash_tables_are_balanced_on_the_training_text(corpus: Path, cache: Path) -> None:
+    config = dataclasses.replace(tiny(corpus, router="hash", steps=1), hash=Hash("balanced"))
+    run(config, cache / "balanced", cache)
+    _, shards = prepare(config.data, cache)
+    stream = TokenStream(shards, "train")
+    counts = np.bincount(stream.read(0, len(stream)), minlength=257)
+    feedforward = load_run(cache / "balanced").model.groups.blocks[-1].feedforward
+    assert isinstance(feedforward, RoutedFeedForward)
+    assert isinstance(feedforward.router, HashRouter)
+    for table in np.asarray(feedforward.router.table):
+        load = np.bincount(table[:, 0], weights=counts, minlength=4)
+        # The commonest token of this text is a sixth of it and less than an expert's fourth, so that a balanced table comes within a
+        # tenth of the mean; one of equal counts, which knows nothing of the text, is off by more.
+        assert load.max() / load.mean() < 1.1
+    blind = np.bincount(balanced_table(np.ones(257, np.int64), 4, 1)[:, 0], weights=counts, minlength=4)
+    assert blind.max() / blind.mean() > 1.1
 
 
 def test_a_folder_in_which_another_trains_is_refused_and_left_alone(
@@ -287,7 +392,8 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text)
     found = evaluate_run(routed, str(tmp_path), cache)
-    _, tokenizer, model, _ = load_run(routed)
+    loaded = load_run(routed)
+    tokenizer, model = loaded.tokenizer, loaded.model
     ids = np.concatenate([part for text in texts for part in (tokenizer.encode(text), [tokenizer.end])])
     rows = [ids[i : i + 17] for i in range(0, len(ids) - 1, 16)]
     tokens = np.stack([np.pad(row, (0, 17 - len(row)), constant_values=PADDING) for row in rows]).astype(np.int32)

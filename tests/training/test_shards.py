@@ -72,7 +72,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[TokenStream, np.nda
     return TokenStream(shards, "train"), np.concatenate(parts)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(start=st.integers(0, 4000), length=st.integers(0, 500))
 def test_reading_across_files_is_slicing_one_array(small: tuple[TokenStream, np.ndarray], start: int, length: int) -> None:
     stream, whole = small

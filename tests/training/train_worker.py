@@ -2,13 +2,15 @@
 
     python train_worker.py '{"folder": ..., "cache": ..., "config": TOML}'
 
-Further keys: `devices`, how many XLA is to make of the host; `processes`, the fields of `Processes`; `heartbeat`, seconds.
+Further keys: `hidden`, names of files that this process does not see; `devices`, how many XLA is to simulate;
+ `processes`, the fields of `Processes`; `heartbeat`, seconds.
 """
 
 import hashlib
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,6 +48,13 @@ def digest(folder: Path, step: int) -> str:
     return whole.hexdigest()
 
 
+def hide(names: Sequence[str]) -> None:
+    """Files of these names are not there for this process, as on a file system that has not caught up with another's writes."""
+    exists, is_file = Path.exists, Path.is_file
+    Path.exists = lambda self: self.name not in names and exists(self)
+    Path.is_file = lambda self: self.name not in names and is_file(self)
+
+
 def main(request: dict[str, Any]) -> int:
     """Train; the exit codes are those of `cli.py`."""
     if "devices" in request:
@@ -55,6 +64,7 @@ def main(request: dict[str, Any]) -> int:
     from training.config import from_toml
     from training.run import train
 
+    hide(request.get("hidden", ()))
     distributed.HEARTBEAT_SECONDS = request.get("heartbeat", distributed.HEARTBEAT_SECONDS)
     processes = distributed.Processes(**request["processes"]) if "processes" in request else None
     folder = Path(request["folder"]).absolute()

@@ -11,14 +11,14 @@ from fit.engine.losses import LN10, Loss, huber, loss_named, squared, squared_lo
 LOSSES = (squared_log(), squared(), huber(1e-3), huber(0.1))
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(r=st.floats(-2, 2), delta=st.floats(1e-4, 1))
 def test_huber_is_twice_scipys(r: float, delta: float) -> None:
     assert huber(delta).rho(np.array([r]))[0] == pytest.approx(2 * float(scipys(delta, r)), rel=1e-12, abs=1e-15)
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(r=st.floats(-1, 1))
 def test_psi_is_half_the_slope_of_rho(loss: Loss, r: float) -> None:
     h = 1e-6
@@ -28,7 +28,7 @@ def test_psi_is_half_the_slope_of_rho(loss: Loss, r: float) -> None:
 
 
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(r=st.floats(-1, 1))
 def test_the_exact_curvature_is_the_slope_of_psi_and_the_other_one_is_psi_over_r(loss: Loss, r: float) -> None:
     h = 1e-9

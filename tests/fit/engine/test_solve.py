@@ -122,7 +122,7 @@ def test_the_waves_best_frequency_depends_on_the_noise() -> None:
     assert len({round(float(w)) for w in found}) > 1
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=10)
 @given(
     a=st.floats(-0.12, -0.04), b=st.floats(-0.2, -0.03), c=st.floats(0.0, 0.015), d=st.floats(0.9, 1.3),
     e_start=st.floats(1.05, 8), e_max=st.floats(60, 2000),

@@ -10,14 +10,14 @@ from tests.fit.designs import e_hat
 STARTS, ENDS = st.floats(1, 50), st.floats(60, 1e6)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(e_start=STARTS, end=ENDS, e=st.floats(1, 1e5))
 def test_it_is_equation_1_written_as_the_paper_writes_it(e_start: float, end: float, e: float) -> None:
     found = np.exp(log_saturate(np.array([e]), np.array([e_start]), np.array([e_start / end])))
     np.testing.assert_allclose(found, e_hat(np.array([e]), e_start, end), rtol=1e-12)
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(e_start=STARTS, end=ENDS)
 def test_it_starts_at_e_start_and_ends_at_e_max(e_start: float, end: float) -> None:
     theta = np.array([e_start, e_start / end])

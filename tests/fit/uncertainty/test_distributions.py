@@ -8,7 +8,7 @@ from scipy.special import fdtrc, stdtrit
 from fit.uncertainty.distributions import f_tail, t_quantile
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(level=st.floats(0.001, 0.999), freedom=st.integers(1, 3000))
 def test_it_is_scipys(level: float, freedom: int) -> None:
     # At a thousand degrees of freedom the density is a narrow peak between the nodes: about eight digits stay.
@@ -21,7 +21,7 @@ def test_what_has_no_quantile_is_refused(level: float, freedom: float) -> None:
         t_quantile(level, freedom)
 
 
-@settings(deadline=None, max_examples=20)
+@settings(max_examples=20)
 @given(numerator=st.integers(1, 60), denominator=st.integers(1, 3000), f=st.floats(0, 50))
 def test_the_tail_of_f_is_scipys(numerator: int, denominator: int, f: float) -> None:
     # The quadrature's error is absolute, 1.8e-6 at most over these ranges, where the tail is nearly 1: a p-value needs a digit or two.

@@ -95,14 +95,14 @@ SMALL = arrays(np.float64, (6, 4), elements=st.floats(-2, 2))
 # least, 400 of them at temperature 1 by 1e-13. A shift of 50 costs 50 * 2^-53 in rounding, some thousand times less than 1e-10.
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(logits=SMALL, shifts=arrays(np.float64, 6, elements=SHIFT))
 def test_a_constant_added_to_a_tokens_logits_leaves_the_plan_as_it_is(logits: Logits, shifts: Float[np.ndarray, "tokens"]) -> None:
     one, other = log_plan_of(logits, 800), log_plan_of(logits + shifts[:, None], 800)
     np.testing.assert_allclose(np.exp(other), np.exp(one), rtol=0, atol=1e-10)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(logits=SMALL, shifts=arrays(np.float64, 4, elements=SHIFT))
 def test_a_constant_added_to_an_experts_logits_leaves_the_plan_as_it_is(logits: Logits, shifts: Float[np.ndarray, "experts"]) -> None:
     one, other = log_plan_of(logits, 800), log_plan_of(logits + shifts, 800)

@@ -10,7 +10,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-KINDS = ("all-to-all", "all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+KINDS: tuple[str, ...] = (
+    "all-to-all",
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "collective-permute",
+)
 
 _BYTES = {
     "pred": 1,

@@ -11,6 +11,7 @@ from typing import Any
 
 from plan.chips import GIB, Chip, Side, Topology
 from plan.compiled import Result, check_on_mesh
+from plan.hlo import KINDS
 from plan.memory import step_memory
 from plan.request import Request
 from plan.times import RunTotals, StepTime, collective_seconds, run_totals, step_time, utilisation
@@ -99,12 +100,14 @@ def by_closed_form(request: Request, steps: int) -> Outlook:
         )
     check_on_mesh(request)
     traffic = step_traffic(request.step)
-    seconds: dict[str, float] = {}
+    seconds, sizes = dict.fromkeys(KINDS, 0.0), dict.fromkeys(KINDS, 0)
     for moved in traffic.collectives:
-        found = _seconds(request, moved.kind, moved.bytes, moved.axes)
-        seconds[moved.kind] = seconds.get(moved.kind, 0.0) + found
+        seconds[moved.kind] += _seconds(request, moved.kind, moved.bytes, moved.axes)
+        sizes[moved.kind] += moved.bytes
+    sizes = {kind: size for kind, size in sizes.items() if size}
+    seconds = {kind: seconds[kind] for kind in sizes}
     memory = step_memory(request.step).record()
-    return _outlook(request, "closed form", memory, traffic.flops, traffic.by_kind, seconds, steps)
+    return _outlook(request, "closed form", memory, traffic.flops, sizes, seconds, steps)
 
 
 def by_compiler(result: Result, steps: int) -> Outlook | None:

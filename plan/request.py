@@ -2,7 +2,7 @@
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 from plan.chips import Topology
 from plan.memory import Step
@@ -12,7 +12,6 @@ from reference.mesh import DATA, EXPERT, MODEL
 from training.config import LADDER
 
 Program = Literal["layer", "step", "evaluation"]
-PROGRAMS: tuple[Program, ...] = get_args(Program)
 
 VOCABULARY = 32_000
 """Token ids, the paper's; the embedding has a multiple of 128 rows, as in training."""

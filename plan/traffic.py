@@ -25,7 +25,6 @@ runs, as in `hlo.Collectives`.
 import math
 from dataclasses import asdict, dataclass
 
-from plan.hlo import KINDS
 from plan.memory import Step, block_activations, kept_activations
 from reference.count import Flops, flops_per_token, matmul_flops
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
@@ -53,51 +52,49 @@ class Traffic:
     flops: float
     """Of the matrix products that are done, for empty slots and rematerialisation too."""
     model_flops: float
-    """Of those that the model asks for: no empty slots, nothing twice. Utilisation counts these."""
+    """Of the model's own: k experts a token, nothing twice, positions as the release charges them.
+    Utilisation counts these."""
     hbm: int
     """Bytes read and written."""
     collectives: tuple[Moved, ...]
 
     def total(self, kind: str) -> int:
         """Bytes of all collectives of one kind."""
-        return sum(moved.bytes for moved in self.collectives if moved.kind == kind)
+        return total(self.collectives, kind)
 
-    @property
-    def by_kind(self) -> dict[str, int]:
-        """Bytes of each kind there is."""
-        return {kind: self.total(kind) for kind in KINDS if self.total(kind)}
+
+def total(collectives: tuple[Moved, ...], kind: str) -> int:
+    """Bytes of all collectives of one kind."""
+    return sum(moved.bytes for moved in collectives if moved.kind == kind)
 
 
 def step_traffic(step: Step) -> Traffic:
     """Of a training step."""
     forward, passes = forward_flops(step, inference=False), 4 if step.config.remat else 3
     done = passes * (forward.total - forward.logits) + 3 * forward.logits
+    per_token, tokens = flops_per_token(step.config), step.batch * step.config.context
+    model_flops = per_token.total - per_token.softmax - per_token.norms
     return Traffic(
         flops=float(step.microbatches * done),
-        model_flops=3 * _model_flops(step),
+        model_flops=3 * model_flops * tokens / math.prod(step.axes),
         hbm=hbm_bytes(step),
         collectives=_some(_tokens(step), *_gradients(step), *_updates(step), *_model_axis(step)),
     )
 
 
-def evaluation_traffic(step: Step) -> Traffic:
-    """Of the evaluation of a batch, with one round in each layer. Bytes of HBM are not counted."""
+def evaluation_collectives(step: Step) -> tuple[Moved, ...]:
+    """Of the evaluation of a batch, with one round in each layer."""
     config, layers, d = step.config, step.config.routed_layers, step.config.size.d_model
     slots, k = step.evaluation_slots, config.router.k if config.router else 0
     split = (2 * config.size.num_blocks - layers) * step.tokens + layers * slots
     split += layers * step.tokens if step.shared_hidden else 0
     sums = step.activation * d * split
     choices = 4 * layers * step.batch * config.context * k
-    return Traffic(
-        flops=float(forward_flops(step, inference=True).total),
-        model_flops=_model_flops(step),
-        hbm=0,
-        collectives=_some(
-            _moved(step, "all-to-all", (EXPERT,), 2 * layers * step.activation * d * slots, _THERE),
-            _moved(step, "all-gather", BATCH, choices, "choices of experts"),
-            _moved(step, "all-reduce", (MODEL,), sums, "outputs of split products"),
-            _moved(step, "all-gather", (MODEL,), _table(step), "the embedding, to be read"),
-        ),
+    return _some(
+        _moved(step, "all-to-all", (EXPERT,), 2 * layers * step.activation * d * slots, _THERE),
+        _moved(step, "all-gather", BATCH, choices, "choices of experts"),
+        _moved(step, "all-reduce", (MODEL,), sums, "outputs of split products"),
+        _moved(step, "all-gather", (MODEL,), _table(step), "the embedding, to be read"),
     )
 
 
@@ -131,13 +128,6 @@ def counted_once(program: str, step: Step) -> float | None:
         return None if by_block else in_group + forward.logits
     passes = 4 if config.remat else 3
     return min(step.microbatches, 2) * (passes * in_group + 3 * forward.logits)
-
-
-def _model_flops(step: Step) -> float:
-    """Of a forward pass: the products alone, k experts, positions as the release charges them."""
-    flops = flops_per_token(step.config)
-    tokens = step.batch * step.config.context
-    return (flops.total - flops.softmax - flops.norms) * tokens / math.prod(step.axes)
 
 
 def hbm_bytes(step: Step) -> int:

@@ -14,7 +14,7 @@ from plan.outlook import by_closed_form, by_compiler, rows_of
 from plan.request import Request
 from plan.table import evaluation_of
 from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
-from plan.traffic import evaluation_traffic, step_traffic
+from plan.traffic import evaluation_collectives, step_traffic, total
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.count import expert_slots, held_parameters, training_flops
 from reference.errors import ConfigError
@@ -144,13 +144,13 @@ def test_closed_forms_of_evaluations_are_what_the_tpu_compiler_found(result: Res
     assert memory.peak == pytest.approx(result.memory.total, rel=0.15)
     assert memory.temporary == pytest.approx(result.memory.temporaries, rel=0.25)
     assert result.collectives is not None
-    moved, traffic = result.collectives, evaluation_traffic(step)
+    moved, closed = result.collectives, evaluation_collectives(step)
     # One round in each layer, in the loop over rounds in the loop over layers: no all-to-all is elsewhere. What is gathered are the
     # tokens' choices, and no expert.
-    assert moved["all-to-all"].bytes == traffic.total("all-to-all")
+    assert moved["all-to-all"].bytes == total(closed, "all-to-all")
     assert moved["all-to-all"].runs == 2 * result.request.config().routed_layers
     assert moved["all-to-all"].depth == 2
-    assert moved["all-gather"].bytes == traffic.total("all-gather") == 4 * step.config.routed_layers * step.batch * step.config.context
+    assert moved["all-gather"].bytes == total(closed, "all-gather") == 4 * step.config.routed_layers * step.batch * step.config.context
 
 
 def test_a_model_can_be_evaluated_where_it_can_be_trained() -> None:

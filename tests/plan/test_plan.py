@@ -14,7 +14,7 @@ from plan.hlo import KINDS, Collectives, collectives
 from plan.memory import evaluation_memory
 from plan.request import Request, parse_mesh
 from plan.table import ALL, BEGIN, END, evaluation_of, measure_all, record, write
-from plan.traffic import counted_once, evaluation_traffic
+from plan.traffic import counted_once, evaluation_collectives, total
 from reference.count import matmul_flops
 from reference.errors import ConfigError
 from reference.routers import ROUTERS
@@ -261,12 +261,12 @@ def test_on_tpu_an_evaluation_moves_tokens_in_rounds_and_gathers_no_experts() ->
     request = Request("evaluation", "130M", experts=16, topology="v5e:4x4", batch=16)
     found = measure(request)
     assert found.collectives is not None
-    closed = evaluation_traffic(request.step)
+    closed = evaluation_collectives(request.step)
     # Two in each of 6 layers, in the loop over rounds in the loop over layers.
     assert found.collectives["all-to-all"].runs == 2 * 6
     assert found.collectives["all-to-all"].depth == 2
     for kind in ("all-to-all", "all-gather"):
-        assert found.collectives[kind].bytes == closed.total(kind)
+        assert found.collectives[kind].bytes == total(closed, kind)
     # Our limit for a peak, as for a step.
     assert evaluation_memory(request.step).peak == pytest.approx(found.memory.total, rel=0.15)
 

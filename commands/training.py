@@ -42,12 +42,16 @@ class Train:
     """A rung of the ladder: 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
     recipe: Literal["paper", "small"] | None = None
     """What all other options start from: the paper's recipe, or the small models' (the default up to 5M; docs/training.md)."""
-    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] | None = None
-    """The router, or a dense model."""
+    router: str | None = None
+    """s-base, hash, rl-r, switch or loss-free (docs/routers.md), or dense."""
     experts: int | None = None
     """Experts E of a routed layer."""
     k: int | None = None
     """Experts per token."""
+    granularity: int | None = None
+    """G: experts are 1/G as wide as a dense feed-forward."""
+    shared_experts: int | None = None
+    """Experts that every token uses besides."""
     routing_frequency: float | None = None
     """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
     steps: int | None = None
@@ -119,7 +123,8 @@ class Train:
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both say how long to train; give one of them")
         base = self._base()
-        names = ("size", "router", "experts", "k", "routing_frequency", "context", "dtype", "evaluation_capacity_factor")
+        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
+        names = (*names, "evaluation_capacity_factor")
         model = _changed(base.model, self, names)
         model = replace(model, remat=model.remat or self.remat)
         data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))

@@ -99,9 +99,7 @@ def _causal_softmax_jvp(
 
 @jax.custom_vjp
 def gather(
-    x: Shaped[Array, "rows d_model"],
-    index: Int[Array, "*places"],
-    back: Int[Array, "rows readers"],
+    x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"], back: Int[Array, "rows readers"]
 ) -> Shaped[Array, "*places d_model"]:
     """Plain form: `x[index]`, zeros for an index one past the last.
 

@@ -110,9 +110,7 @@ def mean_of(
 
 
 def router_losses(
-    routing: Routing,
-    log_prob: Float[Array, "batch context"],
-    real: Bool[Array, "batch context"],
+    routing: Routing, log_prob: Float[Array, "batch context"], real: Bool[Array, "batch context"]
 ) -> dict[str, Float[Array, ""]]:
     """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed
     over layers."""

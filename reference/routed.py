@@ -13,14 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped
 
 from reference.config import ModelConfig, RouterConfig
-from reference.dispatch import (
-    Plan,
-    block_length,
-    combine,
-    plan_blocks,
-    plan_capacity,
-    to_slots,
-)
+from reference.dispatch import Plan, block_length, combine, plan_blocks, plan_capacity, to_slots
 from reference.errors import ConfigError
 from reference.feedforward import Experts, FeedForward
 from reference.mesh import BATCH, EXPERT, TOKENS, devices_along, laid_out, reshaped

@@ -199,8 +199,7 @@ class Transformer(eqx.Module):
         keys = None if key is None else jax.random.split(key, number)
 
         def _group(
-            x: Float[Array, "batch context d_model"],
-            xs: tuple[Group, PRNGKeyArray | None],
+            x: Float[Array, "batch context d_model"], xs: tuple[Group, PRNGKeyArray | None]
         ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
             weights, key = xs
             return eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)

@@ -14,6 +14,7 @@
     [run]                      # what all runs share: the sections of a run's config.toml
     tokens = 8e6               # or steps
 
+`recipe = "paper"` at the top of the file: what is left out is the paper's, not the small models'.
 A dense run has no experts, k or routing frequency; a routed run of one expert is left out; a run
 that several grids ask for is made once. The schedule ends with the run and warm-up takes at most a
 tenth of it, unless [optimizer] has `steps` or `warmup_steps` (our choice, as in `cli.py train`).
@@ -24,13 +25,14 @@ import math
 import re
 import tomllib
 from collections.abc import Iterable, Iterator
-from dataclasses import fields, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from reference.config import SIZES
 from reference.errors import ConfigError
 from sweep.run import Run
-from training.config import ModelOptions, TrainConfig, from_table
+from training.config import ModelOptions, TrainConfig, from_table, paper_recipe
 
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 """A grid's lists, the slowest to change first."""
@@ -61,19 +63,37 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
         table = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{source}: not TOML ({error})") from error
-    grids, runs = table.pop("grid", None), dict[str, Run]()
+    grids, runs, recipe = table.pop("grid", None), dict[str, Run](), table.pop("recipe", "")
+    if recipe not in ("", "small", "paper"):
+        raise ConfigError(f"{source}: recipe is {recipe!r}; it is 'small' or 'paper'")
     if not grids:
         raise ConfigError(f"{source}: there is no [grid]; it lists sizes, routers, experts, seeds")
     shared = _sections(table, source)
+    base = paper_recipe() if recipe == "paper" else TrainConfig()
+    if recipe == "paper":
+        paper = {n: asdict(part) for n, part in base.sections().items()}
+        if shared["tokens"] or "tokens" in shared["run"]:
+            del paper["run"]["steps"]
+        for name in ("steps", "warmup_steps"):
+            del paper["optimizer"][name]
+        shared = {n: paper.get(n, {}) | own for n, own in shared.items()}
     for grid in grids if isinstance(grids, list) else [grids]:
-        for run in _runs_of_grid(grid, shared, source, out):
+        for run in _runs_of_grid(grid, shared, base, source, out):
             if runs.setdefault(run.name, run).config != run.config:
                 raise ConfigError(f"{source}: two grids have a run {run.name}; give one a variant")
     _check_sizes(table, runs.values(), source)
+    large = sorted({run.config.model.size for run in runs.values()} & set(SIZES))
+    if large and not recipe:
+        raise ConfigError(
+            f"{source}: {', '.join(large)} are sizes of the paper, and the defaults are for small "
+            "models;\nput recipe = 'paper' or recipe = 'small' at the top of the file"
+        )
     return list(runs.values())
 
 
-def _runs_of_grid(grid: Any, shared: Table, source: str, out: Path) -> Iterator[Run]:
+def _runs_of_grid(
+    grid: Any, shared: Table, base: TrainConfig, source: str, out: Path
+) -> Iterator[Run]:
     where = f"{source}: grid"
     if not isinstance(grid, dict):
         raise ConfigError(f"{where} must be a section of lists, such as seed = [0, 1]")
@@ -83,7 +103,7 @@ def _runs_of_grid(grid: Any, shared: Table, source: str, out: Path) -> Iterator[
     variant = grid.get("variant", "")
     if not re.fullmatch("[a-z0-9_.-]*", str(variant)):
         raise ConfigError(f"{where}.variant is {variant!r}; use small letters, digits and -_.")
-    configs = [_config(point, merged, source) for point in _points(grid)]
+    configs = [_config(point, merged, base, source) for point in _points(grid)]
     runs = [Run(_name(config, variant), config, out, variant) for config in configs]
     if not runs:
         raise ConfigError(f"{where} has no run; a routed one needs 2 experts or more")
@@ -102,7 +122,7 @@ def _points(grid: Table) -> Iterator[Table]:
             yield point
 
 
-def _config(point: Table, merged: Table, source: str) -> TrainConfig:
+def _config(point: Table, merged: Table, base: TrainConfig, source: str) -> TrainConfig:
     """The options of one run."""
     router = str(point.get("router", ModelOptions.router)).replace("-", "_")
     sections = {n: dict(merged[n]) for n in merged if n in SHARED or n == router}
@@ -118,8 +138,8 @@ def _config(point: Table, merged: Table, source: str) -> TrainConfig:
         config = from_table({"model": model, "data": sections["data"]}, source)
         batch = config.data.batch * config.model.context
         run["steps"] = math.ceil(_positive(tokens, f"{source}: tokens") / batch)
-    steps, default = from_table({"run": run}, source).run.steps, TrainConfig().optimizer
-    schedule = {"steps": steps, "warmup_steps": min(default.warmup_steps, steps // 10)}
+    steps = from_table({"run": run}, source).run.steps
+    schedule = {"steps": steps, "warmup_steps": min(base.optimizer.warmup_steps, steps // 10)}
     config = from_table(sections | {"optimizer": schedule | sections["optimizer"]}, source)
     if (peak := merged["learning_rate"].get(size)) is not None:
         optimizer = config.optimizer
@@ -154,7 +174,7 @@ def _sections(table: Table, where: str) -> Table:
     from_table(others, where)
     for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
         _positive(table[name][size], f"{where}: {name}.{size}")
-    names = (*BY_SIZE, *(field.name for field in fields(TrainConfig)))
+    names = (*BY_SIZE, *TrainConfig().sections())
     return {name: table.get(name, {}) for name in names}
 
 

@@ -27,10 +27,10 @@ def train_locally(
 
     def _train(run: Run) -> None:
         if not stop.asked:
-            process = _start(run)
-            running.add(process)
-            process.wait()
-            running.discard(process)
+            with _start(run) as process:
+                running.add(process)
+                process.wait()
+                running.discard(process)
 
     def _pin() -> None:
         # A process inherits the cores of the thread that starts it.

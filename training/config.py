@@ -5,21 +5,20 @@ The defaults train a small routed model on two CPU cores in about two minutes. T
 `paper_recipe`.
 """
 
-import dataclasses
 import difflib
 import re
 import tomllib
 import typing
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import msgspec
 import tomli_w
 
-from reference.config import SIZES, ModelConfig, RouterConfig, Size
+from reference.config import SIZES, DropOrder, ModelConfig, RouterConfig, Size, technique
 from reference.errors import ConfigError
-from reference.routers import Hash, Reinforce, RouterOptions, SinkhornBase, Switch
+from reference.routers import ROUTERS, Reinforce, RouterOptions
 from training.optimizer import OptimizerConfig
 
 NANO: dict[str, Size] = {
@@ -49,7 +48,8 @@ class ModelOptions:
 
     size: str = "107K"
     """A size of `LADDER`, from 7K to 7B."""
-    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] = "s-base"
+    router: str = "s-base"
+    """A router of `reference.routers.ROUTERS`, or dense."""
     experts: int = 8
     k: int = 1
     routing_frequency: float = 0.5
@@ -59,8 +59,16 @@ class ModelOptions:
     """Of training; 0 for no limit: no token is dropped."""
     evaluation_capacity_factor: float = 0.0
     """Of evaluation; 0 for no limit. A loss with one depends on what else is in the batch."""
-    sequences_per_group: int = 1
-    """Sequences that are routed together."""
+    sequences_per_group: int = 0
+    """Sequences that are routed together; 0: as many of a device's as give each expert 64 tokens in
+    the mean."""
+    drop_order: DropOrder = "position"
+    """Who is dropped where an expert is full: the last by position, later choices of a token before
+    first ones, the smallest gates, or some at random."""
+    granularity: int = 1
+    """G: experts are 1/G as wide as a dense feed-forward."""
+    shared_experts: int = 0
+    """Experts that every token uses besides."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: int = 4
@@ -70,25 +78,29 @@ class ModelOptions:
     little more to compile.
     """
 
-    def model(self, vocabulary: int, technique: RouterOptions | None) -> ModelConfig:
-        """The model's configuration, for a tokenizer of `vocabulary` ids; `technique` is None for a
-        dense one.
+    def __post_init__(self) -> None:
+        if self.size not in LADDER:
+            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
+        if self.router != "dense":
+            technique(self.router)
+
+    def model(self, vocabulary: int, options: RouterOptions | None) -> ModelConfig:
+        """The model's configuration, for a tokenizer of `vocabulary` ids; `options` are the
+        router's, None for a dense model.
 
         Raises `ConfigError` for one that is none.
         """
-        if self.size not in LADDER:
-            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
-        router = None
-        if technique is not None:
-            factor = self.capacity_factor or None
-            router = RouterConfig(
-                technique,
-                self.experts,
-                self.k,
-                factor,
-                self.evaluation_capacity_factor or None,
-                sequences_per_group=self.sequences_per_group,
-            )
+        router = options and RouterConfig(
+            options,
+            self.experts,
+            self.k,
+            self.capacity_factor or None,
+            self.evaluation_capacity_factor or None,
+            self.sequences_per_group or None,
+            self.drop_order,
+            self.granularity,
+            self.shared_experts,
+        )
         return ModelConfig(
             LADDER[self.size],
             router,
@@ -98,7 +110,14 @@ class ModelOptions:
             dtype=self.dtype,
             remat=self.remat,
             unroll=self.unroll,
+            vocabulary_multiple=vocabulary_multiple(vocabulary),
         )
+
+
+def vocabulary_multiple(vocabulary: int) -> int:
+    """What the embedding's rows are rounded up to a multiple of, so that any `model` axis up to it
+    divides them. Our choice: 128, the lanes of a TPU, where that adds at most 3 %; else 8."""
+    return 128 if vocabulary >= 4096 else 8
 
 
 @dataclass(frozen=True)
@@ -231,42 +250,54 @@ class TrainConfig:
     """Our choice for small models:
     the paper's learning rates are for hundreds of times more steps."""
     run: RunOptions = field(default_factory=RunOptions)
-    s_base: SinkhornBase = field(default_factory=SinkhornBase)
-    """What only S-BASE has;
-    so the next three for their techniques. Those of other routers than the model's mean nothing."""
-    hash: Hash = field(default_factory=Hash)
-    rl_r: Reinforce = field(
-        default_factory=lambda: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)
-    )
-    """Our choice for small models:
-    an entropy penalty and twice the balancing. With an entropy bonus the policy stayed all but
-    uniform, and its model was worse than the dense one (one seed; docs/LOG.md)."""
-    switch: Switch = field(default_factory=Switch)
+    routers: dict[str, RouterOptions] = field(default_factory=lambda: _router_options())
+    """What only one router has, for each by its name: in a file the sections [s_base], [rl_r] and
+    so on. Those of other routers than the model's mean nothing."""
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids.
 
         Raises `ConfigError` for one that is none.
         """
-        techniques: dict[str, RouterOptions] = {
-            "s-base": self.s_base,
-            "hash": self.hash,
-            "rl-r": self.rl_r,
-            "switch": self.switch,
-        }
-        return self.model.model(vocabulary, techniques.get(self.model.router))
+        return self.model.model(vocabulary, self.routers.get(self.model.router))
+
+    def group(self) -> int | None:
+        """Sequences that are routed together; None for a dense model, or where groups do not divide
+        the batch."""
+        shape, router = self.run.mesh_shape(), self.model_config(vocabulary=1).router
+        devices = self.data.accumulate * shape["data"] * shape["expert"]
+        if router is None or self.data.batch % devices:
+            return None
+        return router.group_of(self.data.batch // devices, self.model.context, inference=True)
+
+    def sections(self) -> dict[str, Any]:
+        """The dataclass of each section of a file, by its name."""
+        options = {_section(name): options for name, options in self.routers.items()}
+        return {name: getattr(self, name) for name in _SECTIONS} | options
 
 
-def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
+_SECTIONS = ("model", "data", "optimizer", "run")
+
+
+def _section(router: str) -> str:
+    """The section of a file that a router's options are in."""
+    return router.replace("-", "_")
+
+
+def _router_options() -> dict[str, RouterOptions]:
+    """Every router's defaults, RL-R's for small models.
+
+    Our choice: an entropy penalty and twice the balancing. With an entropy bonus the policy stayed
+    all but uniform, and its model was worse than the dense one (one seed; docs/LOG.md).
+    """
+    options = {name: options() for name, options in ROUTERS.items()}
+    return options | {Reinforce.name: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)}
+
+
+def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) -> TrainConfig:
     """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(
-        size,
-        typing.cast(Any, router),
-        experts,
-        context=2048,
-        dtype="bfloat16",
-        remat=True,
-        unroll=1,
+        size, router, experts, context=2048, dtype="bfloat16", remat=True, unroll=1
     )
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)
     return TrainConfig(
@@ -274,13 +305,13 @@ def paper_recipe(size: str, router: str, experts: int) -> TrainConfig:
         DataOptions(tokenizer="bpe:32000", batch=256),
         OptimizerConfig(),
         run,
-        rl_r=Reinforce(),
+        {name: options() for name, options in ROUTERS.items()},
     )
 
 
 def to_toml(config: TrainConfig) -> str:
     """`config` as TOML, every field written out."""
-    return tomli_w.dumps(dataclasses.asdict(config))
+    return tomli_w.dumps({name: asdict(part) for name, part in config.sections().items()})
 
 
 def from_toml(text: str, source: str) -> TrainConfig:
@@ -301,14 +332,17 @@ def toml_table(text: str, source: str) -> dict[str, Any]:
 
 def from_table(table: dict[str, Any], source: str) -> TrainConfig:
     """As `from_toml`, of a parsed file."""
-    sections: dict[str, Any] = dataclasses.asdict(TrainConfig())
-    known(table, list(sections), source, "section")
+    defaults = TrainConfig().sections()
+    known(table, list(defaults), source, "section")
+    made = dict(defaults)
     for name, values in table.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
-        known(values, list(sections[name]), source, f"[{name}] knob")
-        sections[name] |= values
-    return typed(sections, TrainConfig, source)
+        fields = asdict(defaults[name])
+        known(values, list(fields), source, f"[{name}] knob")
+        made[name] = typed(fields | values, type(defaults[name]), f"{source}: {name}")
+    routers = {router: made[_section(router)] for router in ROUTERS}
+    return TrainConfig(**{name: made[name] for name in _SECTIONS}, routers=routers)
 
 
 def read_toml(path: Path) -> TrainConfig:
@@ -324,18 +358,13 @@ def differences(
     ours: TrainConfig, theirs: TrainConfig, *, except_for: tuple[str, ...] = ()
 ) -> list[str]:
     """The knobs in which two configurations differ, each with both values, from theirs to ours."""
+    before = theirs.sections()
     return [
-        f"{section}.{name}: {getattr(theirs_section, name)!r} -> {getattr(ours_section, name)!r}"
-        for section in _names(TrainConfig)
-        for ours_section, theirs_section in [(getattr(ours, section), getattr(theirs, section))]
-        for name in _names(type(ours_section))
-        if getattr(ours_section, name) != getattr(theirs_section, name)
-        and f"{section}.{name}" not in except_for
+        f"{section}.{name}: {asdict(before[section])[name]!r} -> {value!r}"
+        for section, part in ours.sections().items()
+        for name, value in asdict(part).items()
+        if asdict(before[section])[name] != value and f"{section}.{name}" not in except_for
     ]
-
-
-def _names(kind: type) -> list[str]:
-    return [field.name for field in dataclasses.fields(kind)]
 
 
 def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
@@ -358,7 +387,7 @@ def typed(value: Any, kind: Any, where: str) -> Any:
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$.")
         fields = path.rstrip("`").split(".") if path else []
-        place = ".".join([where, *fields]) if kind is not TrainConfig else f"{where}: {path[:-1]}"
+        place = ".".join([where, *fields])
         for name in fields:
             value, kind = value[name], typing.get_type_hints(kind)[name]
         if typing.get_origin(kind) is Literal:

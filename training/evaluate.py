@@ -28,6 +28,8 @@ class Sums(eqx.Module):
     """How many choices fell on each expert."""
     choices: Int[Array, "layers tokens k"] | None
     """The choices themselves, -1 where there is no target; whole on each device."""
+    dropped: Int[Array, "layers"] | None
+    """How many choices were dropped: none but with an `evaluation_capacity_factor`."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,8 @@ class Evaluation:
     """Fraction of the choices that fell on each expert, by routed layer; None for a dense model."""
     choices: Int[np.ndarray, "layers tokens k"] | None = None
     """The choices themselves, if they were kept: -1 where there is no target."""
+    dropped: Float[np.ndarray, "layers"] | None = None
+    """Fraction of the choices that were dropped, by routed layer."""
     others: dict[str, float] = field(default_factory=dict)
     """Loss on other texts, by name."""
 
@@ -51,7 +55,7 @@ def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> 
     real = tokens[:, 1:] != PADDING
     loss = -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0))
     if routing is None:
-        return Sums(loss, jnp.sum(real), None, None)
+        return Sums(loss, jnp.sum(real), None, None, None)
     return Sums(loss, jnp.sum(real), *_choices(routing, real))
 
 
@@ -62,16 +66,18 @@ def evaluate(
     `sums_of`, compiled. NaN if there is no target. `keep_choices`: every token's, in memory."""
     # Two batches are under way, so that the device need not wait for the host, nor the host hold
     # all batches. Summed in float64, as Python has it.
-    loss, targets, counts = 0.0, 0, None
+    loss, targets, counts, dropped = 0.0, 0, None, None
     kept: list[Int[np.ndarray, "layers tokens k"]] = []
     under_way: deque[Sums] = deque()
 
     def _collect() -> None:
-        nonlocal loss, targets, counts
+        nonlocal loss, targets, counts, dropped
         sums = under_way.popleft()
         loss, targets = loss + float(sums.loss), targets + int(sums.targets)
         if sums.counts is not None:
             counts = np.asarray(sums.counts, np.int64) + (0 if counts is None else counts)
+        if sums.dropped is not None:
+            dropped = np.asarray(sums.dropped, np.int64) + (0 if dropped is None else dropped)
         if keep_choices and sums.choices is not None:
             kept.append(np.asarray(sums.choices).astype(np.int16))
 
@@ -82,21 +88,32 @@ def evaluate(
     while under_way:
         _collect()
     mean = loss / targets if targets else math.nan
-    load = None if counts is None else counts / counts.sum(axis=1, keepdims=True)
-    return Evaluation(mean, targets, load, np.concatenate(kept, axis=1) if kept else None)
+    all_choices = np.concatenate(kept, axis=1) if kept else None
+    if counts is None or dropped is None:
+        return Evaluation(mean, targets, None)
+    total = counts.sum(axis=1)
+    return Evaluation(mean, targets, counts / total[:, None], all_choices, dropped / total)
 
 
 def _choices(
     routing: Routing, real: Bool[Array, "batch context"]
-) -> tuple[Int[Array, "layers experts"], Int[Array, "layers all_tokens k"]]:
-    """Tokens per expert, and each token's choices (-1 at padding), over non-padding targets."""
+) -> tuple[
+    Int[Array, "layers experts"], Int[Array, "layers all_tokens k"], Int[Array, "layers"] | None
+]:
+    """Tokens per expert, each token's choices (-1 at padding), and how many were dropped, over
+    non-padding targets."""
     layers, groups, tokens, k = routing.experts.shape
     counted = reshaped(real, (1, groups, tokens, 1), (None, BATCH, None, None))
     choices = jnp.where(counted, routing.experts, -1)
     experts = jnp.arange(routing.load.shape[-1], dtype=choices.dtype)
     counts = jnp.sum(choices[..., None] == experts, axis=(1, 2, 3), dtype=jnp.int32)
     whole = laid_out(choices, (None, None, None, None))
-    return counts, reshaped(whole, (layers, groups * tokens, k), (None, None, None))
+    dropped = (
+        None
+        if routing.kept is None
+        else jnp.sum(counted & ~routing.kept, axis=(1, 2, 3), dtype=jnp.int32)
+    )
+    return counts, reshaped(whole, (layers, groups * tokens, k), (None, None, None)), dropped
 
 
 def sample(

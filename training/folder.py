@@ -115,6 +115,12 @@ def check_options(folder: Path, config: TrainConfig) -> None:
         max(checkpoint_steps(folder / CHECKPOINTS), default=0),
     )
     different = differences(config, before, except_for=MAY_DIFFER)
+    if not different and config.group() != before.group():
+        raise InputError(
+            f"{folder} has a run that routes {before.group()} sequences together, but on this mesh "
+            f"and in these microbatches it would be {config.group()}; use another mesh, or another "
+            "folder with model.sequences_per_group"
+        )
     reason = ""
     if config.optimizer.schedule == before.optimizer.schedule == "stable":
         decay = min(config.optimizer.decay_begins, before.optimizer.decay_begins)

@@ -65,11 +65,7 @@ class TextLoss:
 
 
 def load_run(
-    folder: Path,
-    step: int | None = None,
-    *,
-    mesh: Mesh | None = None,
-    dtype: Dtype | None = None,
+    folder: Path, step: int | None = None, *, mesh: Mesh | None = None, dtype: Dtype | None = None
 ) -> LoadedRun:
     """The run in `folder` at its newest checkpoint, or that of `step`, without optimizer state.
 
@@ -92,7 +88,7 @@ def _batch(batch: int, model: ModelConfig, mesh: Mesh | None) -> int:
     """Sequences of an evaluation batch: `batch`, rounded up to whole groups on every device."""
     if mesh is None:
         return batch
-    group = 1 if model.router is None else model.router.sequences_per_group
+    group = 1 if model.router is None else model.router.sequences_per_group or 1
     multiple = mesh.shape[DATA] * mesh.shape[EXPERT] * group
     return -(-batch // multiple) * multiple
 

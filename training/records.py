@@ -3,9 +3,11 @@ step and per evaluation.
 
 A step's line has `step`, `loss`, `router_losses`, `learning_rate`, `gradient_norm`,
 `tokens_per_second` (null for a first step, which is compiled), `metrics` (means over routed layers)
-and `layers` (the same by layer). An evaluation's line has `step` and `evaluation`, with `loss`,
-`targets`, `others` (losses of other texts, by name), `changed` (as `router_changed` below) and
-`load`: the fraction of choices of each expert, by routed layer.
+and `layers` (the same by layer), and `dropped_by_tenth`: the fraction of the choices that was
+dropped in each tenth of the context, by routed layer. An evaluation's line has `step` and
+`evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (as
+`router_changed` below), `load`: the fraction of choices of each expert, by routed layer, and
+`dropped_fraction` of the evaluation, by routed layer.
 
 A row of the curves has, after the release's columns and ours, `router_NAME` for each of
 `ROUTER_METRICS`: the mean over routed layers and over the steps since the evaluation before;
@@ -25,24 +27,22 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from jaxtyping import Array, Shaped
 
 from common.files import write_atomically
 from reference.config import ModelConfig
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.objective import Report
+from reference.routers import ROUTERS
 from training.choices import CHOICES, Choices
 from training.evaluate import Evaluation
 
 METRICS, CURVES = "metrics.jsonl", "curves.csv"
 
-ROUTER_TYPES = {
-    "dense": "Dense",
-    "s-base": "S-Base",
-    "hash": "Hash",
-    "rl-r": "RL-R",
-    "switch": "Switch",
+ROUTER_TYPES = {"dense": "Dense"} | {
+    name: options.release_name for name, options in ROUTERS.items()
 }
-"""The release's names for the techniques, and Switch."""
+"""What the column `router_type` calls a router."""
 
 
 ROUTER_METRICS = (
@@ -210,6 +210,7 @@ class Records:
                 "tokens_per_second": tokens_per_second,
                 "metrics": means,
                 "layers": layers,
+                "dropped_by_tenth": _rounded(report.dropped),
             }
             self._add(record)
             self._since_evaluation.append(means)
@@ -219,14 +220,14 @@ class Records:
         """Record an evaluation: a row of the curves, and a line with the experts' loads."""
         if self._metrics is None or self._curves is None or self._choices is None:
             return
-        load = None if found.load is None else np.round(found.load, 6).tolist()
         changed = None if found.choices is None else self._choices.changed(step, found.choices)
         about = {
             "loss": found.loss,
             "targets": found.targets,
             "others": found.others,
             "changed": changed,
-            "load": load,
+            "load": _rounded(found.load),
+            "dropped_fraction": _rounded(found.dropped),
         }
         routers = {f"router_{name}": self._mean_since(name) for name in ROUTER_METRICS} | {
             "router_changed": changed
@@ -291,6 +292,10 @@ class Curves:
         writer.writeheader()
         writer.writerows(self._rows)
         write_atomically(self._path, text.getvalue())
+
+
+def _rounded(values: Shaped[Array | np.ndarray, "..."] | None) -> list[Any] | None:
+    return None if values is None else np.round(np.asarray(values), 6).tolist()
 
 
 def _steps_since_evaluation(records: list[dict[str, Any]]) -> list[dict[str, float]]:

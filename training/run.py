@@ -82,10 +82,7 @@ def train(
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
-    with (
-        peers(_KEPT),
-        stop_on_signals(watcher.on_event) as stop,
-    ):
+    with peers(_KEPT), stop_on_signals(watcher.on_event) as stop:
         tokenizer, shards = prepare(config.data, cache, watcher.on_event)
         setup = set_up(config, tokenizer, shards)
         check_alike(f"{config} {data_of(tokenizer, shards)}")

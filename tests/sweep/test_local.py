@@ -132,9 +132,10 @@ def test_the_same_command_tries_failed_runs_again_and_leaves_others_alone(
 def test_a_grid_with_other_options_for_the_same_folder_is_refused_before_anything_runs(
     swept: Swept, programs: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    other = write_grid(programs / "other.toml", programs, FAILING, steps=1600)
+    other = programs / "other.toml"
+    other.write_text(swept.grid.read_text().replace("peak_learning_rate = 1e-2", "peak_learning_rate = 2e-2"))
     assert main(["sweep", str(other), "--out", str(swept.out), "--jobs", "1"]) == 2
     printed = capsys.readouterr().err
     assert "has a run with other options" in printed
-    assert "run.steps: 1200 -> 1600" in printed
+    assert "optimizer.peak_learning_rate: 0.01 -> 0.02" in printed
     assert printed.count("\n") == 1

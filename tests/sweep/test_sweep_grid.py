@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from reference.errors import ConfigError
 from sweep.grid import read_grid, runs_of
 from sweep.run import Run
-from training.config import NANO, TrainConfig, from_toml, to_toml
+from training.config import NANO, TrainConfig, from_toml, paper_recipe, to_toml
 
 OUT = Path("out")
 
@@ -119,18 +120,36 @@ def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
     assert (large.peak_learning_rate, large.final_learning_rate) == (1e-2, pytest.approx(7.5e-4, rel=1e-15))
 
 
+def test_sizes_of_the_paper_name_the_recipe_that_they_start_from() -> None:
+    text = "[grid]\nsize = ['15M']\nrouter = 'dense'\n"
+    with pytest.raises(ConfigError, match="15M are sizes of the paper.*\nput recipe = 'paper' or"):
+        runs(text)
+    (small,), (paper,), (short,) = (
+        runs(f"recipe = '{name}'\n{text}{more}") for name, more in (("small", ""), ("paper", ""), ("paper", SHORT))
+    )
+    assert (small.config.data.batch, paper.config.data.batch) == (32, 256)
+    assert paper.config == replace(
+        paper_recipe("15M", "dense"), run=paper.config.run, model=paper.config.model, routers=paper.config.routers
+    )
+    assert (paper.config.run.steps, paper.config.optimizer.steps, paper.config.optimizer.warmup_steps) == (250_000, 250_000, 1500)
+    assert (short.config.run.steps, short.config.optimizer.warmup_steps) == (10, 1)
+
+
+SHORT = f"[run]\ntokens = {10 * 256 * 2048}\n"
+
+
 def test_a_routers_own_knobs_are_its_runs_alone() -> None:
     shared, table = grid(router=["dense", "hash"]), '[hash]\ntable = "balanced"\n'
     before, after = runs(shared), runs(shared + table)
     assert before[0].config == after[0].config
-    assert (before[1].config.hash.table, after[1].config.hash.table) == ("modulo", "balanced")
+    assert [run[1].config.sections()["hash"].table for run in (before, after)] == ["modulo", "balanced"]
 
 
 def test_a_grids_own_knobs_are_its_runs_alone_and_its_name_ends_theirs() -> None:
     own = "[grid.s_base]\niterations = 3\n[grid.run]\ntokens = 1e5\n"
     plain, short = runs(f"[[grid]]\nrouter = 's-base'\n[[grid]]\nrouter = 's-base'\nvariant = 'short'\n{own}")
     assert (plain.name, short.name) == ("107K-s-base-e8-seed0", "107K-s-base-e8-seed0-short")
-    assert (plain.config.s_base.iterations, short.config.s_base.iterations) == (10, 3)
+    assert [run.config.sections()["s_base"].iterations for run in (plain, short)] == [10, 3]
     assert plain.config.run.steps > short.config.run.steps == math.ceil(1e5 / (32 * 128))
 
 
@@ -151,7 +170,7 @@ def test_a_grids_own_numbers_by_size_go_before_the_files() -> None:
         ("[grid]\nsizes = ['27K']\n", "grid, beside variant, size, router"),
         ("[grid]\nsize = ['27K', '61K']\n", "no size is called '61K'"),
         ("[grid]\nsize = []\n", "grid has no run"),
-        ("[grid]\nrouter = ['base']\n", "model.router is 'base'; it must be one of 'dense'"),
+        ("[grid]\nrouter = ['base']\n", "model: no router is called 'base'; there are dense, s-base"),
         ("[grid]\nexperts = ['4']\n", "model.experts is '4'; it must be of type int"),
         ("[grid]\nexperts = [4]\nk = [8]\n", "107K-s-base-e4-k8-seed0 cannot be: k is 8 with 4 experts"),
         ("[grid]\nseed = [0]\n[schedule]\n", "there is no section 'schedule'"),

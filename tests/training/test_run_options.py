@@ -1,18 +1,19 @@
 """Every knob of a run goes into TOML and comes back, and what is wrong there is said with its place."""
 
 import dataclasses
-import typing
-from typing import Literal
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from reference.config import RouterConfig
 from reference.errors import ConfigError
-from reference.routers import Hash, Reinforce, RouterOptions, SinkhornBase, Switch
+from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
+from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
 
 LENGTH = st.integers(1, 10**9)
@@ -20,16 +21,19 @@ RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
 
 CONFIGS = st.builds(
     TrainConfig,
-    model=st.builds(
-        ModelOptions, router=st.sampled_from(["dense", "s-base", "hash", "rl-r", "switch"]), experts=LENGTH, remat=st.booleans()
-    ),
+    model=st.builds(ModelOptions, router=st.sampled_from(["dense", *ROUTERS]), experts=LENGTH, remat=st.booleans()),
     data=st.builds(DataOptions, corpus=st.text(st.characters(exclude_categories=["Cs"])), held_out=st.floats(0.01, 0.99), batch=LENGTH),
     optimizer=st.builds(OptimizerConfig, peak_learning_rate=RATE, weight_decay=RATE),
     run=st.builds(RunOptions, steps=LENGTH, seed=st.integers(0, 2**31)),
-    s_base=st.builds(SinkhornBase, iterations=st.integers(2, 100)),
-    hash=st.builds(Hash, table=st.sampled_from(["modulo", "random", "balanced"]), seed=st.integers(0, 100)),
-    rl_r=st.builds(Reinforce, policy_weight=RATE, entropy_weight=st.floats(-1, 1)),
-    switch=st.builds(Switch, balance_weight=RATE, z_weight=RATE),
+    routers=st.fixed_dictionaries(
+        {
+            "s-base": st.builds(SinkhornBase, iterations=st.integers(2, 100)),
+            "hash": st.builds(Hash, table=st.sampled_from(["modulo", "random", "balanced"]), seed=st.integers(0, 100)),
+            "rl-r": st.builds(Reinforce, policy_weight=RATE, entropy_weight=st.floats(-1, 1)),
+            "switch": st.builds(Switch, balance_weight=RATE, z_weight=RATE),
+            "loss-free": st.builds(LossFree, speed=RATE),
+        }
+    ),
 )
 
 
@@ -45,24 +49,18 @@ def test_a_configuration_without_a_default_is_read_back() -> None:
 
 def test_every_knob_is_written() -> None:
     written = to_toml(TrainConfig())
-    for section, kind in typing.get_type_hints(TrainConfig).items():
+    for section, part in TrainConfig().sections().items():
         _, _, rest = written.partition(f"[{section}]\n")
         names = [line.partition(" = ")[0] for line in rest.partition("\n[")[0].strip().splitlines()]
-        assert names == [field.name for field in dataclasses.fields(kind)], section
+        assert names == [field.name for field in dataclasses.fields(part)], section
 
 
 def test_the_routers_own_knobs_reach_the_model() -> None:
     s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
     rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
-    routers: dict[Literal["s-base", "hash", "rl-r", "switch"], RouterOptions] = {
-        "s-base": s_base,
-        "hash": table,
-        "rl-r": rl_r,
-        "switch": switch,
-    }
+    routers: dict[str, RouterOptions] = {"s-base": s_base, "hash": table, "rl-r": rl_r, "switch": switch, "loss-free": LossFree(0.5)}
     for name, technique in routers.items():
-        config = TrainConfig(model=ModelOptions(router=name), s_base=s_base, hash=table, rl_r=rl_r, switch=switch)
-        routed = config.model_config(257).router
+        routed = TrainConfig(model=ModelOptions(router=name), routers=routers).model_config(257).router
         assert isinstance(routed, RouterConfig)
         assert routed.technique == technique
     assert TrainConfig(model=ModelOptions(router="dense")).model_config(257).router is None
@@ -88,7 +86,7 @@ def test_the_papers_recipe_is_the_papers() -> None:
         ("[model]\nexperts = 8.5", r"^runs/a.toml: model.experts is 8.5; it must be of type int$"),
         ("[run]\nseed = true", r"^runs/a.toml: run.seed is True; it must be of type int$"),
         ('[run]\nseed = "1"', r"^runs/a.toml: run.seed is '1'; it must be of type int$"),
-        ('[model]\nrouter = "base"', r"^runs/a.toml: model.router is 'base'; it must be one of 'dense', 's-base'"),
+        ('[model]\nrouter = "base"', r"^runs/a.toml: model: no router is called 'base'; there are dense, s-base"),
         ("[rl_r]\npolicy_weight = -1", r"^runs/a.toml: rl_r: RL-R's policy_weight is -1.0; make it a finite number, at least 0$"),
         ("[data]\nbatch = 0", r"^runs/a.toml: data: batch is 0; it must be at least 1$"),
     ],
@@ -115,6 +113,18 @@ def test_held_out_and_test_documents_leave_some_to_train_on() -> None:
 
 
 def test_differences_name_the_knob_and_both_values() -> None:
-    ours, theirs = TrainConfig(rl_r=Reinforce(balance_weight=0.02, entropy_weight=0.25)), TrainConfig(run=RunOptions(seed=1))
+    changed = TrainConfig().routers | {"rl-r": Reinforce(balance_weight=0.02, entropy_weight=0.25)}
+    ours, theirs = TrainConfig(routers=changed), TrainConfig(run=RunOptions(seed=1))
     assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]
     assert differences(ours, theirs, except_for=("run.seed",)) == ["rl_r.entropy_weight: -0.01 -> 0.25"]
+
+
+def test_a_run_whose_groups_would_change_is_not_continued(tmp_path: Path) -> None:
+    # 32 sequences of 128 tokens, 8 experts: 4 sequences are 64 tokens an expert. Over 16 devices each holds two.
+    config = TrainConfig()
+    assert config.group() == 4
+    (tmp_path / CONFIG).write_text(to_toml(config))
+    check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=8")))
+    check_options(tmp_path, dataclasses.replace(config, data=DataOptions(accumulate=2)))
+    with pytest.raises(InputError, match="routes 4 sequences together, but on this mesh and in these microbatches it would be 2"):
+        check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=16")))

@@ -18,7 +18,7 @@ EXPERTS, SEQUENCES, CONTEXT = 16, 8, 12
 
 
 def model(technique: RouterOptions) -> Transformer:
-    """Two routed layers of 16 experts."""
+    """Two routed layers of 16 experts, routed in groups of one sequence whatever the microbatch."""
     router = RouterConfig(technique, EXPERTS, sequences_per_group=1)
     config = ModelConfig(Size(16, 2, 2, 8), router, 1.0, vocabulary=32, context=CONTEXT)
     return Transformer(config, key=jax.random.key(0))

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from reference.routers import ROUTERS
 from tests.checks import HANG_SECONDS
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
 from training.loop import Progress
@@ -37,7 +38,7 @@ def tiny(corpus: Path, **changes: Any) -> TrainConfig:
     """
     end = changes.pop("schedule_steps", 100)
     config = TrainConfig(
-        ModelOptions("27K", "s-base", experts=4, context=16),
+        ModelOptions("27K", "s-base", experts=4, context=16, sequences_per_group=1),
         DataOptions(str(corpus), held_out=0.2, test=0.2, also=f"all={corpus}", batch=4),
         OptimizerConfig(initial_learning_rate=1e-4, peak_learning_rate=1e-2, final_learning_rate=1e-3, warmup_steps=3, steps=end),
         RunOptions(steps=12, evaluate_every=4, evaluation_tokens=500, checkpoint_every=3),
@@ -63,6 +64,7 @@ class Quiet:
 
 OTHERS: dict[str, Any] = {
     **{"data.corpus": 'a folder/of "texts"', "data.tokenizer": "bpe:300", "data.also": "code=corpus/code", "data.batch": 34},
+    **{"model.size": "60K", "model.router": "hash"},
     **{"optimizer.warmup_steps": 1500, "optimizer.steps": 4000, "optimizer.schedule": "stable"},
     **{"run.keep_every": 402, "run.begin_from": "runs/long", "run.mesh": "data=4,expert=2"},
 }
@@ -73,19 +75,19 @@ def every_field_changed() -> TrainConfig:
     """A configuration of which no field has its default."""
     default = TrainConfig()
     sections: dict[str, Any] = {}
-    for section in dataclasses.fields(TrainConfig):
-        options: Any = getattr(default, section.name)
+    for section, options in default.sections().items():
         kinds = get_type_hints(type(options))
-        sections[section.name] = dataclasses.replace(
+        sections[section] = dataclasses.replace(
             options,
             **{
-                field.name: OTHERS.get(f"{section.name}.{field.name}", _another(getattr(options, field.name), kinds[field.name]))
+                field.name: OTHERS.get(f"{section}.{field.name}", _another(getattr(options, field.name), kinds[field.name]))
                 for field in dataclasses.fields(options)
             },
         )
-    config = TrainConfig(**sections)
-    for name in sections:
-        options, defaults = getattr(config, name), getattr(default, name)
+    routers = {name: sections.pop(name.replace("-", "_")) for name in ROUTERS}
+    config = TrainConfig(**sections, routers=routers)
+    for name, defaults in default.sections().items():
+        options = config.sections()[name]
         assert all(getattr(options, field.name) != getattr(defaults, field.name) for field in dataclasses.fields(options))
     return config
 

@@ -9,12 +9,12 @@ from plan.memory import Step
 from reference.config import ModelConfig, RouterConfig, technique
 from reference.errors import ConfigError, require
 from reference.mesh import DATA, EXPERT, MODEL
-from training.config import LADDER
+from training.config import LADDER, vocabulary_multiple
 
 Program = Literal["layer", "step", "evaluation"]
 
 VOCABULARY = 32_000
-"""Token ids, the paper's; the embedding has a multiple of 128 rows, as in training."""
+"""Token ids, the paper's."""
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Request:
             self.context,
             self.dtype,
             self.remat and self.program == "step",
-            vocabulary_multiple=128,
+            vocabulary_multiple=vocabulary_multiple(VOCABULARY),
         )
 
 

@@ -8,11 +8,11 @@ import pytest
 
 from cli import main
 from plan.chips import CHIPS, GIB, Side, Topology
-from plan.compiled import Result, from_result
+from plan.compiled import Memory, Result, from_result
+from plan.hlo import Collectives
 from plan.memory import Step, evaluation_memory, step_memory
 from plan.outlook import by_closed_form, by_compiler, rows_of
 from plan.request import Request
-from plan.table import evaluation_of
 from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
 from plan.traffic import evaluation_collectives, step_traffic, total
 from reference.config import ModelConfig, RouterConfig, Size
@@ -140,42 +140,46 @@ def test_closed_forms_of_evaluations_are_what_the_tpu_compiler_found(result: Res
     step = result.request.step
     memory = evaluation_memory(step)
     assert memory.state == pytest.approx(result.memory.arguments, rel=1e-3)
-    # Our limits: for a peak as for a step's, and for what an evaluation takes besides.
-    assert memory.peak == pytest.approx(result.memory.total, rel=0.15)
-    assert memory.temporary == pytest.approx(result.memory.temporaries, rel=0.25)
+    # Our limit for a peak, held by the temporaries alone.
+    assert memory.temporary == pytest.approx(result.memory.temporaries, rel=0.15)
     assert result.collectives is not None
     moved, closed = result.collectives, evaluation_collectives(step)
-    # One round in each layer, in the loop over rounds in the loop over layers: no all-to-all is elsewhere. What is gathered are the
-    # tokens' choices, and no expert.
+    # One round in each layer, in the loop over rounds in the loop over layers: no all-to-all is elsewhere.
     assert moved["all-to-all"].bytes == total(closed, "all-to-all")
     assert moved["all-to-all"].runs == 2 * result.request.config().routed_layers
     assert moved["all-to-all"].depth == 2
-    assert moved["all-gather"].bytes == total(closed, "all-gather") == 4 * step.config.routed_layers * step.batch * step.config.context
+    # What is gathered are the tokens' choices and no expert; of a small gather the compiler makes an all-reduce. Sums of counts and
+    # losses are the rest.
+    gathered = moved["all-gather"].bytes + moved["all-reduce"].bytes - total(closed, "all-gather")
+    assert 0 <= gathered <= 4 * (step.config.routed_layers * (result.request.experts + 1) + 8)
 
 
-def test_a_model_can_be_evaluated_where_it_can_be_trained() -> None:
-    evaluated = {result.request: result for result in EVALUATIONS}
-    trained = [result for result in COMPILED if result.fits and result.request.size == "1.3B"]
-    assert sorted(result.request.experts for result in trained) == [64, 512]
-    for result in trained:
-        evaluation = evaluated[evaluation_of(result.request)]
-        assert evaluation.fits
-        assert evaluation.memory.total < result.memory.total
+@pytest.mark.parametrize("experts", [64, 512])
+def test_the_largest_models_can_be_evaluated_where_they_can_be_trained(experts: int) -> None:
+    result = next(each for each in EVALUATIONS if (each.request.size, each.request.experts) == ("1.3B", experts))
+    training = step_memory(replace(result.request, program="step").step)
+    assert training.peak < Topology(result.request.topology).chip.hbm
+    # Both with the training state in memory, so that an evaluation fits wherever a step does.
+    assert result.fits
+    assert result.memory.total < training.peak
 
 
 def test_an_outlook_by_the_compiler_has_its_bytes_and_scales_its_flops() -> None:
-    result = next(result for result in COMPILED if result.request.topology == "v5p:2x2x4" and result.request.size == "1.3B")
-    paper, found = by_closed_form(result.request, 10), by_compiler(result, 10)
+    request = Request("step", "1.3B")
+    memory = Memory(arguments=20 * GIB, temporaries=40 * GIB, outputs=20 * GIB, aliased=20 * GIB, code=0)
+    moved = {"all-to-all": Collectives(6, 72, 72 * 160 * 2**20), "all-gather": Collectives(0, 0, 0)}
+    result = Result(request, True, memory, flops=0.9, closed_form=1.0, collectives=moved)
+    closed, found = by_closed_form(request, 10), by_compiler(result, 10)
     assert found is not None
-    assert result.ratio is not None
-    assert found.flops == pytest.approx(paper.flops * result.ratio)
-    assert found.collectives["all-to-all"] == paper.collectives["all-to-all"]
-    assert found.memory["peak"] == result.memory.total
-    assert found.time.bottleneck == paper.time.bottleneck == "matrix products"
+    assert found.flops == pytest.approx(0.9 * closed.flops)
+    assert found.collectives == {"all-to-all": closed.collectives["all-to-all"]}
+    assert found.memory["peak"] == memory.total == 60 * GIB
+    assert found.time.bottleneck == closed.time.bottleneck == "matrix products"
     # 72 all-to-alls of 160 MiB on 2x2x4 without rings: the row of four is the narrowest, V * 4 / 4 over one link.
-    assert paper.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
-    unfit = next(result for result in COMPILED if result.collectives is None)
-    assert by_compiler(unfit, 10) is None
+    assert closed.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
+    # Nothing is known of a step that the compiler refused, or of another program.
+    assert by_compiler(replace(result, collectives=None), 10) is None
+    assert by_compiler(replace(result, request=replace(request, program="evaluation")), 10) is None
 
 
 def test_memory_of_a_small_step_is_what_a_hand_computes() -> None:

@@ -258,17 +258,16 @@ def test_on_tpu_a_routed_layer_moves_its_tokens_in_four_all_to_alls_and_does_the
 
 @pytest.mark.tpu
 def test_on_tpu_an_evaluation_moves_tokens_in_rounds_and_gathers_no_experts() -> None:
-    request = Request("evaluation", "130M", experts=16, topology="v5e:4x4", batch=16)
+    request = Request("evaluation", "370M")
     found = measure(request)
     assert found.collectives is not None
-    closed = evaluation_collectives(request.step)
-    # Two in each of 6 layers, in the loop over rounds in the loop over layers.
+    # Two in each of 6 routed layers, in the loop over rounds in the loop over layers; at most the tokens' choices are gathered.
     assert found.collectives["all-to-all"].runs == 2 * 6
     assert found.collectives["all-to-all"].depth == 2
-    for kind in ("all-to-all", "all-gather"):
-        assert found.collectives[kind].bytes == total(closed, kind)
+    assert found.collectives["all-gather"].bytes <= total(evaluation_collectives(request.step), "all-gather")
     # Our limit for a peak, as for a step.
     assert evaluation_memory(request.step).peak == pytest.approx(found.memory.total, rel=0.15)
+    assert found.ratio == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.tpu

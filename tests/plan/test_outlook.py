@@ -130,7 +130,8 @@ def test_closed_forms_are_what_the_tpu_compiler_found(result: Result) -> None:
     # TPUs' compiler writes a reduce-scatter as an all-reduce, and some gathers of integers too. Losses and metrics, numbers each or one
     # for each expert, are left out, and norms and routers too small to be spread are not gathered.
     kinds = ("all-gather", "reduce-scatter", "all-reduce")
-    assert sum(moved[kind].bytes for kind in kinds) == pytest.approx(sum(total(closed, kind) for kind in kinds), rel=1e-3)
+    found, left_out = sum(moved[kind].bytes for kind in kinds), 4 * step.config.routed_layers * (result.request.experts + 8)
+    assert found == pytest.approx(sum(total(closed, kind) for kind in kinds), rel=1e-3, abs=left_out)
     if is_step:
         assert moved["all-gather"].bytes == pytest.approx(total(closed, "all-gather"), rel=1e-3)
 

@@ -1,6 +1,7 @@
-"""`plan`: what a model would cost on TPUs, without one: by closed forms at once, or by what the TPUs' compiler makes of it."""
+"""`plan`: what a model takes on TPUs, without one: by closed forms at once, or by what the TPUs' compiler makes of it."""
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,36 +15,46 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what a model would cost on TPUs, without one: memory, FLOPs, what moves between chips, the times at the chips' published rates.
+    """Plan a model on TPUs, without one: memory, FLOPs, what moves between chips, times at the chips' published rates.
 
-    With --closed-form by formulas alone, at once. Without, a routed layer and a training step are compiled, which needs the TPU
-    compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, a step some minutes.
+    With --closed-form by formulas alone, at once. Without, a routed layer, a training step and a batch of an evaluation are compiled, which
+    needs the TPU compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, the others some minutes.
     """
 
     size: str = "1.3B"
-    """A size of the paper."""
-    router: Literal["dense", "s-base", "hash", "rl-r", "switch"] = "s-base"
-    """The router, or a dense model."""
+    """A rung of the ladder, from 7K to 7B."""
+    router: str = "s-base"
+    """dense, s-base or another router; for an unknown one the error lists them."""
     experts: int = 64
     """Experts E of a routed layer."""
+    k: int = 1
+    """Experts of a token."""
+    granularity: int = 1
+    """G: an expert is 4 * d_model / G wide."""
+    shared_experts: int = 0
+    """Experts that every token uses besides."""
+    routing_frequency: float = 0.5
+    """Fraction R of the blocks that are routed."""
     topology: str = "v5p:2x2x4"
     """A slice of v4, v5e, v5p or v6e chips, such as v5e:4x4."""
     mesh: str = ""
     """Chips along each axis, such as data=2,expert=8,model=1; left out: experts over as many as divide both, data over the rest."""
     batch: int = 256
-    """Sequences of a step, of 2048 tokens."""
-    parts: int = 1
-    """Parts of the batch, one after the other, that a step's gradient is computed in."""
+    """Sequences of a step. An evaluation has those of a microbatch."""
+    context: int = 2048
+    """Tokens of a sequence."""
+    microbatches: int = 1
+    """Gradient accumulation: microbatches of a step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Type of the activations."""
     remat: bool = True
-    """Compute each block again in the backward pass."""
+    """Rematerialise each block in the backward pass."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile nothing: a training step by formulas alone."""
     steps: int = 250_000
-    """Steps of the whole run whose hours and FLOPs are told; the paper's."""
-    only: Literal["layer", "step"] | None = None
-    """One of the two programs."""
+    """Steps of the run whose hours and FLOPs are given; the paper's."""
+    only: Literal["layer", "step", "evaluation"] | None = None
+    """One of the programs."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """The programs of docs/plan.md instead of one model's. Those that --out already has are not compiled again: delete it for that."""
     out: Path | None = None
@@ -52,7 +63,7 @@ class Plan:
     """Print JSON on standard output, and nothing else there."""
 
     def run(self) -> None:
-        """Work it out and print."""
+        """Compile or compute, and print."""
         if self.closed_form:
             self._by_closed_form()
         else:
@@ -60,30 +71,19 @@ class Plan:
 
     def _requests(self) -> "list[Request]":
         from plan.request import Request, parse_mesh
-        from plan.table import ALL
+        from plan.table import ALL, evaluation_of
 
         if self.all:
             return list(ALL)
-        mesh = parse_mesh(self.mesh) if self.mesh else None
-        programs: tuple[Literal["layer", "step"], ...] = ("layer", "step") if self.router != "dense" else ("step",)
-        if self.closed_form and self.only is None:
-            programs = ("step",)
-        return [
-            Request(
-                program,
-                self.size,
-                self.router,
-                self.experts,
-                self.topology,
-                mesh,
-                self.batch,
-                self.parts if program == "step" else 1,
-                self.dtype,
-                self.remat,
-            )
-            for program in programs
-            if self.only in (None, program)
-        ]
+        step = Request(
+            "step",
+            mesh=parse_mesh(self.mesh) if self.mesh else None,
+            **{each.name: getattr(self, each.name) for each in fields(Request) if each.name not in ("program", "mesh")},
+        )
+        found = [step, evaluation_of(step)]
+        if self.only == "layer" or self.router != "dense":
+            found.insert(0, replace(step, program="layer", microbatches=1))
+        return [request for request in found if self.only in (None, request.program)]
 
     def _by_closed_form(self) -> None:
         from plan.outlook import by_closed_form, text
@@ -91,11 +91,9 @@ class Plan:
 
         if self.out:
             raise ConfigError("--out is for what is compiled; leave --closed-form out, or take --json")
-        requests = [request for request in self._requests() if not self.all or request.program == "step"]
+        requests = [request for request in self._requests() if request.program == (self.only or "step")]
         outlooks = [by_closed_form(request, self.steps) for request in requests]
         if self.json:
-            import json
-
             print(json.dumps([outlook.record() for outlook in outlooks], indent=2))
         else:
             print("\n\n".join(map(text, outlooks)))
@@ -109,8 +107,6 @@ class Plan:
             results = measure_all(self._requests(), self.out, progress)
         outlooks = [outlook for result in results if (outlook := by_compiler(result, self.steps))]
         if self.json:
-            import json
-
             print(json.dumps({**record(results), "outlooks": [outlook.record() for outlook in outlooks]}, indent=2))
         else:
             print("\n\n".join((table(results), *map(text, outlooks))))

@@ -1,4 +1,4 @@
-"""`plan`: what a model would cost on TPUs, without one: by closed forms at once, or by what the TPUs' compiler makes of it."""
+"""`plan`: the cost of a model on TPUs, estimated without one."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Say what a model would cost on TPUs, without one: memory, FLOPs, what moves between chips, the times at the chips' published rates.
+    """Estimate a model's memory, FLOPs, communication and time on TPUs, without one.
 
-    With --closed-form by formulas alone, at once. Without, a routed layer and a training step are compiled, which needs the TPU
-    compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, a step some minutes.
+    With --closed-form, by formulas alone, at once. Otherwise a routed layer and a training step are compiled, which needs the TPU compiler,
+    `uv run --group tpu cli.py plan ...`, and takes half a minute for a layer, some minutes for a step.
     """
 
     size: str = "1.3B"
@@ -29,30 +29,30 @@ class Plan:
     topology: str = "v5p:2x2x4"
     """A slice of v4, v5e, v5p or v6e chips, such as v5e:4x4."""
     mesh: str = ""
-    """Chips along each axis, such as data=2,expert=8,model=1; left out: experts over as many as divide both, data over the rest."""
+    """Chips along each axis, such as data=2,expert=8,model=1; default: as many as divide both over experts, the rest over data."""
     batch: int = 256
-    """Sequences of a step, of 2048 tokens."""
+    """Sequences per step, of 2048 tokens."""
     parts: int = 1
-    """Parts of the batch, one after the other, that a step's gradient is computed in."""
+    """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the activations."""
+    """Dtype of the activations."""
     remat: bool = True
-    """Compute each block again in the backward pass."""
+    """Rematerialise blocks in the backward pass."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compile nothing: a training step by formulas alone."""
+    """Compile nothing: estimate a training step by formulas alone."""
     steps: int = 250_000
-    """Steps of the whole run whose hours and FLOPs are told; the paper's."""
+    """Steps of the whole run, for its hours and FLOPs; the paper's by default."""
     only: Literal["layer", "step"] | None = None
-    """One of the two programs."""
+    """Compile only this program."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The programs of docs/plan.md instead of one model's. Those that --out already has are not compiled again: delete it for that."""
+    """Compile the programs of docs/plan.md instead of one model's; skips those in --out (delete it to recompile)."""
     out: Path | None = None
     """A Markdown file for the tables; JSON is written beside it."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Work it out and print."""
+        """Estimate and print."""
         if self.closed_form:
             self._by_closed_form()
         else:
@@ -90,7 +90,7 @@ class Plan:
         from reference.errors import ConfigError
 
         if self.out:
-            raise ConfigError("--out is for what is compiled; leave --closed-form out, or take --json")
+            raise ConfigError("--out is for compiled programs; omit --closed-form, or use --json")
         requests = [request for request in self._requests() if not self.all or request.program == "step"]
         outlooks = [by_closed_form(request, self.steps) for request in requests]
         if self.json:

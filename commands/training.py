@@ -2,16 +2,13 @@
 
 import io
 import math
-import sys
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.progress import watching
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
@@ -20,7 +17,7 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.optimizer import OptimizerConfig
     from training.records import MakeSink
-    from training.run import Outcome, Progress, Watcher
+    from training.run import Outcome
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
@@ -135,7 +132,8 @@ class Train:
         """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
         from reference.config import SIZES
-        from training.config import TrainConfig, paper_recipe, read_toml
+        from training.config import TrainConfig, paper_recipe
+        from training.toml import read_toml
 
         if self.config and self.recipe:
             raise InputError("--config and --recipe both set the defaults; give one of them")
@@ -324,61 +322,3 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
     print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
-
-
-@contextmanager
-def watching() -> Generator["Watcher"]:
-    """Progress on standard error: a bar on a terminal, a line every few seconds otherwise."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
-        yield _Bar(bar)
-
-
-def _described(progress: "Progress") -> str:
-    parts = [f"loss {progress.loss:.3f}", f"{progress.tokens_per_second:,.0f} tokens/s"]
-    if progress.metrics:
-        parts.append(f"load {progress.metrics['load_max_over_mean']:.2f}")
-        parts.append(f"dropped {progress.metrics['dropped_fraction']:.1%}")
-    if progress.held_out is not None:
-        parts.append(f"held-out {progress.held_out:.3f}")
-    return "  ".join(parts)
-
-
-class _Lines:
-    """A line every five seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def on_step(self, progress: "Progress") -> None:
-        """Print a line if one is due."""
-        if time.monotonic() - self._last > 5 or progress.step == progress.steps:
-            self._last = time.monotonic()
-            print(f"step {progress.step} of {progress.steps}  {_described(progress)}", file=sys.stderr, flush=True)
-
-    def on_event(self, message: str) -> None:
-        """Print the message."""
-        print(message, file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A bar, and events above it."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("compiling", total=None)
-
-    def on_step(self, progress: "Progress") -> None:
-        """Advance the bar."""
-        self._bar.update(self._task, completed=progress.step, total=progress.steps, description=_described(progress))
-
-    def on_event(self, message: str) -> None:
-        """Print the message above the bar."""
-        self._bar.console.print(message)

@@ -23,7 +23,6 @@ unless [optimizer] has `steps` or `warmup_steps` (our choice, as in `cli.py trai
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,7 +31,8 @@ from typing import Any
 from reference.config import SIZES
 from reference.errors import ConfigError
 from sweep.run import Run
-from training.config import ModelOptions, TrainConfig, from_table, paper_recipe
+from training.config import ModelOptions, TrainConfig, paper_recipe
+from training.toml import from_table, toml_table
 
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
 """A grid's lists, the slowest-varying first."""
@@ -59,10 +59,7 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
 
     Raises `ConfigError` naming `source` and the key.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML ({error})") from error
+    table = toml_table(text, source)
     grids, runs, recipe = table.pop("grid", None), dict[str, Run](), table.pop("recipe", "")
     if recipe not in ("", "small", "paper"):
         raise ConfigError(f"{source}: recipe is {recipe!r}; it is 'small' or 'paper'")

@@ -13,8 +13,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from sweep.run import Run
-from training.config import to_toml
 from training.signals import Stop
+from training.toml import to_toml
 
 
 def train_locally(

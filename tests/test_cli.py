@@ -293,7 +293,7 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     from commands.training import Train
     from tests.training.tiny_runs import every_field_changed
-    from training.config import to_toml
+    from training.toml import to_toml
 
     config = every_field_changed()
     assert config.optimizer.warmup_steps > config.run.steps // 10

@@ -23,10 +23,11 @@ from filelock import FileLock, Timeout
 from common.errors import InputError, WorkError
 from common.files import write_atomically
 from training.checkpoint import checkpoint_steps
-from training.config import TrainConfig, differences, read_toml, to_toml
+from training.config import TrainConfig, differences
 from training.records import CURVES, last_loss
 from training.shards import MODEL, Shards
 from training.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
+from training.toml import read_toml, to_toml
 
 CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
     "config.toml",

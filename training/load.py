@@ -23,7 +23,7 @@ from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences
 from training.checkpoint import read_weights
-from training.config import TrainConfig, read_toml
+from training.config import TrainConfig
 from training.corpus import documents
 from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import CHECKPOINTS, CONFIG, check_data, tokenizer_of
@@ -32,6 +32,7 @@ from training.shards import TokenStream
 from training.start import model_shapes
 from training.texts import text_batches
 from training.tokenizer import Tokenizer
+from training.toml import read_toml
 
 
 @dataclass(frozen=True)

@@ -26,13 +26,14 @@ from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
 from training.checkpoint import checkpoint_steps, read_checkpoint
-from training.config import RunOptions, TrainConfig, differences, read_toml
+from training.config import RunOptions, TrainConfig, differences
 from training.folder import AFTER_DECAY_BEGINS, CHECKPOINTS, CONFIG, MAY_DIFFER
 from training.optimizer import make_optimizer
 from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from training.step import TrainState, init_state, state_specs
 from training.texts import TextBatches
 from training.tokenizer import Tokenizer
+from training.toml import read_toml
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from reference.errors import ConfigError
 from sweep.grid import read_grid, runs_of
 from sweep.run import Run
-from training.config import NANO, TrainConfig, from_toml, paper_recipe, to_toml
+from training.config import NANO, TrainConfig, paper_recipe
+from training.toml import from_toml, to_toml
 
 OUT = Path("out")
 

@@ -21,7 +21,7 @@ from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
-from training.config import TrainConfig, from_toml
+from training.config import TrainConfig
 from training.corpus import documents
 from training.evaluate import sample
 from training.folder import data_of, locked
@@ -33,6 +33,7 @@ from training.shards import TokenStream, write_shards
 from training.step import TrainState, train_step
 from training.texts import text_batches
 from training.tokenizer import ByteTokenizer
+from training.toml import from_toml
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ from reference.config import RouterConfig
 from reference.errors import ConfigError
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
-from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
+from training.toml import from_toml, to_toml
 
 LENGTH = st.integers(1, 10**9)
 RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)

@@ -13,15 +13,15 @@ class Count:
     """Count parameters and FLOPs of the paper's models: N, P and F, as its release counts them."""
 
     size: Names = ()
-    """Sizes of the paper, such as 370M, comma-separated; none: all."""
+    """Sizes of the paper, such as 370M, comma-separated; default: all."""
     router: Names = ()
-    """dense, s-base, hash, rl-r or switch, comma-separated; none: dense."""
+    """dense, s-base, hash, rl-r or switch, comma-separated; default: dense."""
     experts: Numbers = ()
-    """Experts E of a routed layer, comma-separated; none: 64."""
+    """Experts E of a routed layer, comma-separated; default: 64."""
     k: Numbers = ()
-    """Experts per token, comma-separated; none: 1."""
+    """Experts per token, comma-separated; default: 1."""
     routing_frequency: Numbers = ()
-    """Fractions R of blocks that are routed, such as 0.5 or 1/4, comma-separated; none: 1/2."""
+    """Fractions R of blocks that are routed, such as 0.5 or 1/4, comma-separated; default: 1/2."""
     batch: int = 256
     """Sequences per step."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -34,8 +34,8 @@ class Count:
 
         if self.batch < 1:
             raise ConfigError(f"--batch {self.batch}: must be at least 1")
-        asked = (self.size, self.router, self.experts, self.k, self.routing_frequency)
-        models = combinations(*map(split, asked))
+        lists = (self.size, self.router, self.experts, self.k, self.routing_frequency)
+        models = combinations(*map(split, lists))
         if self.json:
             import json
 

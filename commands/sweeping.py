@@ -18,9 +18,9 @@ class Sweep:
     grid: Annotated[Path, tyro.conf.Positional]
     """A TOML file: lists in [grid], and options shared by all runs in the sections of a run's config.toml."""
     out: Path | None = None
-    """The folder for all runs and their merged curves.csv; none: one named after the grid, in runs/."""
+    """The folder for all runs and their merged curves.csv; default: one named after the grid, in runs/."""
     jobs: int | None = None
-    """Concurrent runs; none: locally one per core, or one with a GPU or TPU; with SLURM no limit."""
+    """Concurrent runs; default: locally one per core, or one with a GPU or TPU; with SLURM no limit."""
     cluster: Literal["local", "slurm"] = "local"
     """Local processes, or SLURM jobs (uv run --extra slurm cli.py sweep ...)."""
     slurm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()

@@ -23,7 +23,7 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
 
-WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; none: the run's.")]
+WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
 """Display names of the splits."""
@@ -64,7 +64,7 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or a folder of token shards; none: State of the Union addresses."""
+    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
@@ -86,7 +86,7 @@ class Train:
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
-    """The run's folder; none: one named after the options, in runs/."""
+    """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
     json: Json = False
@@ -109,7 +109,7 @@ class Train:
             sinks.append(event_file(folder))
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
-        _tell(outcome, self.json)
+        _print_outcome(outcome, self.json)
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
@@ -232,7 +232,7 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     corpus: str | None = None
-    """The text, as for `train`; none: the run's own held-out text."""
+    """The text, as for `train`; default: the run's own held-out text."""
     tokens: int = 0
     """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
     mesh: Mesh = None
@@ -299,8 +299,8 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     return run_mesh(RunOptions(mesh=described))
 
 
-def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:
-    return replace(options, **{name: getattr(asked, name) for name in names if getattr(asked, name) is not None})
+def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
+    return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
 
 def _name(config: "TrainConfig") -> str:
@@ -309,7 +309,7 @@ def _name(config: "TrainConfig") -> str:
     return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
 
 
-def _tell(outcome: "Outcome", as_json: bool) -> None:
+def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         import json
 

@@ -64,10 +64,10 @@ class Experts(eqx.Module):
         On a mesh, one all-to-all carries the buffer to the experts' devices and one brings it back.
         """
         groups, num_experts, capacity, d_model = buffer.shape
-        there = laid_out(jnp.moveaxis(buffer, 1, 0), BY_EXPERT)
-        slots = reshaped(there, (num_experts, groups * capacity, d_model), SLOTS)
+        by_expert = laid_out(jnp.moveaxis(buffer, 1, 0), BY_EXPERT)
+        slots = reshaped(by_expert, (num_experts, groups * capacity, d_model), SLOTS)
         hidden = contract("esd,edh->esh", slots, self.w_in.astype(slots.dtype), out=SLOTS_HIDDEN)
-        done = reshaped(gelu_contract(hidden, self.w_out, SLOTS), there.shape, BY_EXPERT)
+        done = reshaped(gelu_contract(hidden, self.w_out, SLOTS), by_expert.shape, BY_EXPERT)
         return laid_out(jnp.moveaxis(done, 0, 1), BUFFER)
 
     def by_block(

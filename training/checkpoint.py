@@ -170,7 +170,7 @@ def _check_stored(
 ) -> None:
     """Raises `InputError` unless the checkpoint has the names and shapes of `named`."""
     for name in sorted({*named} ^ {*stored}):
-        how = "lacks" if name in named else "has besides"
+        how = "lacks" if name in named else "has an extra array"
         raise InputError(f"{folder}: the checkpoint of step {step} {how} {name}; {_FIX}")
     for name, array in named.items():
         shape = tuple(stored[name].shape)

@@ -50,7 +50,7 @@ def _processor() -> str:
     """A short hash of the processor model and its features."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    said = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     return hashlib.sha256(
-        "\n".join([platform.machine(), platform.processor(), *sorted(said)]).encode()
+        "\n".join([platform.machine(), platform.processor(), *sorted(features)]).encode()
     ).hexdigest()[:12]

@@ -65,7 +65,7 @@ class Watcher(Protocol):
 
 
 @dataclass(frozen=True)
-class _UnderWay:
+class _PendingStep:
     """A dispatched step whose losses have not been read."""
 
     number: int
@@ -123,20 +123,20 @@ class Loop:
             tokens = self._setup.place(next(self._setup.batches))
             state, report, stop = self._step(state, tokens, self._key, self._flags())
             self._done += 1
-            self._look_at(waiting)
-            waiting = _UnderWay(self._done, report, stop)
+            self._read_losses(waiting)
+            waiting = _PendingStep(self._done, report, stop)
             last = self._done == options.steps
             evaluates, saves = (
                 last or self._done % every == 0
                 for every in (options.evaluate_every, options.checkpoint_every)
             )
             if evaluates or saves:
-                self._look_at(waiting, state.model if evaluates else None)
+                self._read_losses(waiting, state.model if evaluates else None)
                 waiting = None
                 if saves:
                     self._save(state)
                 self._since = time.monotonic()
-        self._look_at(waiting)
+        self._read_losses(waiting)
         self._save(state)
         self._checkpoints.wait()
         return state, self._done
@@ -166,7 +166,7 @@ class Loop:
         local = np.full(len(self._setup.mesh.local_devices), int(self._stop.asked), np.int32)
         return jax.make_array_from_process_local_data(self._asked, local, (size,))
 
-    def _look_at(self, step: _UnderWay | None, model: Transformer | None = None) -> None:
+    def _read_losses(self, step: _PendingStep | None, model: Transformer | None = None) -> None:
         """Read a step's losses, check and record them; evaluate `model`, if given."""
         if step is None:
             return
@@ -175,7 +175,7 @@ class Loop:
         self._all_stop = self._all_stop or bool(step.stop)
         self._check(f"the loss of step {step.number}", loss, _not_finite(report))
         self._check(f"the gradient's norm of step {step.number}", norm)
-        duration = self._lap()
+        duration = self._step_seconds()
         learning_rate = float(self._learning_rates[step.number - 1 - self._begin])
         metrics = self._records.step(
             step.number,
@@ -200,7 +200,7 @@ class Loop:
     def _save(self, state: TrainState) -> None:
         self._checkpoints.save(self._done, state, self._setup.batches.get_state())
 
-    def _lap(self) -> float | None:
+    def _step_seconds(self) -> float | None:
         """Seconds since the previous step; None for the first step, which compiles."""
         now, before = time.monotonic(), self._since
         self._since = now

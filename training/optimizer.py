@@ -77,12 +77,12 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             initial, peak, config.warmup_steps, config.steps, final
         )
-    parts = [
+    phases = [
         optax.linear_schedule(initial, peak, config.warmup_steps),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final, config.decay_steps),
     ]
-    return optax.join_schedules(parts, [config.warmup_steps, config.decay_begins])
+    return optax.join_schedules(phases, [config.warmup_steps, config.decay_begins])
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:

@@ -87,7 +87,7 @@ def train(
         with locked(folder, watcher.on_event) if writes else nullcontext():
             decided(lambda: claim(folder, config, tokenizer, shards))
             with jax.set_mesh(setup.mesh):
-                return _go(setup, tokenizer, folder, watcher, stop, sinks)
+                return _train(setup, tokenizer, folder, watcher, stop, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"
@@ -102,7 +102,7 @@ def _finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
     return finished(folder, config)
 
 
-def _go(
+def _train(
     setup: Setup,
     tokenizer: Tokenizer,
     folder: Path,

@@ -73,8 +73,8 @@ def summary(run: History) -> str:
             if metrics
             else ""
         )
-        there = f"{held_out[step]:8.4f}" if step in held_out else " " * 8
-        lines.append(f"{step:8d}  {run.losses[i]:8.4f}  {there}  {load}".rstrip())
+        evaluated = f"{held_out[step]:8.4f}" if step in held_out else " " * 8
+        lines.append(f"{step:8d}  {run.losses[i]:8.4f}  {evaluated}  {load}".rstrip())
     if run.load is not None:
         for layer, shares in enumerate(run.load[-1]):
             lines.append(

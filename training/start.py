@@ -109,15 +109,21 @@ def run_mesh(options: RunOptions) -> Mesh:
     Raises `ConfigError` if there are too few, or a process has none.
     """
     shape = options.mesh_shape()
-    wanted, there, processes = math.prod(shape.values()), jax.device_count(), jax.process_count()
-    if wanted > there:
-        raise ConfigError(f"mesh {options.mesh} asks for {wanted} devices, but there are {there}")
-    if processes > 1 and wanted != there:
+    requested, available, processes = (
+        math.prod(shape.values()),
+        jax.device_count(),
+        jax.process_count(),
+    )
+    if requested > available:
         raise ConfigError(
-            f"mesh {options.mesh} asks for {wanted} devices, "
-            f"but {processes} processes have {there}; use them all"
+            f"mesh {options.mesh} asks for {requested} devices, but {available} are available"
         )
-    return make_mesh(**shape, devices=jax.devices()[:wanted])
+    if processes > 1 and requested != available:
+        raise ConfigError(
+            f"mesh {options.mesh} asks for {requested} devices, "
+            f"but {processes} processes have {available}; use them all"
+        )
+    return make_mesh(**shape, devices=jax.devices()[:requested])
 
 
 def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:

@@ -1,4 +1,4 @@
-"""What `cli.py count` prints: the counts of several of the paper's models, as text or as a record for JSON."""
+"""Output of `cli.py count`: parameters and FLOPs of the paper's models, as tables or JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -17,13 +17,13 @@ _TOTALS = ("dense_parameter_count", "total_parameter_count", "flops_per_token", 
 def combinations(
     sizes: Sequence[str], routers: Sequence[str], experts: Sequence[str], ks: Sequence[str], routing_frequencies: Sequence[str]
 ) -> dict[str, ModelConfig]:
-    """Every combination of what was typed, by a name for it; a dense model once.
+    """The models of all combinations of the arguments, by name; dense models once.
 
-    An empty list means every size, dense, or a routed layer's default (E = 64, k = 1, R = 1/2). Raises `ConfigError`.
+    An empty list means every size, dense, or the defaults of a routed layer (E = 64, k = 1, R = 1/2). Raises `ConfigError`.
     """
     routers = routers or ("dense",)
     if set(routers) == {"dense"} and (experts or ks or routing_frequencies):
-        raise ConfigError("--experts, --k and --routing-frequency are for routed models: add a router, such as --router s-base")
+        raise ConfigError("--experts, --k and --routing-frequency are for routed models; add a router, such as --router s-base")
     models: dict[str, ModelConfig] = {}
     for size, router, e, k, r in product(sizes or SIZES, routers, experts or ("64",), ks or ("1",), routing_frequencies or ("1/2",)):
         config = model_config(size, router, _whole("--experts", e), _whole("--k", k), _fraction("--routing-frequency", r))
@@ -32,12 +32,12 @@ def combinations(
 
 
 def record(models: dict[str, ModelConfig], sequences: int) -> dict[str, Any]:
-    """Every count, for JSON: totals by the release's column names, and what they are made of (FLOPs: of one token)."""
+    """All counts, for JSON: totals by the release's column names, and their components (FLOPs per token)."""
     return {"models": [{"model": name, **_settings(config), **_counts(config, sequences)} for name, config in models.items()]}
 
 
 def text(models: dict[str, ModelConfig], sequences: int) -> str:
-    """Tables for a terminal: the counts in short, then to the last integer, and of a single model part by part."""
+    """Tables for a terminal: rounded counts, exact counts, and the components of a single model."""
     counts = {name: _counts(config, sequences) for name, config in models.items()}
     context = next(iter(models.values())).context
     heads = ("", "N", "P", "F per token", "F per step")
@@ -97,7 +97,7 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def _short(n: int) -> str:
-    """16.5M, 1.31B, 7.76e15."""
+    """Three significant digits: 16.5M, 1.31B, 7.76e15."""
     if n >= 9.995e14:
         return f"{n:.2e}".replace("e+", "e")
     scale, letter = next(((x, c) for x, c in ((1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")) if n >= x * 0.9995), (1.0, ""))
@@ -108,11 +108,11 @@ def _whole(option: str, typed: str) -> int:
     try:
         return int(typed)
     except ValueError:
-        raise ConfigError(f"{option} {typed}: takes a whole number") from None
+        raise ConfigError(f"{option} {typed}: must be a whole number") from None
 
 
 def _fraction(option: str, typed: str) -> float:
     try:
         return float(Fraction(typed))
     except (ValueError, ZeroDivisionError, OverflowError):
-        raise ConfigError(f"{option} {typed}: takes a fraction, such as 0.5 or 1/4") from None
+        raise ConfigError(f"{option} {typed}: must be a fraction, such as 0.5 or 1/4") from None

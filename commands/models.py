@@ -13,19 +13,19 @@ class Count:
     """Count parameters and FLOPs of the paper's models: N, P and F, as its release counts them."""
 
     size: Names = ()
-    """Sizes of the paper, such as 370M, several with commas; none: every one there is."""
+    """Sizes of the paper, such as 370M, comma-separated; default: all."""
     router: Names = ()
-    """dense, s-base, hash, rl-r or switch, several with commas; none: dense."""
+    """dense, s-base, hash, rl-r or switch, comma-separated; default: dense."""
     experts: Numbers = ()
-    """Experts E of a routed layer, several with commas; none: 64."""
+    """Experts E of a routed layer, comma-separated; default: 64."""
     k: Numbers = ()
-    """Experts per token, several with commas; none: 1."""
+    """Experts per token, comma-separated; default: 1."""
     routing_frequency: Numbers = ()
-    """Fractions R of blocks that are routed, such as 0.5 or 1/4, several with commas; none: 1/2."""
+    """Fractions R of blocks that are routed, such as 0.5 or 1/4, comma-separated; default: 1/2."""
     batch: int = 256
-    """Sequences of a step."""
+    """Sequences per step."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
         """Count and print."""
@@ -33,9 +33,9 @@ class Count:
         from reference.errors import ConfigError
 
         if self.batch < 1:
-            raise ConfigError(f"--batch {self.batch}: a step has at least 1 sequence")
-        asked = (self.size, self.router, self.experts, self.k, self.routing_frequency)
-        models = combinations(*map(split, asked))
+            raise ConfigError(f"--batch {self.batch}: must be at least 1")
+        lists = (self.size, self.router, self.experts, self.k, self.routing_frequency)
+        models = combinations(*map(split, lists))
         if self.json:
             import json
 

@@ -38,7 +38,7 @@ class Plan:
     topology: str = "v5p:2x2x4"
     """A slice of v4, v5e, v5p or v6e chips, such as v5e:4x4."""
     mesh: str = ""
-    """Chips along each axis, such as data=2,expert=8,model=1; left out: experts over as many as divide both, data over the rest."""
+    """Chips along each axis, such as data=2,expert=8,model=1; default: as many as divide both over experts, the rest over data."""
     batch: int = 256
     """Sequences of a step. An evaluation has those of a microbatch."""
     context: int = 2048
@@ -46,21 +46,21 @@ class Plan:
     microbatches: int = 1
     """Gradient accumulation: microbatches of a step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
-    """Type of the activations."""
+    """Dtype of the activations."""
     remat: bool = True
     """Rematerialise each block in the backward pass."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compile nothing: a training step by formulas alone."""
+    """Compile nothing: estimate a training step by formulas alone."""
     steps: int = 250_000
     """Steps of the run whose hours and FLOPs are given; the paper's."""
     only: Literal["layer", "step", "evaluation"] | None = None
     """One of the programs."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """The programs of docs/plan.md instead of one model's. Those that --out already has are not compiled again: delete it for that."""
+    """Compile the programs of docs/plan.md instead of one model's; skips those in --out (delete it to recompile)."""
     out: Path | None = None
     """A Markdown file for the tables; JSON is written beside it."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
         """Compile or compute, and print."""

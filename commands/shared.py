@@ -32,7 +32,7 @@ class Output:
     full: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print everything: every table, and every warning in full."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
 
 def split(names: tuple[str, ...]) -> tuple[str, ...]:

@@ -13,25 +13,25 @@ import tyro
 
 @dataclass(frozen=True)
 class Sweep:
-    """Train a grid of models: sizes x routers x experts x seeds. The same command continues a sweep that was stopped, however it was."""
+    """Train a grid of models: sizes x routers x experts x seeds. The same command resumes an interrupted sweep."""
 
     grid: Annotated[Path, tyro.conf.Positional]
-    """A TOML file: lists in [grid], and what all runs share in the sections of a run's config.toml."""
+    """A TOML file: lists in [grid], and options shared by all runs in the sections of a run's config.toml."""
     out: Path | None = None
-    """The folder of all runs, with their merged curves.csv; none: one named after the grid, in runs/."""
+    """The folder for all runs and their merged curves.csv; default: one named after the grid, in runs/."""
     jobs: int | None = None
-    """Runs at once; none: locally one for each core, or one where there is a GPU or TPU, and with SLURM as many as it allows."""
+    """Concurrent runs; default: locally one per core, or one with a GPU or TPU; with SLURM no limit."""
     cluster: Literal["local", "slurm"] = "local"
-    """Processes of this machine, or jobs of SLURM (uv run --extra slurm cli.py sweep ...)."""
+    """Local processes, or SLURM jobs (uv run --extra slurm cli.py sweep ...)."""
     slurm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()
-    """An option of sbatch, such as partition=gpu, time=120, gpus_per_node=1, ntasks_per_node=2; may be given several times."""
+    """An sbatch option, such as partition=gpu, time=120, gpus_per_node=1, ntasks_per_node=2; repeatable."""
     unfinished: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Merge the curves of runs that are not done as well."""
+    """Also merge the curves of unfinished runs."""
     json: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Print the outcome as JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Train, merge, and print how many runs are done and which failed."""
+        """Train, merge, and print the number of finished runs and the failures."""
         from common.errors import InputError, WorkError
         from sweep.grid import read_grid
         from sweep.local import default_jobs, train_locally
@@ -39,7 +39,7 @@ class Sweep:
         from sweep.sweep import merge, sweep
 
         if self.jobs is not None and self.jobs < 1:
-            raise InputError(f"--jobs {self.jobs}: at least 1 run must be at work")
+            raise InputError(f"--jobs {self.jobs}: must be at least 1")
         options = _options(self.slurm)
         if self.cluster == "slurm":
             train = partial(train_on_slurm, options=({"array_parallelism": self.jobs} if self.jobs else {}) | options)
@@ -62,11 +62,11 @@ class Sweep:
             print(f"{out / 'curves.csv'}: {merged} of {len(runs)} runs; cli.py fit fits them")
         if count["done"] < len(runs):
             states = ", ".join(f"{number} {state}" for state, number in sorted(count.items()))
-            raise WorkError(f"{len(runs)} runs: {states}; give the same command again to continue those that are not done")
+            raise WorkError(f"{len(runs)} runs: {states}; repeat the command to continue the unfinished ones")
 
 
 def _options(given: Sequence[str]) -> dict[str, Any]:
-    """NAME=VALUE as a dictionary; whole numbers as such."""
+    """NAME=VALUE pairs as a dictionary; integers are parsed."""
     from common.errors import InputError
 
     options: dict[str, Any] = {}

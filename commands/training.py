@@ -1,17 +1,14 @@
-"""`train`, and what one does with a run: `sample`, `eval`, `show`; and `tokenize`."""
+"""`train`, `sample`, `eval`, `show` and `tokenize`."""
 
 import io
 import math
-import sys
-import time
-from collections.abc import Generator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.progress import watching
 from commands.shared import progress_shown
 
 if TYPE_CHECKING:
@@ -20,28 +17,26 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.optimizer import OptimizerConfig
     from training.records import MakeSink
-    from training.run import Outcome, Progress, Watcher
+    from training.run import Outcome
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
 Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
 
-WeightType = Annotated[
-    Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Type of weights and activations; none: those of the run.")
-]
+WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
-"""What people call the splits of a corpus."""
+"""Display names of the splits."""
 
 
 @dataclass(frozen=True)
 class Train:
-    """Train a language model, dense or routed, and write its curves for `fit`. The same command continues a run that was stopped."""
+    """Train a language model, dense or routed, and write its curves for `fit`. The same command resumes an interrupted run."""
 
     size: str | None = None
-    """A rung of the ladder: 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, then the paper's 15M to 7B."""
+    """One of 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, and the paper's 15M to 7B."""
     recipe: Literal["paper", "small"] | None = None
-    """What all other options start from: the paper's recipe, or the small models' (the default up to 5M; docs/training.md)."""
+    """Defaults of all other options: the paper's, or the small models' (the default up to 5M; docs/training.md)."""
     router: str | None = None
     """s-base, hash, rl-r, switch or loss-free (docs/routers.md), or dense."""
     experts: int | None = None
@@ -51,54 +46,54 @@ class Train:
     granularity: int | None = None
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int | None = None
-    """Experts that every token uses besides."""
+    """Experts that every token uses."""
     routing_frequency: float | None = None
     """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
     steps: int | None = None
-    """Steps to train for. The learning rate's schedule ends with them, and its warm-up is a tenth of them at most."""
+    """Training steps. The learning-rate schedule ends with them, and warm-up is at most a tenth of them."""
     tokens: float | None = None
-    """Tokens to train for, instead of steps, such as 8e6."""
+    """Training tokens, instead of steps, such as 8e6."""
     batch: int | None = None
-    """Sequences of a step."""
+    """Sequences per step."""
     accumulate: int | None = None
-    """Microbatches of a step, by gradient accumulation, to fit in memory."""
+    """Gradient-accumulation microbatches per step, to save memory."""
     context: int | None = None
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     learning_rate: float | None = None
     """Peak learning rate."""
     seed: int | None = None
-    """Of weights, sampling and the order of the data."""
+    """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a pattern, or a folder of token shards; none: State of the Union addresses."""
+    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
-    """Devices along each axis, such as data=4,expert=2,model=1."""
+    """Devices per axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the activations."""
+    """Dtype of the activations."""
     remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compute each block again in the backward pass, to fit in memory (always so in the paper's recipe)."""
+    """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
     evaluation_capacity_factor: float | None = None
-    """Capacity factor of evaluation, such as 2; 0: no token is dropped (the default)."""
+    """Capacity factor in evaluation, such as 2; 0 (the default): no token is dropped."""
     coordinator: str | None = None
-    """Address and port of process 0, such as 10.0.0.1:1234, to train in several processes; SLURM and Open MPI need none."""
+    """Address and port of process 0, such as 10.0.0.1:1234, for multi-process training; not needed with SLURM or Open MPI."""
     processes: int | None = None
-    """How many processes there are."""
+    """Number of processes."""
     process: int | None = None
-    """Which of them this is, from 0."""
+    """Index of this process, from 0."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes that JAX finds by itself, as on Cloud TPU and GKE."""
     config: Path | None = None
-    """A run's config.toml, to repeat it exactly; the options above change what it says."""
+    """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
-    """The run's folder; none: one named after the options, in runs/."""
+    """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Write losses, metrics and loads for TensorBoard, into the run's folder: tensorboard --logdir RUN/tensorboard."""
+    """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
     json: Json = False
-    """Print the outcome as JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Train, and say where the run is and what it reached."""
+        """Train, and print the run's folder and held-out loss."""
         from training.distributed import Processes, surrounding
         from training.prepare import cache_folder
         from training.run import train
@@ -114,14 +109,14 @@ class Train:
             sinks.append(event_file(folder))
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
-        _tell(outcome, self.json)
+        _print_outcome(outcome, self.json)
 
     def options(self) -> "TrainConfig":
-        """The run's options: those of `config` or the defaults, changed by what was asked for."""
+        """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
 
         if self.steps is not None and self.tokens is not None:
-            raise InputError("--steps and --tokens both say how long to train; give one of them")
+            raise InputError("--steps and --tokens both set the length of training; give one of them")
         base = self._base()
         names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
         names = (*names, "evaluation_capacity_factor")
@@ -134,13 +129,14 @@ class Train:
         return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
 
     def _base(self) -> "TrainConfig":
-        """The options of `config`, or of the recipe. Raises `InputError` if it is not clear which recipe is meant."""
+        """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
         from reference.config import SIZES
-        from training.config import TrainConfig, paper_recipe, read_toml
+        from training.config import TrainConfig, paper_recipe
+        from training.toml import read_toml
 
         if self.config and self.recipe:
-            raise InputError("--config and --recipe both say what to start from; give one of them")
+            raise InputError("--config and --recipe both set the defaults; give one of them")
         if self.config:
             return read_toml(self.config)
         if self.recipe == "paper":
@@ -148,14 +144,14 @@ class Train:
             return paper_recipe(self.size or "15M", self.router or default.router, self.experts or default.experts)
         if self.recipe is None and self.size in SIZES:
             raise InputError(
-                f"{self.size} is a size of the paper; say which recipe: `cli.py train --size {self.size} --recipe paper` "
+                f"{self.size} is a size of the paper; choose a recipe: `cli.py train --size {self.size} --recipe paper` "
                 "(250,000 steps of 256 x 2048 tokens),\n"
                 f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens, peak rate 3e-3)"
             )
         return TrainConfig()
 
     def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
-        """`base`, changed only where an option asks for another length or learning rate."""
+        """`base`, with the length and learning rate of the command line."""
         optimizer = base
         if self.steps is not None or self.tokens is not None:
             optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
@@ -168,21 +164,21 @@ class Train:
 
 @dataclass(frozen=True)
 class Tokenize:
-    """Turn a corpus into token shards, which `train --corpus` reads without holding them in memory."""
+    """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
 
     corpus: Annotated[str, tyro.conf.Positional]
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a pattern."""
+    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a glob pattern."""
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write; it must not exist."""
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
     held_out: float = 0.05
-    """Fraction of the documents that is kept for evaluation."""
+    """Fraction of documents in the held-out split."""
     test: float = 0.0
-    """Fraction that is kept besides, to give results on."""
+    """Fraction of documents in the test split, for final results."""
 
     def run(self) -> None:
-        """Tokenize, and say what the folder holds."""
+        """Tokenize, and print the size of each split."""
         from training.config import DataOptions
         from training.corpus import Document, documents
         from training.prepare import cache_folder, tokenizer_for
@@ -206,23 +202,23 @@ class Tokenize:
 
 @dataclass(frozen=True)
 class Sample:
-    """Let a trained model go on with a text."""
+    """Sample a continuation of a text from a trained model."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     prompt: str = ""
-    """What to go on with; nothing begins a document."""
+    """The text to continue; empty: start a document."""
     tokens: int = 256
-    """How many tokens to add."""
+    """Tokens to sample."""
     temperature: float = 1.0
-    """0 takes the most probable token each time."""
+    """Softmax temperature; 0 takes the most probable token."""
     seed: int = 0
-    """Of the random draws."""
+    """Sampling seed."""
     mesh: Mesh = None
     dtype: WeightType = None
 
     def run(self) -> None:
-        """Print the text."""
+        """Sample and print."""
         from training.load import sample_run
 
         options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
@@ -231,18 +227,18 @@ class Sample:
 
 @dataclass(frozen=True)
 class Evaluate:
-    """Measure a trained model's loss on a text."""
+    """Evaluate a trained model's loss on a text."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     corpus: str | None = None
-    """The text, as for `train`; none: the run's own held-out text."""
+    """The text, as for `train`; default: the run's own held-out text."""
     tokens: int = 0
-    """About how many tokens to read, from the beginning; 0 for all."""
+    """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
     mesh: Mesh = None
     dtype: WeightType = None
     json: Json = False
-    """Print JSON on standard output, and nothing else there."""
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
         """Print loss and bits per byte."""
@@ -260,17 +256,17 @@ class Evaluate:
 
 @dataclass(frozen=True)
 class Show:
-    """Show a run at a glance: its loss curve, and how its experts share the tokens."""
+    """Summarise a run: its loss curve, and the load of its experts."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     out: Path | None = None
     """A file for the figure: .png, .svg or .pdf."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Convert the run's records for TensorBoard, into its folder, as `train --tensorboard` writes them."""
+    """Convert the run's records for TensorBoard, as `train --tensorboard` writes them."""
 
     def run(self) -> None:
-        """Print the summary; draw the figure if asked for."""
+        """Print the summary, and draw the figure if requested."""
         from training.show import figure, history, summary
 
         run = history(self.folder)
@@ -303,8 +299,8 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     return run_mesh(RunOptions(mesh=described))
 
 
-def _changed(options: Any, asked: Train, names: tuple[str, ...]) -> Any:
-    return replace(options, **{name: getattr(asked, name) for name in names if getattr(asked, name) is not None})
+def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
+    return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
 
 def _name(config: "TrainConfig") -> str:
@@ -313,7 +309,7 @@ def _name(config: "TrainConfig") -> str:
     return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
 
 
-def _tell(outcome: "Outcome", as_json: bool) -> None:
+def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         import json
 
@@ -321,66 +317,8 @@ def _tell(outcome: "Outcome", as_json: bool) -> None:
         print(json.dumps(record | {"sample": outcome.sample}, indent=2))
         return
     if outcome.stopped:
-        print(f"{outcome.folder}: stopped after step {outcome.step}; the same command goes on from there")
+        print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
-    print(f"A law takes runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
-
-
-@contextmanager
-def watching() -> Generator["Watcher"]:
-    """A bar on a terminal, a line every few seconds elsewhere; on standard error."""
-    if not sys.stderr.isatty():
-        yield _Lines()
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    console = Console(stderr=True)
-    with Bar(MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"), console=console) as bar:
-        yield _Bar(bar)
-
-
-def _described(progress: "Progress") -> str:
-    parts = [f"loss {progress.loss:.3f}", f"{progress.tokens_per_second:,.0f} tokens/s"]
-    if progress.metrics:
-        parts.append(f"load {progress.metrics['load_max_over_mean']:.2f}")
-        parts.append(f"dropped {progress.metrics['dropped_fraction']:.1%}")
-    if progress.held_out is not None:
-        parts.append(f"held-out {progress.held_out:.3f}")
-    return "  ".join(parts)
-
-
-class _Lines:
-    """A line every five seconds."""
-
-    def __init__(self) -> None:
-        self._last = time.monotonic()
-
-    def on_step(self, progress: "Progress") -> None:
-        """Say so if it is time."""
-        if time.monotonic() - self._last > 5 or progress.step == progress.steps:
-            self._last = time.monotonic()
-            print(f"step {progress.step} of {progress.steps}  {_described(progress)}", file=sys.stderr, flush=True)
-
-    def on_event(self, message: str) -> None:
-        """Say so."""
-        print(message, file=sys.stderr, flush=True)
-
-
-class _Bar:
-    """A bar, and events above it."""
-
-    def __init__(self, bar: Any) -> None:
-        self._bar = bar
-        self._task = bar.add_task("compiling", total=None)
-
-    def on_step(self, progress: "Progress") -> None:
-        """Move the bar."""
-        self._bar.update(self._task, completed=progress.step, total=progress.steps, description=_described(progress))
-
-    def on_event(self, message: str) -> None:
-        """Write it above the bar."""
-        self._bar.console.print(message)
+    print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")

@@ -1,6 +1,5 @@
-"""The executable specification of routed language models: routers, routed blocks, the model and its
-objective, and exact counts.
+"""The executable specification of routed language models.
 
-`plan` (what it takes on TPUs) and `training` (from text to curves) are built on it, and it needs
-neither.
+Routers, routed blocks, the Transformer, its objective, and exact counts. `training` and `plan`
+build on it; it imports neither.
 """

@@ -1,12 +1,12 @@
 """Causal multi-head attention with relative positions, as the released counts imply.
 
-Five D x A maps (A = heads * kqv_size): query, key, value, output, and one for the positions, which
-Transformer-XL projects anew in each layer (Dai et al. 2019, section 3.3), here without its two bias
-vectors, for which the counts leave no room:
+Five D x A matrices (A = heads * kqv_size): query, key, value, output, and a projection of the
+relative positions, one per layer as in Transformer-XL (Dai et al. 2019, section 3.3) but without
+its two bias vectors, for which the counts leave no room:
 
     score_ij = q_i . (k_j + r_{i-j}) / sqrt(kqv_size)    for j <= i
 
-Axes: `batch` sequences, `context` T tokens of one, `heads` H, `kqv` the size of one head.
+Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the head dimension.
 """
 
 import equinox as eqx
@@ -20,8 +20,10 @@ from reference.mesh import HEADS, HIDDEN, MODEL, TOKENS, contract, repeated, res
 
 
 class Attention(eqx.Module):
-    """Weights are normal with standard deviation 1/sqrt(fan-in), `output` further by 1/sqrt(2L)
-    (our choice, as GPT-2's)."""
+    """Weights are normal with standard deviation 1/sqrt(fan-in).
+
+    `output` is scaled by a further 1/sqrt(2L) (our choice, as in GPT-2).
+    """
 
     query: Float[Array, "d_model heads kqv"]
     key: Float[Array, "d_model heads kqv"]
@@ -41,7 +43,7 @@ class Attention(eqx.Module):
     def __call__(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch context d_model"]:
-        """Attend. Scores and softmax are in float32 at least, the rest in the type of `x`."""
+        """Self-attention; scores and softmax in float32 or wider, the rest in the dtype of `x`."""
         query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
         query /= self.query.shape[-1] ** 0.5
         position = self._positions(x)
@@ -73,8 +75,10 @@ class Attention(eqx.Module):
     def _positions(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch heads context kqv"]:
-        """r, from the largest distance to 0; once for each sequence, so that the product with it is
-        batched as the keys' is."""
+        """r, from the largest distance to 0.
+
+        Repeated for each sequence, so that its product with the queries is batched like the keys'.
+        """
         sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
         position = contract(
             "md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None)
@@ -83,8 +87,10 @@ class Attention(eqx.Module):
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:
-    """Sines, then cosines, of the distances context - 1, ..., 1, 0, at wavelengths from 2 pi to
-    10000 * 2 pi (Vaswani et al. 2017)."""
+    """Sinusoidal embeddings of the distances context - 1, ..., 1, 0 (Vaswani et al. 2017).
+
+    Sines, then cosines, at wavelengths from 2 pi to 10000 * 2 pi.
+    """
     distance = jnp.arange(context - 1, -1, -1, dtype=float)
     frequency = 10_000.0 ** (-jnp.arange(0, d_model, 2, dtype=float) / d_model)
     angle = distance[:, None] * frequency
@@ -94,12 +100,12 @@ def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_mo
 def shift(
     scores: Float[Array, "batch heads context context"],
 ) -> Float[Array, "batch heads context context"]:
-    """From scores by distance, row i's m-th for distance T-1-m, to scores by position: row i's j-th
-    for distance i-j.
+    """Converts scores indexed by distance to scores indexed by position.
 
-    Row i moves left by T-1-i. With one column put in front, rows are T+1 long, and reading them T
-    at a time moves each by one more than the row before (Dai et al. 2019, appendix B). Entries with
-    j > i are left arbitrary.
+    Entry m of row i of the input is for distance T-1-m; entry j of row i of the output is for
+    distance i-j, so row i moves left by T-1-i. With a column prepended, rows are T+1 long, and
+    reading them T at a time moves each row by one more than the row before (Dai et al. 2019,
+    appendix B). Entries with j > i are arbitrary.
     """
     batch, heads, context, _ = scores.shape
     padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))

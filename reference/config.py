@@ -1,9 +1,8 @@
-"""What a model is made of: frozen dataclasses, checked once, when they are made. Sizes are the
-paper's (the release's, exact).
+"""Model configuration: frozen dataclasses, validated on construction; sizes as released.
 
-A dense model has no router. A routed one has a `RouterConfig`, whose `technique` is a dataclass of
-its own: which router, and the options that only it has. Every default that the paper does not state
-is marked "our choice" with its reason.
+A dense model has no router. A routed model has a `RouterConfig`, whose `technique` is a dataclass
+of its own: the router and its options. Every default that the paper does not state is marked "our
+choice", with a reason.
 """
 
 import math
@@ -26,39 +25,51 @@ WIDENING = 4
 """Hidden width of a feed-forward over d_model (released counts)."""
 
 BALANCED_TOKENS = 64
-"""Tokens of a group for each expert, at least, where the size of groups is left to the batch."""
+"""Minimum mean tokens per expert in a group, where `sequences_per_group` is None."""
 
 
 @dataclass(frozen=True)
 class RouterConfig:
-    """A routed layer: which technique, how many experts, and how many tokens each takes."""
+    """A routed layer: the technique, the number of experts, and their capacity."""
 
     technique: RouterOptions = field(default_factory=SinkhornBase)
     """The router and its options, one of `routers.ROUTERS`."""
     num_experts: int = 64
-    """E. With one expert every technique of the paper is the dense model, and so is Switch."""
+    """E. With one expert, the paper's techniques and Switch are the dense model."""
     k: int = 1
     """Experts per token. RL-R's policy chooses one."""
     capacity_factor: float | None = 1.25
-    """An expert takes ceil(capacity_factor * k * T / E) of a group's T tokens in training; those
-    past it keep their residual only. None: none is dropped, at up to twice the work. Our choice of
-    default: Fedus et al. 2021 train at 1.25."""
+    """An expert takes at most ceil(capacity_factor * k * T / E) of a group's T tokens in training.
+
+    A dropped token keeps its residual only. None: no token is dropped, at up to twice the compute.
+    Our choice of default, as in Fedus et al. 2021.
+    """
     evaluation_capacity_factor: float | None = None
-    """The same in evaluation. Our choice of default, none dropped: a loss must not depend on what
-    else is in the batch."""
+    """The capacity factor in evaluation; None: no token is dropped.
+
+    Our choice of default: a loss must not depend on the rest of the batch.
+    """
     sequences_per_group: int | None = None
-    """Sequences that make up a group, the unit of balancing and capacity. None, our choice: as many
-    of those that a device holds as give each expert 64 tokens in the mean. With few tokens an
-    expert a balanced plan still drops many: at T/E = 4 S-BASE drops 9 % (docs/routers.md)."""
+    """Sequences per group, the unit of balancing and capacity.
+
+    None (our choice): as few of a device's sequences as give each expert a mean of 64 tokens, or
+    all of them. With few tokens per expert, even a balanced plan drops many: S-BASE drops 9 % at
+    T/E = 4 (docs/routers.md).
+    """
     drop_order: DropOrder = "position"
-    """Who is dropped where an expert is full. Our choice of default, by position: the last in the
-    group. By choice: second choices before first ones, then by position (GShard). By gate: those of
-    the smallest gates (Riquelme et al. 2021). Or at random."""
+    """Which choices a full expert drops.
+
+    "position" (our choice of default): the last in the group. "choice": second choices before first
+    ones, then by position (GShard). "gate": the smallest gates (Riquelme et al. 2021). "random": at
+    random.
+    """
     granularity: int = 1
-    """G: an expert is 4 * d_model / G wide (Krajewski et al. 2024), so that k = G experts take the
-    work of one feed-forward."""
+    """G: an expert is 4 * d_model / G wide (Krajewski et al. 2024).
+
+    With k = G, a token's experts cost as much as one dense feed-forward.
+    """
     shared_experts: int = 0
-    """Experts of the same width that every token uses besides, without a gate (Dai et al. 2024)."""
+    """Experts of the same width that every token uses, without a gate (Dai et al. 2024)."""
 
     def __post_init__(self) -> None:
         found = getattr(self.technique, "__name__", self.technique)
@@ -85,8 +96,10 @@ class RouterConfig:
         require(found, f"no drop_order is called {self.drop_order!r}; there are {known}")
 
     def capacity(self, tokens: int, *, inference: bool) -> int | None:
-        """Tokens that one expert takes of a group of `tokens`: ceil(factor * k * T / E), at most T;
-        None if none is dropped. Exact: a factor is the decimal that is written."""
+        """Capacity of an expert in a group of `tokens`: ceil(factor * k * T / E), at most T.
+
+        None if no token is dropped. Exact: the factor is read as the decimal it prints as.
+        """
         factor = self.evaluation_capacity_factor if inference else self.capacity_factor
         if factor is None:
             return None
@@ -94,10 +107,10 @@ class RouterConfig:
         return min(tokens, math.ceil(Fraction(str(factor)) * mean))
 
     def group_of(self, sequences: int, context: int, inference: bool = False) -> int:
-        """How many of the `sequences` of `context` tokens that a device holds make up a group.
+        """Sequences per group, when a device holds `sequences` of `context` tokens.
 
-        Raises `ConfigError` where `sequences_per_group` does not divide them; in evaluation, which
-        takes any batch, groups are smaller then.
+        Raises `ConfigError` where `sequences_per_group` does not divide them. In evaluation, which
+        takes any batch size, groups are then smaller.
         """
         if self.sequences_per_group is None:
             enough = BALANCED_TOKENS * self.num_experts
@@ -115,10 +128,7 @@ class RouterConfig:
 
 @dataclass(frozen=True)
 class Size:
-    """One dense architecture: width, depth, heads.
-
-    `kqv_size` is the size of one head's queries, keys and values.
-    """
+    """A dense architecture; `kqv_size` is the dimension of a head's queries, keys and values."""
 
     d_model: int
     num_blocks: int
@@ -130,7 +140,7 @@ class Size:
             require_count(name, getattr(self, name))
         require(
             self.d_model % 2 == 0,
-            f"d_model is {self.d_model}; the sinusoids of positions come in pairs: make it even",
+            f"d_model is {self.d_model}; sinusoidal positions come in pairs: make it even",
         )
 
 
@@ -144,9 +154,7 @@ SIZES: dict[str, Size] = {
     "1.3B": Size(2048, 24, 16, 128),
     "7B": Size(4096, 32, 32, 128),
 }
-"""The sizes of the release, with 870M and 7B, which the paper's ladder has and the release trained
-no run of.
-"""
+"""The released sizes, and 870M and 7B, which are in the paper's ladder only."""
 
 
 @dataclass(frozen=True)
@@ -155,32 +163,39 @@ class ModelConfig:
 
     size: Size = SIZES["15M"]
     router: RouterConfig | None = None
-    """The routed layers; None for a dense model."""
+    """The routed layers' configuration; None for a dense model."""
     routing_frequency: float = 0.5
     """R, the fraction of blocks that are routed: 1/R must be an integer that divides num_blocks."""
     vocabulary: int = 32_000
-    """Token ids."""
+    """Number of token ids."""
     context: int = 2048
-    """Tokens of a training sequence; shorter ones may be run."""
+    """Tokens per training sequence; shorter sequences are accepted."""
     dtype: Dtype = "float32"
-    """Type of the activations. Parameters are float32 or wider; norms, softmaxes, routing and
-    logits are computed in float32 or wider."""
+    """Dtype of the activations.
+
+    Parameters are float32 or wider; norms, softmaxes, routing and logits are computed in float32 or
+    wider.
+    """
     remat: bool = False
-    """Rematerialise each block in the backward pass instead of keeping its activations."""
+    """Rematerialise each block in the backward pass instead of storing its activations."""
     unroll: int = 1
-    """Groups of blocks in one iteration of the scan over them. Our choice of default, one: compile
-    time then does not grow with depth. On CPU all of a shallow model's groups at once save a tenth
-    of a step."""
+    """Groups of blocks per iteration of the scan.
+
+    Our choice of default, 1: compile time does not grow with depth. On CPU, unrolling a shallow
+    model fully saves a tenth of a step.
+    """
     vocabulary_multiple: int = 1
-    """The embedding has rows for a multiple of so many ids, so that a mesh can spread it whatever
-    the vocabulary; the further rows are 0, and their logits too low to be chosen."""
+    """The embedding's rows are padded to a multiple of this, so that a mesh axis divides them.
+
+    Padding rows are 0, and their logits are masked.
+    """
 
     def __post_init__(self) -> None:
         for name in ("vocabulary", "vocabulary_multiple", "context", "unroll"):
             require_count(name, getattr(self, name))
         known = ", ".join(DTYPES)
         found = self.dtype in DTYPES
-        require(found, f"no type of activations is called {self.dtype!r}; there are {known}")
+        require(found, f"no dtype is called {self.dtype!r}; there are {known}")
         if self.router is None:
             return
         _check_routing_frequency(self.routing_frequency, self.size.num_blocks)
@@ -194,13 +209,12 @@ class ModelConfig:
 
     @property
     def period(self) -> int:
-        """Blocks per group of blocks, 1/R, of which the last is routed (our choice of place); 1 for
-        a dense model."""
+        """Blocks per group, 1/R, the last of which is routed (our choice); 1 for a dense model."""
         return 1 if self.router is None else round(1 / self.routing_frequency)
 
     @property
     def routed_layers(self) -> int:
-        """How many blocks are routed."""
+        """Number of routed blocks."""
         return 0 if self.router is None else self.size.num_blocks // self.period
 
     @property
@@ -210,12 +224,12 @@ class ModelConfig:
 
     @property
     def expert_hidden(self) -> int:
-        """Width of an expert."""
+        """Width of an expert, 4 * d_model / G."""
         return self.hidden // (self.router.granularity if self.router else 1)
 
     @property
     def embedding_rows(self) -> int:
-        """The vocabulary, rounded up to `vocabulary_multiple`."""
+        """`vocabulary`, rounded up to a multiple of `vocabulary_multiple`."""
         return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
 
 
@@ -235,15 +249,18 @@ def model_config(
 
 
 def technique(name: str) -> type[RouterOptions]:
-    """The options of the router of this name. Raises `ConfigError` for an unknown one."""
+    """The options class of a router by name. Raises `ConfigError` for an unknown name."""
     known = ", ".join(ROUTERS)
     require(name in ROUTERS, f"no router is called {name!r}; there are dense, {known}")
     return ROUTERS[name]
 
 
 def check_shape(config: ModelConfig, shape: Mapping[str, int], batch: int) -> None:
-    """Raises `ConfigError` unless a mesh of `shape` divides the model's dimensions, and a batch of
-    so many sequences (of one microbatch) is divisible into its groups on each device."""
+    """Raises `ConfigError` unless a mesh of `shape` divides the model's dimensions and the batch.
+
+    `batch` is the number of sequences in one microbatch, which must also be divisible into groups
+    on each device.
+    """
     router = config.router
     for name, number, axes in (
         ("num_heads", config.size.num_heads, (MODEL,)),
@@ -263,7 +280,7 @@ def _check_routing_frequency(frequency: float, num_blocks: int) -> None:
     fix = "use 1, 1/2, 1/3, ..."
     require(0 < frequency <= 1, f"routing_frequency is {frequency}; {fix}")
     period = round(1 / frequency)
-    # 1/3 and the like come as decimals, the release's 0.08333333333333333 among them.
+    # Fractions such as 1/3 arrive as decimals, in the release too (0.08333333333333333).
     whole = math.isclose(frequency * period, 1, rel_tol=1e-6)
     require(whole, f"routing_frequency is {frequency}, not 1/integer; {fix}")
     fix = f"not divisible into groups of {period}; use 1/(a divisor of {num_blocks})"

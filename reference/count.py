@@ -1,16 +1,15 @@
-"""How large a model is and what a token costs, by closed form: the paper's N, P and F, to the last
-integer of the release's columns.
+"""Parameters and FLOPs in closed form: the paper's N, P and F, exactly as in its release.
 
-Python integers only. Three kinds of count:
+Python integers only, of three kinds:
 
-- what the release's columns hold: `parameters`, `dense_parameter_count` (N),
-  `total_parameter_count` (P), `flops_per_step` (F);
-- what the modules of `reference/` hold: `held_parameters`;
-- what their forward pass multiplies, with capacity factor and padding: `matmul_flops`.
+- the release's columns: `parameters`, `dense_parameter_count` (N), `total_parameter_count` (P),
+  `flops_per_step` (F);
+- the parameters that the modules of `reference/` hold: `held_parameters`;
+- the matrix products of their forward pass, with capacity factor and padding: `matmul_flops`.
 
 Symbols: D d_model, L blocks, H heads, A = H * kqv_size, T context, V vocabulary, E experts, k of
-them per token, and the number of routed layers, `ModelConfig.routed_layers`. Source: the table of
-the release reproduced exactly on all its 223 runs; the paper gives no formulas.
+them per token, `ModelConfig.routed_layers` routed blocks. Source: the release's table, reproduced
+exactly for all 223 runs; the paper gives no formulas.
 """
 
 from dataclasses import dataclass, fields, replace
@@ -21,59 +20,54 @@ from reference.routers import Switch
 from reference.routers.interface import RouterWeights
 
 SEQUENCES_PER_STEP = 256
-"""Sequences of 2048 tokens in one training step of the release (paper, section 4)."""
+"""Sequences of 2048 tokens per training step of the release (paper, section 4)."""
 
 
 @dataclass(frozen=True)
 class Parameters:
-    """Numbers of weights, all layers together.
-
-    P is all but the last two, which the paper leaves out of N and P.
-    """
+    """Parameter counts, summed over layers. The paper's N and P exclude the last two."""
 
     attention: int
     """Queries, keys, values, output, and the projection of relative positions."""
     norms: int
     """Scale and offset of the two LayerNorms of each block."""
     feed_forward: int
-    """The blocks that are not routed."""
+    """The dense blocks."""
     experts: int
-    """All E of every routed layer, and those that are shared."""
+    """All E experts of every routed layer, and the shared ones."""
     router: int
     baseline: int
-    """RL-R's network D -> D/8 -> 1 in each routed layer."""
+    """RL-R's baseline network D -> D/8 -> 1 in each routed layer."""
     embedding: int
-    """Also the output's matrix: they are tied (our choice)."""
+    """Also the output projection: they are tied (our choice)."""
     final_norm: int
 
     @property
     def total(self) -> int:
-        """P: everything but embedding and final norm."""
+        """P: excludes the embedding and the final norm."""
         return self.everything - self.embedding - self.final_norm
 
     @property
     def everything(self) -> int:
-        """P with embedding and final norm."""
+        """P plus the embedding and the final norm."""
         return _sum(self)
 
 
 @dataclass(frozen=True)
 class Flops:
-    """Floating-point operations of a forward pass, all layers together;
-    one multiplication and one addition are two."""
+    """FLOPs of a forward pass, summed over layers; a multiply-add is two."""
 
     attention: int
     """Products with attention's five D x A matrices.
 
-    The release charges that of relative positions to every token.
+    The release charges the projection of relative positions to every token.
     """
     scores: int
-    """Products with keys, relative positions and values, over all T positions:
-    causality saves nothing."""
+    """Products with keys, relative positions and values, over all T positions, masked or not."""
     softmax: int
     norms: int
     feed_forward: int
-    """The blocks that are not routed."""
+    """The dense blocks."""
     experts: int
     router: int
     baseline: int
@@ -81,13 +75,15 @@ class Flops:
 
     @property
     def total(self) -> int:
-        """All parts."""
+        """The sum of all fields."""
         return _sum(self)
 
 
 def parameters(config: ModelConfig) -> Parameters:
-    """The parts of P as the release counts them: HASH is charged a router of E * D although hashing
-    needs none."""
+    """The components of P as the release counts them.
+
+    HASH is charged a router of E * D parameters, although hashing needs none.
+    """
     size, layers, router = config.size, config.routed_layers, _router_weights(config)
     attention, feed_forward = _attention_matrices(config), _feed_forward_matrices(config)
     return Parameters(
@@ -103,16 +99,21 @@ def parameters(config: ModelConfig) -> Parameters:
 
 
 def held_parameters(config: ModelConfig) -> Parameters:
-    """What the modules hold: the same, but for a router without weights (HASH), and for the
-    embedding's rows that are no token's."""
+    """The parameters that the modules hold.
+
+    They differ from `parameters` in HASH's router, which has none, and in the embedding's padding
+    rows.
+    """
     held = config.routed_layers * _router_weights(config).held
     embedding = config.embedding_rows * config.size.d_model
     return replace(parameters(config), router=held, embedding=embedding)
 
 
 def dense_parameter_count(config: ModelConfig) -> int:
-    """N: the weights of the dense model of this size, which are those that a token meets at k = 1,
-    router and embedding left out."""
+    """N: the parameters of the dense model of this size.
+
+    These are the parameters a token uses at k = 1, router and embedding excluded.
+    """
     size = config.size
     return size.num_blocks * (
         _attention_matrices(config) + _feed_forward_matrices(config) + 4 * size.d_model
@@ -120,16 +121,16 @@ def dense_parameter_count(config: ModelConfig) -> int:
 
 
 def total_parameter_count(config: ModelConfig) -> int:
-    """P: all weights, embedding and final norm left out. With E = 1 it is N and the router."""
+    """P: all parameters, embedding and final norm excluded. With E = 1, it is N and the router."""
     return parameters(config).total
 
 
 def flops_per_token(config: ModelConfig) -> Flops:
-    """A token's forward pass as the release counts it: no capacity factor, nothing dropped; HASH is
-    charged its router here, too.
+    """FLOPs of one token's forward pass as the release counts them.
 
-    A multiplication by each matrix; 3 operations per score in the softmax, 5 per element in a
-    LayerNorm; none for the embedding, the activation, the gates, the residuals and the final norm.
+    No capacity factor, and nothing dropped; HASH is charged a router here too. Besides the matrix
+    products, the softmax costs 3 operations per score and a LayerNorm 5 per element; embedding,
+    activation, gates, residuals and final norm cost none.
     """
     size, layers, router = config.size, config.routed_layers, _router_weights(config)
     feed_forward, active = 2 * _feed_forward_matrices(config), _choices(config)
@@ -147,20 +148,23 @@ def flops_per_token(config: ModelConfig) -> Flops:
 
 
 def flops_per_step(config: ModelConfig, sequences: int = SEQUENCES_PER_STEP) -> int:
-    """F: forward FLOPs of one step over so many sequences of `config.context` tokens, as the
-    release counts them."""
+    """F: forward FLOPs of one step over `sequences` of `config.context` tokens, as released."""
     return flops_per_token(config).total * config.context * sequences
 
 
 def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flops:
-    """What `Transformer` multiplies in one forward pass over so many sequences of `config.context`
-    tokens: its matrix products alone.
+    """FLOPs of the matrix products in one forward pass of `Transformer`.
 
-    It differs from the release's count in four ways. Positions are projected once for all
-    sequences. The experts' work is that of their buffers, filled or not: E * C slots a group for a
-    capacity of C, and where nothing is dropped as many blocks as any routing can need. HASH has no
-    router. Softmax and norms are no matrix products. Raises `ConfigError` if groups do not divide
-    the sequences.
+    The batch is `sequences` of `config.context` tokens. This differs from the release's count in
+    four ways:
+
+    - Positions are projected once for all sequences.
+    - Experts compute on whole buffers, filled or not: E * C slots per group at capacity C; where
+      nothing is dropped, as many blocks as any routing can need.
+    - HASH has no router.
+    - Softmax and norms are not matrix products.
+
+    Raises `ConfigError` if groups do not divide the sequences.
     """
     counted, tokens = flops_per_token(config), sequences * config.context
     once = config.size.num_blocks * 2 * (_attention_matrices(config) // 5)
@@ -179,19 +183,20 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
 
 
 def training_flops(config: ModelConfig, sequences: int) -> int:
-    """FLOPs of a training step over so many sequences: three times the matrix products of the
-    forward pass.
+    """FLOPs of a training step: three times the matrix products of the forward pass.
 
-    A product's gradient is two products of its size. The program does a little less, where an input
-    needs no gradient (the sinusoids, what RL-R's router reads), and another forward pass through
-    the blocks with `remat`, which by convention does not count.
+    A product's gradient is two products of the same size. The program does slightly less, because
+    some inputs need no gradient (the sinusoids, the input of RL-R's router), and with `remat` one
+    more forward pass through the blocks, which by convention does not count.
     """
     return 3 * matmul_flops(config, sequences, inference=False).total
 
 
 def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int:
-    """Rows that the routed experts of one layer work on in a forward pass over the sequences of one
-    device, empty ones included (`dispatch`); 0 for a dense model."""
+    """Slots that the routed experts of one layer compute on in a device's forward pass.
+
+    Empty slots are included (`dispatch`); 0 for a dense model.
+    """
     router = config.router
     if router is None:
         return 0
@@ -207,17 +212,17 @@ def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int
 
 
 def widened(config: ModelConfig, flop_increase: int) -> ModelConfig:
-    """What a dense model of the release with this `flop_increase` counts as: at R of its blocks,
-    `flop_increase` feed-forwards for each token and a router over them. Its N stays.
+    """The routed model as which the release counts a dense run with this `flop_increase`.
 
-    Raises `ConfigError` for a routed model or an increase below 1.
+    At R of its blocks, a token has `flop_increase` feed-forwards and a router over them; N is
+    unchanged. Raises `ConfigError` for a routed model or an increase below 1.
     """
     if config.router is not None or flop_increase < 1:
         fix = "it is at least 1, and more than 1 for dense models only"
         raise ConfigError(f"flop_increase is {flop_increase}; {fix}")
     if flop_increase == 1:
         return config
-    # Any technique does whose router is one D x E matrix.
+    # Any technique whose router is one D x E matrix gives the same counts.
     router = RouterConfig(Switch(), num_experts=flop_increase, k=flop_increase)
     return replace(config, router=router)
 
@@ -253,5 +258,5 @@ def _shared(config: ModelConfig) -> int:
     return config.router.shared_experts if config.router else 0
 
 
-def _sum(parts: Parameters | Flops) -> int:
-    return sum(getattr(parts, field.name) for field in fields(parts))
+def _sum(counts: Parameters | Flops) -> int:
+    return sum(getattr(counts, field.name) for field in fields(counts))

@@ -1,12 +1,13 @@
-"""Moves the tokens of a group into per-expert buffers, and back. It alone knows capacity, order and
-dropping.
+"""Dispatches a group's tokens into per-expert buffers and combines the outputs.
 
-A choice is one of a token's k experts: T tokens make A = T*k of them, numbered token * k + choice.
-They are sorted by expert and, within one, by priority, so that each expert's choices lie side by
-side; a buffer slot then reads its token, and a choice reads its slot. Both directions are gathers.
+Capacity, priority and dropping are decided here and nowhere else.
 
-Two layouts share this code: a buffer per expert of fixed capacity, where what does not fit is
-dropped, and blocks of a fixed length, as many as any routing can need, where nothing is.
+A choice is one of a token's k experts: T tokens make A = T*k choices, numbered token * k + choice.
+They are sorted by expert, then by priority, so that each expert's choices are contiguous; a buffer
+slot then reads its token, and a choice reads its slot. Both directions are gathers.
+
+Two layouts share this code: one buffer per expert of fixed capacity, which drops overflow, and
+blocks of fixed length, as many as any routing can need, which drop nothing.
 """
 
 import math
@@ -19,22 +20,22 @@ from reference.fast import gather, weighted_sum
 
 
 class Plan(eqx.Module):
-    """Who sits where: `slots` S rows of buffer for `tokens` T with k choices each."""
+    """The assignment of choices to slots: `slots` S buffer rows for `tokens` T with k choices."""
 
     token_of_slot: Int[Array, "slots"]
-    """The token that a slot reads; T where the slot is empty."""
+    """The token each slot reads; T where the slot is empty."""
     choice_of_slot: Int[Array, "slots"]
-    """The number of the slot's choice; T*k where the slot is empty."""
+    """The choice each slot holds; T*k where the slot is empty."""
     slot_of_choice: Int[Array, "tokens k"]
-    """The slot that a choice reads; S where it was dropped."""
+    """The slot each choice reads; S where it was dropped."""
 
     def kept(self) -> Bool[Array, "tokens k"]:
-        """Which choices found a slot."""
+        """Which choices were not dropped."""
         return self.slot_of_choice < self.token_of_slot.shape[0]
 
 
 class BlockPlan(eqx.Module):
-    """A `Plan` over blocks of equal length, and the expert each block belongs to."""
+    """A `Plan` over blocks of equal length, and the expert of each block."""
 
     plan: Plan
     expert_of_block: Int[Array, "blocks"]
@@ -47,10 +48,10 @@ def plan_capacity(
     priority: Float[Array, "tokens k"] | None = None,
     first: int | Int[Array, ""] = 0,
 ) -> Plan:
-    """Buffers of `capacity` slots per expert, expert 0 first; the choices past it are dropped.
+    """Buffers of `capacity` slots per expert, expert 0 first; overflow is dropped.
 
-    An expert takes its choices from the lowest `priority` up, equal ones and all by default by
-    number. `first`: how many of an expert's choices are passed over, those of earlier rounds.
+    An expert takes its choices in increasing `priority`, ties (and all choices by default) by
+    number. `first`: the number of each expert's choices to skip, taken in earlier rounds.
     """
     order, counts, rank = _sort(experts, num_experts, priority)
     place = rank - first
@@ -65,11 +66,11 @@ def plan_capacity(
 
 
 def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
-    """Blocks enough for any routing, each of one expert; nothing is dropped.
+    """Enough blocks for any routing, each of one expert; nothing is dropped.
 
-    A block holds `block_length` slots, an expert as many blocks as it needs. At most `num_blocks`
-    are: with blocks of the mean load, twice the work of a perfectly balanced routing. Blocks that
-    are left over are empty and belong to the last expert.
+    A block has `block_length` slots, and an expert as many blocks as it needs, at most `num_blocks`
+    in total: twice the work of a perfectly balanced routing. Unused blocks are empty and belong to
+    the last expert.
     """
     choices = experts.size
     length, blocks = block_length(choices, num_experts), num_blocks(choices, num_experts)
@@ -90,34 +91,38 @@ def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
 
 
 def block_length(choices: int, num_experts: int) -> int:
-    """Slots of one block: the mean load of an expert, rounded up."""
+    """Slots per block: the mean load of an expert, rounded up."""
     return math.ceil(choices / num_experts)
 
 
 def num_blocks(choices: int, num_experts: int) -> int:
-    """The most blocks any routing needs: full ones, and one not full for each expert that can have
-    one."""
+    """The maximum number of blocks any routing needs.
+
+    All full blocks, and a partial one for each expert that can have one.
+    """
     length, started = block_length(choices, num_experts), min(choices, num_experts)
     return (choices - started) // length + started
 
 
 def to_slots(x: Float[Array, "tokens d_model"], plan: Plan) -> Float[Array, "slots d_model"]:
-    """Fill the buffer: each slot takes its token's row of `x`, an empty one zeros."""
+    """Fills the buffer: each slot takes its token's row of `x`, empty slots are zero."""
     return gather(x, plan.token_of_slot, plan.slot_of_choice)
 
 
 def to_choices(
     buffer: Float[Array, "slots d_model"], plan: Plan
 ) -> Float[Array, "tokens k d_model"]:
-    """Read the buffer: each choice takes its slot's row, a dropped one zeros."""
+    """Reads the buffer: each choice takes its slot's row, dropped choices are zero."""
     return gather(buffer, plan.slot_of_choice, plan.choice_of_slot[:, None])
 
 
 def combine(
     buffer: Float[Array, "slots d_model"], gates: Float[Array, "tokens k"], plan: Plan
 ) -> Float[Array, "tokens d_model"]:
-    """Each token's sum over its choices of gate times slot; a dropped choice adds nothing, so that
-    the residual is left."""
+    """Each token's sum of gate times slot over its choices.
+
+    A dropped choice adds zero, which leaves the residual.
+    """
     return weighted_sum(to_choices(buffer, plan), gates)
 
 
@@ -129,8 +134,7 @@ def _at(x: Int[Array, "entries"], index: Int[Array, "*shape"]) -> Int[Array, "*s
 def _sort(
     experts: Int[Array, "tokens k"], num_experts: int, priority: Float[Array, "tokens k"] | None
 ) -> tuple[Int[Array, "choices"], Int[Array, "experts"], Int[Array, "choices"]]:
-    """Choices in order of expert, how many each expert has, and each choice's rank among its
-    expert's."""
+    """Choices in order of expert, choices per expert, and each choice's rank within its expert."""
     flat = experts.reshape(-1)
     if priority is None:
         order = jnp.argsort(flat, stable=True)

@@ -1,4 +1,4 @@
-"""What a user did wrong, in one line: what, where, and what would be right."""
+"""Errors in a model's configuration."""
 
 import math
 from numbers import Integral
@@ -7,7 +7,7 @@ from common.errors import InputError
 
 
 class ConfigError(InputError):
-    """A configuration that describes no model: the message names the field and the fix."""
+    """An invalid model configuration; the message names the field and the fix."""
 
 
 def require(holds: bool, otherwise: str) -> None:
@@ -17,7 +17,7 @@ def require(holds: bool, otherwise: str) -> None:
 
 
 def require_count(name: str, value: object, *, at_least: int = 1) -> None:
-    """Raise `ConfigError` unless `value` is a whole number of at least `at_least`."""
+    """Raise `ConfigError` unless `value` is an integer of at least `at_least`."""
     fix = f"make it a whole number, at least {at_least}"
     whole = isinstance(value, Integral) and int(value) >= at_least
     require(whole, f"{name} is {value!r}; {fix}")

@@ -1,8 +1,8 @@
-"""What is written as it is for speed alone. Each function here equals its plain form, which its
-docstring gives and `tests/reference/test_fast.py` compares it with; everything else in `reference/`
-is the formula.
+"""Functions whose form is chosen for speed alone.
 
-Measured on CPU (docs/LOG.md); a form that is faster on accelerators has its place here too.
+Each equals the plain form in its docstring (`tests/reference/test_fast.py`); everything else in
+`reference/` is written as its formula. Timings are on CPU (docs/LOG.md); forms that are faster on
+accelerators belong here too.
 """
 
 from functools import partial
@@ -20,10 +20,10 @@ def linear(
     *,
     out: Layout,
 ) -> Float[Array, "batch context outputs"]:
-    """Plain form: `contract("bcf,fo->bco", x, weight, out=out)` in the type of `x`.
+    """Plain form: `contract("bcf,fo->bco", x, weight, out=out)` in the dtype of `x`.
 
-    Tokens are flattened to one axis: from three axes XLA on CPU computes the weight's gradient by
-    transposed copies of both factors, and a feed-forward's training takes 1.7 times as long.
+    Tokens are flattened to one axis: with two, XLA on CPU transposes copies of both factors to
+    compute the weight's gradient, and a feed-forward trains 1.7 times as slowly.
     """
     batch, context, features = x.shape
     flat = reshaped(x, (batch * context, features), (BATCH, _last_axes(x)))
@@ -37,7 +37,7 @@ def gelu_linear(
 ) -> Float[Array, "batch context d_model"]:
     """Plain form: `linear(gelu(x), weight, out)`.
 
-    The GELU is computed again in the backward pass, which then keeps one array of this size, not
+    The GELU is recomputed in the backward pass, which stores one array of this size instead of
     five.
     """
     return linear(jax.nn.gelu(x), weight, out=out)
@@ -60,9 +60,9 @@ def layer_norm(
     offset: Float[Array, "d_model"],
     epsilon: float,
 ) -> Float[Array, "*batch d_model"]:
-    """Plain form: the same without `jax.checkpoint`; in float32 at least, in the type of `x`.
+    """Plain form: the same without `jax.checkpoint`; in float32 or wider, returned as `x.dtype`.
 
-    Computed again in the backward pass, which then keeps `x` alone: a quarter to write and read.
+    Recomputed in the backward pass, which stores `x` alone: a quarter of the memory traffic.
     """
     dtype = jnp.promote_types(x.dtype, jnp.float32)
     wide = x.astype(dtype)
@@ -76,9 +76,9 @@ def layer_norm(
 def causal_softmax(
     scores: Float[Array, "batch heads context context"],
 ) -> Float[Array, "batch heads context context"]:
-    """Plain form: `softmax(where(j <= i, scores_ij, -inf))` over j, in float32 at least.
+    """Plain form: `softmax(where(j <= i, scores_ij, -inf))` over j, in float32 or wider.
 
-    Its gradient needs its output alone.
+    The gradient needs the output alone.
     """
     wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
     causal = jnp.tri(scores.shape[-1], dtype=bool)
@@ -101,11 +101,11 @@ def _causal_softmax_jvp(
 def gather(
     x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"], back: Int[Array, "rows readers"]
 ) -> Shaped[Array, "*places d_model"]:
-    """Plain form: `x[index]`, zeros for an index one past the last.
+    """Plain form: `x[index]`, zeros where `index` is one past the last row.
 
-    `back` names, for each row, the places that read it (one past the last: none), so that the
-    gradient is a gather too; JAX's is a scatter. Not in forward mode: `jax.jvp`, and so
-    `jax.hessian`, do not go through a `custom_vjp`; reverse over reverse does.
+    `back` lists, for each row of `x`, the entries that read it (one past the last: none), so that
+    the gradient is a gather too, where JAX's is a scatter. Reverse mode only, of any order:
+    `jax.jvp`, and hence `jax.hessian`, does not support `custom_vjp`.
     """
     return _read(x, index)
 
@@ -141,7 +141,7 @@ def weighted_sum(
 ) -> Float[Array, "tokens d_model"]:
     """Plain form: `sum(x * weights[..., None], axis=1)`.
 
-    A choice at a time: XLA on CPU takes four times as long for the weights' gradient over an axis
+    One choice at a time: XLA on CPU takes four times as long for the weights' gradient with an axis
     of choices, however short.
     """
     terms = [x[:, c] * weights[:, c, None].astype(x.dtype) for c in range(weights.shape[1])]
@@ -149,22 +149,21 @@ def weighted_sum(
 
 
 def draw(log_policy: Float[Array, "tokens experts"], key: PRNGKeyArray) -> Int[Array, "tokens 1"]:
-    """Plain form: `jax.random.categorical(key, log_policy)`, from other random numbers.
+    """Plain form: `jax.random.categorical(key, log_policy)`, with different random numbers.
 
-    By where one uniform number falls among the cumulated probabilities; `categorical` draws E
-    numbers for each token: 12 ms, not 3.4, for 8,192 tokens and 64 experts on two cores.
+    Inverse-CDF sampling with one uniform number per token. `categorical` draws E per token: 12 ms
+    instead of 3.4 ms for 8,192 tokens and 64 experts on two cores.
     """
     cumulated = jnp.cumsum(jnp.exp(log_policy), axis=-1)
     uniform = jax.random.uniform(key, log_policy.shape[:1], log_policy.dtype)
     drawn = uniform * cumulated[:, -1]
-    # At least the last expert's end lies above what was drawn, which is less than it but for
-    # rounding.
+    # Rounding can put the draw at or above the last expert's end.
     below = cumulated[:, :-1] <= drawn[:, None]
     return jnp.sum(below, axis=-1, dtype=jnp.int32)[:, None]
 
 
 def _last_axes(x: Shaped[Array, "..."]) -> Axes:
-    """What the last dimension of `x` is spread over."""
+    """The layout of the last dimension of `x`."""
     if jax.sharding.get_abstract_mesh().empty:
         return None
     return jax.typeof(x).sharding.spec.partitions[-1]

@@ -1,8 +1,7 @@
-"""The feed-forward, two matrices D x F and F x D around a GELU, and `Experts`, E of them side by
-side. F is 4D (released counts), or an expert's 4D/G.
+"""The feed-forward D -> F -> D with a GELU, and `Experts`, a stack of E of them.
 
-Ungated and without biases, as the counts imply; GELU in its tanh form is our choice, the cheaper
-one on every device.
+F is 4D (released counts), or 4D/G in an expert. No gate and no biases, as the counts imply; the
+tanh form of the GELU is our choice, the cheaper one on every device.
 """
 
 import equinox as eqx
@@ -28,11 +27,11 @@ from reference.mesh import (
 )
 
 COPIES = 2**25
-"""Weights, in number, that `Experts.by_block` copies at a time."""
+"""Maximum number of weights that `Experts.by_block` copies at a time."""
 
 
 class FeedForward(eqx.Module):
-    """gelu(x W_in) W_out. Weights as in `attention.Attention`."""
+    """gelu(x W_in) W_out. Weights are initialised as in `attention.Attention`."""
 
     w_in: Float[Array, "d_model hidden"]
     w_out: Float[Array, "hidden d_model"]
@@ -48,7 +47,7 @@ class FeedForward(eqx.Module):
 
 
 class Experts(eqx.Module):
-    """E whole feed-forwards, with one more leading axis on each weight."""
+    """E feed-forwards, stacked along a leading axis of each weight."""
 
     w_in: Float[Array, "experts d_model hidden"]
     w_out: Float[Array, "experts hidden d_model"]
@@ -60,16 +59,15 @@ class Experts(eqx.Module):
     def __call__(
         self, buffer: Float[Array, "groups experts capacity d_model"]
     ) -> Float[Array, "groups experts capacity d_model"]:
-        """Expert e on the slots [:, e], those of all groups on one axis.
+        """Expert e on the slots [:, e] of all groups.
 
-        Spread over devices, the buffer goes to the experts' devices and back: an all-to-all each
-        way.
+        On a mesh, one all-to-all carries the buffer to the experts' devices and one brings it back.
         """
         groups, num_experts, capacity, d_model = buffer.shape
-        there = laid_out(jnp.moveaxis(buffer, 1, 0), BY_EXPERT)
-        slots = reshaped(there, (num_experts, groups * capacity, d_model), SLOTS)
+        by_expert = laid_out(jnp.moveaxis(buffer, 1, 0), BY_EXPERT)
+        slots = reshaped(by_expert, (num_experts, groups * capacity, d_model), SLOTS)
         hidden = contract("esd,edh->esh", slots, self.w_in.astype(slots.dtype), out=SLOTS_HIDDEN)
-        done = reshaped(gelu_contract(hidden, self.w_out, SLOTS), there.shape, BY_EXPERT)
+        done = reshaped(gelu_contract(hidden, self.w_out, SLOTS), by_expert.shape, BY_EXPERT)
         return laid_out(jnp.moveaxis(done, 0, 1), BUFFER)
 
     def by_block(
@@ -77,12 +75,12 @@ class Experts(eqx.Module):
         blocks: Float[Array, "groups blocks length d_model"],
         expert_of_block: Int[Array, "groups blocks"],
     ) -> Float[Array, "groups blocks length d_model"]:
-        """Expert `expert_of_block[g, n]` on block [g, n], where no token may be dropped and each
-        device holds every expert.
+        """Expert `expert_of_block[g, n]` on block [g, n], on devices that each hold every expert.
 
-        Each block reads a copy of its expert's weights, as many at a time as fit in `COPIES`. Over
-        an `expert` axis every device gathers all experts of the layer: evaluation goes by rounds
-        there (`routed`), and only training without a limit comes here.
+        For where no token may be dropped. Each block reads a copy of its expert's weights, as many
+        at a time as fit in `COPIES`. With an `expert` axis every device all-gathers the layer's
+        experts: evaluation uses rounds instead (`routed`), and only training without a capacity
+        comes here.
         """
         w_in = laid_out(self.w_in.astype(blocks.dtype), (None, None, MODEL))
         w_out = laid_out(self.w_out.astype(blocks.dtype), (None, MODEL, None))

@@ -1,14 +1,14 @@
-"""The device mesh and every layout: who holds what when a model is spread over devices.
+"""The device mesh, and the sharding of every weight and activation.
 
 Three axes, always present, of size 1 where unused, in JAX's explicit mode (a sharding is part of an
 array's type):
 
-    data      sequences
-    expert    sequences outside the experts, experts inside: two all-to-alls carry tokens there and
-              back
+    data      batch
+    expert    batch outside the experts, experts inside: an all-to-all dispatches tokens, another
+              returns them
     model     attention heads, feed-forward width, vocabulary
 
-Optimizer state is spread over the axes that its weight is not (ZeRO stage 1,
+Optimizer state is further sharded over the axes that its weight is not (ZeRO stage 1,
 `training.optimizer.zero_specs`). Without a mesh (`jax.set_mesh`) every function here is the plain
 operation, and the model runs on one device.
 """
@@ -30,27 +30,27 @@ from reference.errors import ConfigError
 
 DATA, EXPERT, MODEL = "data", "expert", "model"
 BATCH = (DATA, EXPERT)
-"""The two axes that sequences, and so groups of tokens, are spread over."""
+"""The two axes that shard the batch, and hence groups of tokens."""
 
 Axes = str | tuple[str, ...] | None
-"""What one dimension is spread over."""
+"""The mesh axes that shard one dimension."""
 Layout = tuple[Axes, ...]
-"""What each dimension of an array is spread over."""
+"""The mesh axes of each dimension of an array."""
 
 TOKENS: Layout = (BATCH, None, None)
-"""batch context d_model, and groups tokens d_model"""
+"""batch context d_model, and groups tokens d_model."""
 HIDDEN: Layout = (BATCH, None, MODEL)
-"""batch context features, of a feed-forward, of heads side by side, or of the vocabulary"""
+"""batch context features: hidden units, concatenated heads, or the vocabulary."""
 HEADS: Layout = (BATCH, MODEL, None, None)
-"""batch heads context kqv, and scores"""
+"""batch heads context kqv, and attention scores."""
 BUFFER: Layout = (BATCH, None, None, None)
-"""groups experts capacity d_model, where the tokens are"""
+"""groups experts capacity d_model, on the tokens' devices."""
 BY_EXPERT: Layout = (EXPERT, DATA, None, None)
-"""experts groups capacity d_model, where the experts are"""
+"""experts groups capacity d_model, on the experts' devices."""
 SLOTS: Layout = (EXPERT, DATA, None)
-"""experts slots d_model"""
+"""experts slots d_model."""
 SLOTS_HIDDEN: Layout = (EXPERT, DATA, MODEL)
-"""experts slots hidden"""
+"""experts slots hidden."""
 
 _WEIGHTS: dict[str, Layout] = {
     "embedding": (MODEL, None),
@@ -64,10 +64,10 @@ _WEIGHTS: dict[str, Layout] = {
     "w_in": (None, MODEL),
     "w_out": (MODEL, None),
 }
-"""Layout of a weight by the end of its path, for its last dimensions."""
+"""Layout of a weight's last dimensions, by the end of its path."""
 
 _WHOLE = ("router", "attention_norm", "feedforward_norm", "final_norm")
-"""Modules whose arrays every device holds whole."""
+"""Modules whose arrays are replicated."""
 
 _SUMMED: dict[str, Layout] = {
     "attention.query": BATCH,
@@ -79,37 +79,35 @@ _SUMMED: dict[str, Layout] = {
     "w_in": BATCH,
     "w_out": BATCH,
 }
-"""The axes over which a weight's gradient is a sum, for the matrices that hold nearly all weights
-of a block."""
+"""Axes over which a weight's gradient is summed, for the matrices that matter by size."""
 
 
 def make_mesh(
     data: int = 1, expert: int = 1, model: int = 1, *, devices: Sequence[Any] | None = None
 ) -> Mesh:
-    """The mesh of `data` x `expert` x `model` devices, of all there are unless `devices` (of
-    `jax.Device`) says which.
+    """A mesh of `data` x `expert` x `model` devices, by default of all devices.
 
-    Raises `ConfigError` if the product is not their number.
+    `devices`: a sequence of `jax.Device`. Raises `ConfigError` if the product is not their number.
     """
     devices = jax.devices() if devices is None else devices
     product = data * expert * model
     if product != len(devices):
         raise ConfigError(
             f"data x expert x model is {data} x {expert} x {model} = {product}, "
-            f"but there are {len(devices)} devices; make the product that number"
+            f"but there are {len(devices)} devices; the product must be the number of devices"
         )
     axis_types = (AxisType.Explicit,) * 3
     return jax.make_mesh((data, expert, model), (DATA, EXPERT, MODEL), axis_types, devices=devices)
 
 
 def devices_along(*axes: str) -> int:
-    """How many devices the mesh has along these axes together; 1 without a mesh."""
+    """Number of devices along these axes together; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape.get(axis, 1) for axis in axes)
 
 
 def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
-    """`tree` with each array on the mesh's devices by its spec.
+    """`tree` with each array placed on the mesh by its spec.
 
     With several processes, each must hold the same `tree`.
     """
@@ -117,7 +115,7 @@ def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
 
 
 def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
-    """Which sequences of a batch this process's devices hold, in order; all if it is alone."""
+    """The rows of a batch on this process's devices, in order; all rows in a single process."""
     slices = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,)).values()
     return np.unique(np.concatenate([np.arange(batch)[index] for index in slices if index]))
 
@@ -125,24 +123,26 @@ def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
 def place_batch(
     rows: Int[np.ndarray, "rows context_and_one"], mesh: Mesh, batch: int
 ) -> Int[Array, "batch context_and_one"]:
-    """A batch of `batch` sequences on the mesh, of which this process gives those that `batch_rows`
-    names, in order."""
+    """A global array of `batch` sequences, from the rows of each process.
+
+    Each process passes the rows that `batch_rows` lists, in order.
+    """
     sharding = NamedSharding(mesh, P(BATCH, None))
     return jax.make_array_from_process_local_data(sharding, rows, (batch, rows.shape[1]))
 
 
 def laid_out(x: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
-    """`x` spread by `layout`, moved between devices where need be."""
+    """`x` resharded to `layout`."""
     return x if _alone() else jax.sharding.reshard(x, P(*layout))
 
 
 def reshaped(
     x: Shaped[Array, "..."], shape: tuple[int, ...], layout: Layout
 ) -> Shaped[Array, "..."]:
-    """`x.reshape(shape)`, where JAX cannot tell which dimensions are still spread."""
+    """`x.reshape(shape)` with the given layout, where JAX cannot infer it."""
     if _alone():
         return jax.lax.reshape(x, shape)
-    # A weight of `sum_gradients_later` stays one.
+    # Keep weights of `sum_gradients_later` marked `reduced`.
     spec = P(*layout, reduced=jax.typeof(x).sharding.spec.reduced)
     return jax.lax.reshape(x, shape, out_sharding=spec)
 
@@ -152,7 +152,7 @@ def repeated(
 ) -> Shaped[Array, "..."]:
     """`x` repeated along new leading axes.
 
-    Were it spread afterwards, its gradient would be gathered on each device before it is summed.
+    Resharding afterwards would all-gather the gradient before summing it.
     """
     return jnp.broadcast_to(x, shape, out_sharding=None if _alone() else P(*layout))
 
@@ -160,9 +160,9 @@ def repeated(
 def contract(
     equation: str, *operands: Shaped[Array, "..."], out: Layout, wide: bool = False
 ) -> Shaped[Array, "..."]:
-    """`jnp.einsum`, whose result is spread by `out`.
+    """`jnp.einsum` whose result is sharded by `out`.
 
-    `wide`: it is accumulated and returned in float32 at least, whatever the operands' type.
+    `wide`: accumulate and return float32 or wider, whatever the operands' dtype.
     """
     dtype = jnp.promote_types(operands[0].dtype, jnp.float32) if wide else None
     sharding = None if _alone() else P(*out)
@@ -172,15 +172,14 @@ def contract(
 def rows(
     x: Shaped[Array, "rows ..."], index: Int[Array, "*shape"], layout: Layout
 ) -> Shaped[Array, "*shape_and_row"]:
-    """Rows `x[index]`; NaN, or the least integer, for an index that `x` does not have."""
+    """Rows `x[index]`; an index out of bounds gives NaN, or the least integer."""
     sharding = None if _alone() else P(*layout)
     at = x.at[index]
     return at.get(mode="fill", wrap_negative_indices=False, out_sharding=sharding)
 
 
 def parameter_specs(model: PyTree) -> PyTree[P]:
-    """A partition spec for each array of `model`, or of its shapes; `P()` for what every device
-    holds whole.
+    """A partition spec for each array of `model`, or of its shapes; `P()` where replicated.
 
     Raises `ConfigError` for a matrix that no layout names.
     """
@@ -190,24 +189,22 @@ def parameter_specs(model: PyTree) -> PyTree[P]:
         if layout is None:
             if leaf.ndim > 1 and not any(part in _WHOLE for part in name.split(".")):
                 raise ConfigError(
-                    f"no layout is known for the array {name}; name it in reference/mesh.py, "
-                    "or every device would hold all of it"
+                    f"no layout is known for the array {name}; add it to reference/mesh.py, "
+                    "or it would be replicated"
                 )
             return P()
-        # Leading axes, which blocks have when they are stacked, are not spread.
+        # The leading axes of stacked blocks are not sharded.
         return P(*(None,) * (leaf.ndim - len(layout)), *layout)
 
     return jax.tree_util.tree_map_with_path(_spec, eqx.filter(model, is_array))
 
 
 def sum_gradients_later(model: PyTree) -> PyTree:
-    """`model` with its matrices marked `reduced`, so that their gradients stay unreduced on each
-    device until `sum_to_shares`.
+    """`model` with its matrices marked `reduced`: gradients stay unreduced until `sum_to_shares`.
 
-    Otherwise JAX sums a gradient over devices where a layer's backward pass ends, and every device
-    gets it whole. Left for the end, and to the shares of ZeRO stage 1, that is a reduce-scatter: it
-    moves half as much as an all-reduce, once for all microbatches, and adds in float32. Without a
-    mesh `model` itself.
+    Otherwise JAX all-reduces a gradient where a layer's backward pass ends. Deferred to the end of
+    the step and to ZeRO's shards it is a reduce-scatter: half the traffic of an all-reduce, once
+    for all microbatches, summed in float32. Without a mesh, `model` itself.
     """
     if _alone():
         return model
@@ -223,7 +220,7 @@ def sum_gradients_later(model: PyTree) -> PyTree:
 
 
 def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
-    """The gradient by `sum_gradients_later`, summed over devices, each of which gets its share."""
+    """Reduce-scatters the gradient of `sum_gradients_later` to each device's shard."""
     mesh = jax.sharding.get_abstract_mesh()
 
     def _sum(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
@@ -240,7 +237,7 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
             or set(_names(share[dimension])) != set(spec.unreduced)
         ):
             return jax.sharding.reshard(x, share)
-        # XLA makes an all-reduce of a reshard here.
+        # A reshard here would become an all-reduce.
         axes = _names(share[dimension])
         scatter = partial(
             jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True
@@ -251,7 +248,7 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
 
 
 def is_array(leaf: object) -> bool:
-    """Whether `leaf` is an array or stands for one (`jax.ShapeDtypeStruct`)."""
+    """Returns whether `leaf` is an array or a `jax.ShapeDtypeStruct`."""
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
 
 
@@ -268,6 +265,6 @@ def _dotted(path: tuple[Any, ...]) -> str:
 
 
 def _by_end(table: dict[str, Layout], name: str) -> Layout | None:
-    """The entry of the longest key that `name` ends in, whole parts of a path only."""
+    """The entry of the longest key that `name` ends in, by whole path components."""
     found = [end for end in table if f".{name}".endswith(f".{end}")]
     return table[max(found, key=len)] if found else None

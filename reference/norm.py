@@ -1,4 +1,4 @@
-"""LayerNorm with scale and offset: 2D weights, two norms to a block (released counts)."""
+"""LayerNorm with scale and offset: 2D weights, two norms per block (released counts)."""
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -7,12 +7,14 @@ from jaxtyping import Array, Float
 from reference.fast import layer_norm
 
 EPSILON = 1e-5
-"""Added to the variance. Our choice, the usual one."""
+"""Added to the variance (our choice, the usual value)."""
 
 
 class LayerNorm(eqx.Module):
-    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis, in float32 at
-    least."""
+    """(x - mean) / sqrt(variance + 1e-5) * scale + offset over the last axis.
+
+    Computed in float32 or wider.
+    """
 
     scale: Float[Array, "d_model"]
     offset: Float[Array, "d_model"]
@@ -22,5 +24,5 @@ class LayerNorm(eqx.Module):
         self.offset = jnp.zeros(d_model)
 
     def __call__(self, x: Float[Array, "*batch d_model"]) -> Float[Array, "*batch d_model"]:
-        """Normalise, in the type of `x`."""
+        """Normalise; returns the dtype of `x`."""
         return layer_norm(x, self.scale, self.offset, EPSILON)

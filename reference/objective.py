@@ -1,13 +1,12 @@
-"""What training minimises: the language-model loss, and each routed layer's own losses, with the
-metrics to watch.
+"""The training objective: language-model loss, router losses, and the metrics to log.
 
-RL-R's reward is known only here, after the logits: the log-probability of each token's correct next
-token. Every routed layer is handed its own `Routing` and that reward. Router losses are means over
-tokens and groups, summed over layers.
+RL-R's reward, the log-probability of each token's correct next token, is known only after the
+logits; every routed layer's `Routing` gets it here. Router losses are means over tokens and groups,
+summed over layers.
 
-A target that is `PADDING` counts for nothing, in the loss as in the terms that need a reward.
-Routers see padding as token 0: what follows a text's end changes nothing before it, and only the
-last sequence of an epoch has any.
+Targets equal to `PADDING` are masked, in the loss and in the terms that need a reward. Routers see
+padding as token 0: it follows the last token of an epoch's last sequence, so it changes nothing
+before it.
 """
 
 import equinox as eqx
@@ -20,26 +19,27 @@ from reference.routers import Routing
 from reference.transformer import Transformer
 
 PADDING = -1
-"""Stands where a sequence has no token; as a target it counts for nothing."""
+"""Padding token; masked as a target."""
 
 
 class Report(eqx.Module):
-    """Losses of a batch, and the metrics of each routed layer."""
+    """Losses of a batch, and metrics per routed layer."""
 
     loss: Float[Array, ""]
-    """Cross-entropy in nats per token: what an evaluation reports."""
+    """Cross-entropy, nats per token; the loss that evaluations report."""
     router_losses: dict[str, Float[Array, ""]]
     """By name, weighted, summed over layers."""
     metrics: dict[str, Float[Array, "layers"]]
-    """By name, means over groups; `dead_experts` counts the experts that no token of these
-    sequences chose."""
+    """By name, means over groups.
+
+    `dead_experts` is the number of experts that no token of the batch chose.
+    """
     load: Float[Array, "layers experts"] | None
-    """Fraction of the batch's choices that fell on each expert."""
+    """Fraction of the batch's choices on each expert."""
     dropped: Float[Array, "layers tenths"] | None = None
-    """Fraction of the choices that was dropped, by tenth of the context (or by token, in contexts
-    of fewer)."""
+    """Fraction of choices dropped, by tenth of the context (by token, if it has fewer than ten)."""
     gradient_norm: Float[Array, ""] | None = None
-    """Of all weights, before clipping; known after a training step."""
+    """Global norm before clipping; set by a training step."""
 
 
 def objective(
@@ -49,11 +49,10 @@ def objective(
     key: PRNGKeyArray | None = None,
     inference: bool = False,
 ) -> tuple[Float[Array, ""], Report]:
-    """Total loss of a batch of sequences, each with the token after it: language-model loss +
-    router losses.
+    """Total loss of a batch of sequences, each with its next token: cross-entropy + router losses.
 
-    `key` is needed in training by routers that sample. Without a single target that is not padding
-    the loss is NaN.
+    `key` is required in training by routers that sample. If every target is padding, the loss is
+    NaN.
     """
     inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
     real = targets != PADDING
@@ -81,10 +80,10 @@ def objective(
 def target_log_prob(
     logits: Float[Array, "batch context vocabulary"], targets: Int[Array, "batch context"]
 ) -> Float[Array, "batch context"]:
-    """Log-probability of each target, in nats: the reward of RL-R, and minus the loss.
+    """Log-probability of each target, in nats: the negative loss, and RL-R's reward.
 
-    The target's logit is summed out, not indexed: that works on a vocabulary spread over devices,
-    and its gradient is no scatter.
+    The target's logit is a masked sum instead of an index: this works with a sharded vocabulary,
+    and its gradient needs no scatter.
     """
     is_target: Bool[Array, "batch context vocabulary"] = targets[..., None] == jnp.arange(
         logits.shape[-1], dtype=targets.dtype
@@ -98,10 +97,10 @@ def mean_of(
     real: Bool[Array, "*all_or_1"],
     axis: tuple[int, ...] | None = None,
 ) -> Float[Array, "*other"]:
-    """Mean along `axis`, of all by default, of the `values` that are `real`.
+    """Mean over `axis` (default: all) of the `values` where `real`.
 
-    It is the mean over all positions times their number for a real one: a factor of exactly 1 where
-    there is no padding.
+    Computed as the mean over all positions times (positions / real positions), which is exactly 1
+    without padding.
     """
     real = jnp.broadcast_to(real, values.shape)
     mean = jnp.mean(jnp.where(real, values, 0), axis=axis)
@@ -112,8 +111,7 @@ def mean_of(
 def router_losses(
     routing: Routing, log_prob: Float[Array, "batch context"], real: Bool[Array, "batch context"]
 ) -> dict[str, Float[Array, ""]]:
-    """Each of the routers' terms, with its weight: mean over groups (and `real` targets), summed
-    over layers."""
+    """Weighted router losses: mean over groups (and `real` targets), summed over layers."""
     terms = {name: jnp.sum(jnp.mean(value, axis=1)) for name, value in routing.losses.items()}
     if routing.policy is not None:
         reward = _by_group(log_prob, routing.policy.baseline)
@@ -127,7 +125,7 @@ def router_losses(
 
 
 def dropped_by_tenth(routing: Routing, context: int) -> Float[Array, "layers tenths"] | None:
-    """Fraction of the choices that was dropped in each tenth of the sequences' positions."""
+    """Fraction of choices dropped in each tenth of the context."""
     if routing.kept is None:
         return None
     layers, groups, tokens, k = routing.kept.shape

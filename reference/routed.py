@@ -1,7 +1,7 @@
 """The routed feed-forward: router -> dispatch -> experts -> combine, over groups of tokens.
 
-A group is some consecutive sequences of the batch, one after the other (`RouterConfig.group_of`).
-Routers and dispatch see one group at a time, under `vmap`; the experts see the buffers of all.
+A group is a number of consecutive sequences of the batch, concatenated (`RouterConfig.group_of`).
+Router and dispatch are `vmap`ped over groups; the experts compute on the buffers of all groups.
 """
 
 import dataclasses
@@ -24,12 +24,12 @@ T = TypeVar("T")
 
 
 class RoutedFeedForward(eqx.Module):
-    """A feed-forward of which each token uses k of E experts, and all that are shared."""
+    """A feed-forward in which each token uses k of E experts, and every shared expert."""
 
     router: AbstractRouter
     experts: Experts
     shared: FeedForward | None
-    """The shared experts side by side: together they are one feed-forward."""
+    """The shared experts, concatenated into one feed-forward."""
     config: RouterConfig = eqx.field(static=True)
 
     def __init__(
@@ -39,7 +39,7 @@ class RoutedFeedForward(eqx.Module):
         key: PRNGKeyArray,
         hash_table: Int[Array, "vocabulary k"] | None = None,
     ) -> None:
-        """`hash_table` is needed by HASH, and by it alone (`routers.hash.hash_table`)."""
+        """`hash_table` is required by HASH and unused otherwise (`routers.hash.hash_table`)."""
         router, size, hidden = config.router, config.size, config.expert_hidden
         if router is None:
             raise ConfigError("a dense model has no routed layer; give it a RouterConfig")
@@ -60,8 +60,7 @@ class RoutedFeedForward(eqx.Module):
         key: PRNGKeyArray | None = None,
         inference: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing]:
-        """Each token's gated sum over its experts, of which dropped ones add nothing; and the
-        routing of every group."""
+        """Each token's gated sum over its experts, dropped choices adding zero; and the routing."""
         groups, ids = self._grouped(x, inference), self._grouped(token_id, inference)
         route_keys, drop_keys = _keys(key, groups.shape[0])
         routing = _by_group(
@@ -108,9 +107,11 @@ class RoutedFeedForward(eqx.Module):
     def _by_rounds(
         self, groups: Float[Array, "groups tokens d_model"], routing: Routing
     ) -> tuple[Float[Array, "groups tokens d_model"], Bool[Array, "groups tokens k"]]:
-        """Evaluation on a mesh, nothing dropped: the training step's all-to-alls, again and again
-        until the fullest expert has had all of its choices. A round takes twice the mean load (our
-        choice), so that most batches take one or two."""
+        """Evaluation on a mesh without drops: the training step's all-to-alls, in rounds.
+
+        Rounds repeat until the fullest expert has processed all its choices. The capacity of a
+        round is twice the mean load (our choice), so most batches take one or two.
+        """
         num_experts, choices = self.config.num_experts, self.config.k * groups.shape[1]
         capacity = 2 * block_length(choices, num_experts)
         fullest = jnp.max(routing.load) * choices
@@ -127,7 +128,7 @@ class RoutedFeedForward(eqx.Module):
             out = self.experts(_cut(jax.vmap(to_slots)(groups, plan), capacity))
             return first + capacity, y + _combined(out, routing, plan)
 
-        # Loads are fractions in float32: rounded to the number that they are of.
+        # Loads are fractions in float32; rounding recovers the count.
         start = jnp.zeros((), jnp.int32), jnp.zeros_like(groups)
         _, y = jax.lax.while_loop(lambda state: state[0] < jnp.round(fullest), _round, start)
         return y, _by_group(jnp.ones(routing.experts.shape, bool))
@@ -135,7 +136,7 @@ class RoutedFeedForward(eqx.Module):
     def _priority(
         self, routing: Routing, keys: Key[Array, "groups"] | None, inference: bool
     ) -> Float[Array, "groups tokens k"] | None:
-        """What choices are taken in the order of where an expert is full."""
+        """Priorities for `plan_capacity`, lowest first; None: by position."""
         shape = routing.experts.shape
         match self.config.drop_order:
             case "choice":
@@ -145,17 +146,17 @@ class RoutedFeedForward(eqx.Module):
             case "random" if keys is not None:
                 return _by_group(jax.vmap(lambda key: jax.random.uniform(key, shape[1:]))(keys))
             case "random" if not inference:
-                raise ConfigError("drop_order is random, and there is no key; pass key=")
+                raise ConfigError("drop_order is random, which needs a key; pass key=")
             case _:
                 return None
 
     def _grouped(
         self, x: Shaped[Array, "batch context *rest"], inference: bool
     ) -> Shaped[Array, "groups tokens *rest"]:
-        """Sequences of a group one after the other.
+        """Concatenates the sequences of each group.
 
-        Where nothing is dropped in evaluation, groups change nothing, and all that a device holds
-        is one.
+        In evaluation without drops, grouping changes nothing, so each device's sequences are one
+        group.
         """
         on_device = x.shape[0] // devices_along(*BATCH)
         free = inference and self.config.evaluation_capacity_factor is None
@@ -167,7 +168,7 @@ class RoutedFeedForward(eqx.Module):
 def _keys(
     key: PRNGKeyArray | None, groups: int
 ) -> tuple[Key[Array, "groups"] | None, Key[Array, "groups"] | None]:
-    """For each group one key to route by and one to drop by."""
+    """Per group, a key for the router and a key for random drops."""
     if key is None:
         return None, None
     numbers = _by_group(jnp.arange(groups))
@@ -190,5 +191,5 @@ def _combined(
 
 
 def _by_group(tree: T) -> T:
-    """Every array spread by its first axis, the groups; `vmap` loses that where there is one."""
+    """Shards every array by its first axis, groups; `vmap` loses the sharding of a size-1 axis."""
     return jax.tree.map(lambda array: laid_out(array, (BATCH, *(None,) * (array.ndim - 1))), tree)

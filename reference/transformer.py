@@ -1,9 +1,9 @@
 """The Transformer: tokens -> embeddings -> groups of blocks -> logits.
 
-Pre-norm blocks (our choice). A group is 1/R blocks, the last of which is routed; groups have the
-same shape, so their weights are stacked along a first axis and one group is scanned over it:
-tracing and compiling cost does not grow with depth. Embeddings are tied, the final norm and they
-lie outside of N (our choice, which the counts allow).
+Pre-norm blocks (our choice). A group is 1/R blocks, the last of which is routed. Groups are
+identical in shape, so their weights are stacked along a leading axis and scanned over: compile time
+does not grow with depth. Embeddings are tied; they and the final norm are excluded from N (our
+choice, consistent with the counts).
 """
 
 from functools import partial
@@ -26,11 +26,10 @@ from reference.routers import Hash, RouterState, Routing
 from reference.routers.hash import check_table, hash_table
 
 EMBEDDING_SCALE = 0.02
-"""Standard deviation of the embeddings as they are drawn."""
+"""Standard deviation of the initial embeddings."""
 
 UNUSED_LOGIT = -1e9
-"""Of rows that are no token's: its probability is 0 in every float type, and no product with it is
-NaN, as with -infinity."""
+"""Logit of padding rows: probability 0 in every float dtype, without the NaNs of -infinity."""
 
 
 class Block(eqx.Module):
@@ -75,7 +74,7 @@ class Block(eqx.Module):
 
 
 class Group(eqx.Module):
-    """1/R blocks, the last of which is routed; of a dense model, one block."""
+    """1/R blocks, the last of which is routed; one block in a dense model."""
 
     blocks: tuple[Block, ...]
 
@@ -103,8 +102,10 @@ class Group(eqx.Module):
         inference: bool,
         remat: bool = False,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-        """The blocks in turn; the routing is the last one's. `remat`: a backward pass computes each
-        block again."""
+        """Applies the blocks in order; the routing is the last block's.
+
+        `remat`: rematerialise each block in the backward pass.
+        """
         routing = None
         for block in self.blocks:
             run = eqx.filter_checkpoint(block) if remat else block
@@ -115,15 +116,15 @@ class Group(eqx.Module):
 class Transformer(eqx.Module):
     """A language model, dense or routed.
 
-    Embeddings are normal with standard deviation 0.02 and read as they are (our choice, GPT-2's): a
-    fresh model's loss is log V at any width, which tied embeddings of unit variance do not give
-    (docs/LOG.md).
+    Embeddings are normal with standard deviation 0.02 and not scaled when read (our choice, as in
+    GPT-2): the initial loss is log V at any width, which tied embeddings of unit variance do not
+    give (docs/LOG.md).
     """
 
     embedding: Float[Array, "rows d_model"]
-    """A row for each token id, and rows of 0 for `ModelConfig.vocabulary_multiple`."""
+    """One row per token id, and padding rows of 0 (`ModelConfig.vocabulary_multiple`)."""
     groups: Group
-    """All groups in one: every array has a first axis for them."""
+    """All groups, stacked along a leading axis of every array."""
     final_norm: LayerNorm
     config: ModelConfig = eqx.field(static=True)
 
@@ -134,15 +135,15 @@ class Transformer(eqx.Module):
         key: PRNGKeyArray,
         hash_tables: Int[np.ndarray, "layers rows choices"] | None = None,
     ) -> None:
-        """Draw the weights from `key`. `hash_tables`: HASH's tables if not those the configuration
-        asks for, one per routed layer.
+        """Initialise the weights from `key`.
 
-        Raises `ConfigError` for tables that do not fit.
+        `hash_tables`: one per routed layer, instead of those of HASH's options. Raises
+        `ConfigError` for tables of the wrong shape or with invalid experts.
         """
         if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
             raise ConfigError(
-                "dtype is float64, which JAX keeps off; "
-                'jax.config.update("jax_enable_x64", True) turns it on'
+                "dtype is float64, which JAX disables by default; "
+                'enable it: jax.config.update("jax_enable_x64", True)'
             )
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model
@@ -168,20 +169,18 @@ class Transformer(eqx.Module):
         inference: bool,
         key: PRNGKeyArray | None = None,
     ) -> tuple[Float[Array, "batch context rows"], Routing | None]:
-        """Logits for the token after each, in float32 at least; and the routing, with leading axes
-        layers and groups, if routed.
+        """Next-token logits in float32 or wider; and the routing, by layer and group.
 
-        `inference` has no default, because training and evaluation route differently: in training
+        `inference` has no default because training and evaluation route differently: in training
         S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in
-        training by routers that sample. A token id that is not in the vocabulary makes its sequence
-        NaN.
+        training by routers that sample. A token id outside the vocabulary makes its sequence NaN.
         """
         _check_one_config(self)
         x, routing = self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)
         return self.logits(x), routing
 
     def embed(self, tokens: Int[Array, "batch context"]) -> Float[Array, "batch context d_model"]:
-        """Rows of the table, in the type of the activations."""
+        """Token embeddings, in the dtype of the activations."""
         table = laid_out(self.embedding.astype(self.config.dtype), (None, None))
         return rows(table[: self.config.vocabulary], tokens, TOKENS)
 
@@ -193,7 +192,7 @@ class Transformer(eqx.Module):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
-        """All blocks, by a scan over the groups."""
+        """Applies all blocks, by a scan over groups."""
         arrays, static = eqx.partition(self.groups, eqx.is_array)
         number = self.config.size.num_blocks // self.config.period
         keys = None if key is None else jax.random.split(key, number)
@@ -210,7 +209,7 @@ class Transformer(eqx.Module):
     def logits(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch context rows"]:
-        """Final norm and tied embedding; the product accumulates in float32 at least."""
+        """Final norm and tied embedding; accumulates in float32 or wider."""
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         normal = self.final_norm(x).astype(dtype)
         logits = linear(normal, self.embedding.astype(dtype).T, out=HIDDEN)
@@ -221,9 +220,9 @@ class Transformer(eqx.Module):
 
 
 def partition_weights(model: PyTree) -> tuple[PyTree, PyTree]:
-    """What a gradient trains, and everything else: integers, and the states of routers.
+    """The trainable arrays, and everything else: integers and router states.
 
-    `eqx.combine` puts the two together again.
+    `eqx.combine` merges the two again.
     """
     spec = jax.tree.map(
         lambda node: (
@@ -238,8 +237,7 @@ def partition_weights(model: PyTree) -> tuple[PyTree, PyTree]:
 
 
 def move_states(model: Transformer, load: Float[Array, "layers experts"] | None) -> Transformer:
-    """The model after a step in which the batch's choices fell so on the experts: routers' states
-    have moved (`routers.interface.RouterState`), nothing else has."""
+    """The model after a step with this load: router states are updated, nothing else."""
     if load is None:
         return model
     return jax.tree.map(
@@ -262,7 +260,7 @@ def _check_one_config(model: Transformer) -> None:
 def checked_tables(
     config: ModelConfig, given: Int[np.ndarray, "layers rows choices"] | None
 ) -> Int[Array, "layers vocabulary k"] | None:
-    """HASH's tables, the given ones or those of the configuration; None for other techniques."""
+    """HASH's tables, validated: the given ones, or by its options; None for other techniques."""
     router = config.router
     if router is None or not isinstance(router.technique, Hash):
         return None
@@ -273,7 +271,7 @@ def checked_tables(
         given = np.stack([make(layer=layer) for layer in range(config.routed_layers)])
     if given.shape[0] != config.routed_layers:
         raise ConfigError(
-            f"there are {given.shape[0]} hash tables for {config.routed_layers} routed layers; "
+            f"{given.shape[0]} hash tables for {config.routed_layers} routed layers; "
             "give one for each"
         )
     for table in given:

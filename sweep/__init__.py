@@ -1,8 +1,8 @@
-"""A grid of training runs, as processes of this machine or as jobs of SLURM; resumable.
+"""Grids of training runs, as local processes or as SLURM jobs; resumable.
 
 grid.py     a TOML file -> runs
 run.py      a run: its folder, its log, how it ended
-local.py    processes of this machine, a few at a time
+local.py    local processes, a few at a time
 slurm.py    a job array
-sweep.py    train what is not done, and merge the curves
+sweep.py    train the unfinished runs, and merge the curves
 """

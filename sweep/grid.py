@@ -3,27 +3,26 @@
     [[grid]]                   # one or several; every combination of a grid's lists is a run
     size = ["27K", "60K"]
     router = ["dense", "rl-r"]
-    experts = [4, 16]          # also k, routing_frequency, seed; a single value is a list of one
-    variant = "bonus"          # ends these runs' names, and is a column of the curves
-    [grid.rl_r]                # any section: options of this grid's runs, before the file's
+    experts = [4, 16]          # also k, routing_frequency, seed; a scalar is a list of one
+    variant = "bonus"          # suffix of these runs' names, and a column of the curves
+    [grid.rl_r]                # any section: options of this grid's runs, overriding the file's
     entropy_weight = 1e-3
 
-    [learning_rate]            # peak by size, the final one scaled alike; likewise [tokens]
+    [learning_rate]            # peak rate by size, the final one scaled alike; likewise [tokens]
     "60K" = 2e-3
 
-    [run]                      # what all runs share: the sections of a run's config.toml
+    [run]                      # shared by all runs: the sections of a run's config.toml
     tokens = 8e6               # or steps
 
-`recipe = "paper"` at the top of the file: what is left out is the paper's, not the small models'.
-A dense run has no experts, k or routing frequency; a routed run of one expert is left out; a run
-that several grids ask for is made once. The schedule ends with the run and warm-up takes at most a
-tenth of it, unless [optimizer] has `steps` or `warmup_steps` (our choice, as in `cli.py train`).
+`recipe = "paper"` at the top of the file: defaults are the paper's instead of the small models'. A
+dense run has no experts, k or routing frequency; a routed run with one expert is skipped; a run in
+several grids is made once. The schedule ends with the run, and warm-up is at most a tenth of it,
+unless [optimizer] has `steps` or `warmup_steps` (our choice, as in `cli.py train`).
 """
 
 import itertools
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -32,20 +31,21 @@ from typing import Any
 from reference.config import SIZES
 from reference.errors import ConfigError
 from sweep.run import Run
-from training.config import ModelOptions, TrainConfig, from_table, paper_recipe
+from training.config import ModelOptions, TrainConfig, paper_recipe
+from training.toml import from_table, toml_table
 
 AXES = ("size", "router", "experts", "k", "routing_frequency", "seed")
-"""A grid's lists, the slowest to change first."""
+"""A grid's lists, the slowest-varying first."""
 
 BY_SIZE = ("learning_rate", "tokens")
 SHARED = ("model", "data", "optimizer", "run")
-"""Sections that every run has; the others are of the router they are named after."""
+"""Sections of every run; the others are routers' options."""
 
 Table = dict[str, Any]
 
 
 def read_grid(path: Path, out: Path) -> list[Run]:
-    """The runs that the file `path` asks for, with their folders in `out`.
+    """The runs of the grid file `path`, with their folders in `out`.
 
     Raises `ConfigError` naming file and key.
     """
@@ -55,14 +55,11 @@ def read_grid(path: Path, out: Path) -> list[Run]:
 
 
 def runs_of(text: str, source: str, out: Path) -> list[Run]:
-    """The runs that `text` asks for, in the order of its grids and of `AXES`, each once.
+    """The distinct runs of `text`, in the order of its grids and of `AXES`.
 
     Raises `ConfigError` naming `source` and the key.
     """
-    try:
-        table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML ({error})") from error
+    table = toml_table(text, source)
     grids, runs, recipe = table.pop("grid", None), dict[str, Run](), table.pop("recipe", "")
     if recipe not in ("", "small", "paper"):
         raise ConfigError(f"{source}: recipe is {recipe!r}; it is 'small' or 'paper'")
@@ -85,7 +82,7 @@ def runs_of(text: str, source: str, out: Path) -> list[Run]:
     large = sorted({run.config.model.size for run in runs.values()} & set(SIZES))
     if large and not recipe:
         raise ConfigError(
-            f"{source}: {', '.join(large)} are sizes of the paper, and the defaults are for small "
+            f"{source}: {', '.join(large)} are sizes of the paper, but the defaults are for small "
             "models;\nput recipe = 'paper' or recipe = 'small' at the top of the file"
         )
     return list(runs.values())
@@ -106,7 +103,7 @@ def _runs_of_grid(
     configs = [_config(point, merged, base, source) for point in _points(grid)]
     runs = [Run(_name(config, variant), config, out, variant) for config in configs]
     if not runs:
-        raise ConfigError(f"{where} has no run; a routed one needs 2 experts or more")
+        raise ConfigError(f"{where} has no run; a routed run needs at least 2 experts")
     _check_sizes(own, runs, where)
     yield from runs
 
@@ -123,7 +120,6 @@ def _points(grid: Table) -> Iterator[Table]:
 
 
 def _config(point: Table, merged: Table, base: TrainConfig, source: str) -> TrainConfig:
-    """The options of one run."""
     router = str(point.get("router", ModelOptions.router)).replace("-", "_")
     sections = {n: dict(merged[n]) for n in merged if n in SHARED or n == router}
     seed = {axis: value for axis, value in point.items() if axis == "seed"}
@@ -149,12 +145,11 @@ def _config(point: Table, merged: Table, base: TrainConfig, source: str) -> Trai
     try:
         config.model_config(vocabulary=256)
     except ConfigError as error:
-        raise ConfigError(f"{source}: {_name(config)} cannot be: {error}") from error
+        raise ConfigError(f"{source}: {_name(config)} is invalid: {error}") from error
     return config
 
 
 def _name(config: TrainConfig, variant: str = "") -> str:
-    """A run's name: its point of the grid."""
     model, parts = config.model, [config.model.size, config.model.router]
     if model.router != "dense":
         parts.append(f"e{model.experts}")
@@ -165,11 +160,11 @@ def _name(config: TrainConfig, variant: str = "") -> str:
 
 
 def _sections(table: Table, where: str) -> Table:
-    """Every section of `table`, empty where it has none, checked as far as it can be alone."""
+    """Every section of `table`, empty where missing, validated independently of the run."""
     for name, values in table.items():
         if not isinstance(values, dict):
             raise ConfigError(f"{where}: {name} must be a section of keys and values")
-    # The sections that every run has are checked with the rest of the run.
+    # Sections of every run are validated with the run.
     others = {n: values for n, values in table.items() if n not in (*SHARED, *BY_SIZE)}
     from_table(others, where)
     for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
@@ -179,12 +174,12 @@ def _sections(table: Table, where: str) -> Table:
 
 
 def _check_sizes(table: Table, runs: Iterable[Run], where: str) -> None:
-    """A size that no run has is more likely a slip than a wish."""
+    """A size that no run has is more likely a mistake than intended."""
     sizes = {run.config.model.size for run in runs}
     for name, size in ((n, size) for n in BY_SIZE for size in table.get(n, {})):
         if size not in sizes:
             raise ConfigError(
-                f"{where}: {name}.{size} is of no run; sizes: {', '.join(sorted(sizes))}"
+                f"{where}: no run has the size of {name}.{size}; sizes: {', '.join(sorted(sizes))}"
             )
 
 

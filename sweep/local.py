@@ -1,5 +1,7 @@
-"""Runs as processes of this machine, a few at a time, each with its share of the cores (our choice:
-two at once on two cores made 1.7 times the tokens when each had one: docs/LOG.md).
+"""Runs as local processes, a few at a time, each pinned to its share of the cores.
+
+Pinning is our choice: on two cores, two runs with one core each had 1.7 times the throughput of two
+that shared both (docs/LOG.md).
 """
 
 import itertools
@@ -11,15 +13,16 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from pathlib import Path
 
 from sweep.run import Run
-from training.config import to_toml
 from training.signals import Stop
+from training.toml import to_toml
 
 
 def train_locally(
     runs: Sequence[Run], stop: Stop, on_end: Callable[[Run], None], *, jobs: int
 ) -> None:
-    """Train `runs`, at most `jobs` at once, and call `on_end` after each. When `stop` is asked for,
-    those at work write a checkpoint and end, and no other begins.
+    """Train `runs`, at most `jobs` at once, and call `on_end` after each.
+
+    When `stop` is requested, active runs write a checkpoint and end, and no other starts.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     slots = itertools.count()
@@ -33,7 +36,7 @@ def train_locally(
                 running.discard(process)
 
     def _pin() -> None:
-        # A process inherits the cores of the thread that starts it.
+        # A process inherits the affinity of the thread that starts it.
         if jobs <= len(cores):
             os.sched_setaffinity(0, cores[next(slots) :: jobs])
 
@@ -54,14 +57,13 @@ def train_locally(
 
 
 def _start(run: Run) -> subprocess.Popen[bytes]:
-    """A process that trains `run`."""
     run.log.parent.mkdir(parents=True, exist_ok=True)
-    # The process finds this package wherever the sweep did.
+    # The process must import the same package.
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
     command = [sys.executable, "-m", "sweep.run", run.name, str(run.out), to_toml(run.config)]
     with run.log.open("ab") as log:
-        # A session of its own: Ctrl-C reaches the sweep alone, which passes it on.
+        # In a session of its own: Ctrl-C reaches the sweep alone, which stops the runs.
         return subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
@@ -80,8 +82,8 @@ def _end_input(running: set[subprocess.Popen[bytes]]) -> None:
 
 
 def default_jobs() -> int:
-    """The number of cores; one where JAX has a GPU or a TPU, which takes one process."""
-    # In a process of its own, which lets go of the device again.
+    """The number of cores; 1 where JAX has a GPU or a TPU, which takes one process."""
+    # In a process of its own, which releases the device.
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     backend = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

@@ -2,9 +2,9 @@
 
     python -m sweep.run NAME OUT CONFIG
 
-trains the run NAME of the options CONFIG (TOML) in the folder OUT/NAME as `cli.py train` does, and
-stops with a checkpoint at the end of its standard input: the sweep closes it to stop the run, and
-the system closes it when the sweep is killed.
+trains the run NAME with the options CONFIG (TOML) in the folder OUT/NAME as `cli.py train` does,
+and stops with a checkpoint when its standard input is closed: by the sweep to stop the run, or by
+the system if the sweep is killed.
 """
 
 import os
@@ -19,55 +19,56 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.errors import InputError, WorkError
-from training.config import TrainConfig, from_toml
+from training.config import TrainConfig
 from training.distributed import surrounding
 from training.folder import finished
 from training.loop import Progress
 from training.prepare import cache_folder
+from training.toml import from_toml
 
 EVENT = re.compile(r"^run (started|stopped|failed): ?(.*)$", re.MULTILINE)
-"""The lines of a log that say how far the run came; the last one counts."""
+"""Lines of a log that report progress; the last one counts."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run of a sweep, whose folder is `out`."""
+    """A run of a sweep, whose folder is in `out`."""
 
     name: str
     config: TrainConfig
     out: Path
     variant: str = ""
-    """Distinguishes it from runs of the same size, router, experts and seed."""
+    """Distinguishes runs of the same size, router, experts and seed."""
 
     @property
     def folder(self) -> Path:
-        """The run's own folder, as `cli.py train` writes it."""
+        """The run's folder, as written by `cli.py train`."""
         return self.out / self.name
 
     @property
     def log(self) -> Path:
-        """What its process printed, start after start."""
+        """Standard output and error of its process, appended at each start."""
         return self.out / "logs" / f"{self.name}.log"
 
     def held_out(self) -> float | None:
-        """Loss on the held-out text after the last step, nats per token; None if it is not done."""
+        """Held-out loss after the last step, nats per token; None if unfinished."""
         found = finished(self.folder, self.config)
         return None if found is None else found[0]
 
 
 class Status(NamedTuple):
-    """How a run ended; a run that waits for its turn is `stopped`."""
+    """How a run ended; a run that has not started is `stopped`."""
 
     name: str
     state: Literal["done", "stopped", "failed"]
     loss: float | None
-    """On the held-out text, nats per token; None unless done."""
+    """Held-out loss, nats per token; None unless done."""
     reason: str
     log: str
 
 
 def status(run: Run) -> Status:
-    """How `run` ended, by its files: whoever trained it may be another machine."""
+    """How `run` ended, from its files: it may have been trained on another machine."""
     loss, text = run.held_out(), ""
     if loss is not None:
         return Status(run.name, "done", loss, "", str(run.log))
@@ -84,21 +85,22 @@ class Log:
     """Prints events with the time; steps are in the run's metrics."""
 
     def on_step(self, progress: Progress) -> None:
-        """Print nothing."""
+        """Does nothing."""
 
     def on_event(self, message: str) -> None:
-        """Print `message`."""
+        """Prints `message`."""
         print(time.strftime("%Y-%m-%d %H:%M:%S"), message, flush=True)
 
 
 def train_run(run: Run) -> bool:
-    """Train `run` from its newest checkpoint, if there is one, and print how that ended. Returns
-    whether it did not fail.
+    """Train `run`, from its newest checkpoint if there is one, and print how it ended.
+
+    Returns whether it did not fail.
     """
     from training.run import train
 
     print("run started:", flush=True)
-    # Until training has a handler of its own, there is nothing to save.
+    # Until training installs its own handler, there is nothing to save.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit("run stopped: before its first step"))
     try:
         outcome = train(run.config, run.folder, Log(), cache_folder(), surrounding())
@@ -115,7 +117,7 @@ def train_run(run: Run) -> bool:
 
 
 def _stop_at_end_of_input() -> None:
-    # Not through `sys.stdin`, whose lock this thread would hold when Python ends.
+    # Not through `sys.stdin`, whose lock this thread would hold at exit.
     os.read(0, 1)
     os.kill(os.getpid(), signal.SIGTERM)
 

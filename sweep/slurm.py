@@ -1,7 +1,7 @@
-"""Runs as a job array of SLURM, through submitit, which also requeues a job when its time is up.
+"""Runs as a SLURM job array, by submitit, which also requeues a job at its time limit.
 
-The queue is asked by `squeue`, which every SLURM has, not by `sacct`, which needs accounting. The
-jobs are noted, so that a sweep that was killed finds them again instead of submitting them twice.
+The queue is read with `squeue`, which every SLURM has, not `sacct`, which needs accounting. Job ids
+are saved, so that a restarted sweep finds its jobs instead of submitting them twice.
 """
 
 import json
@@ -20,10 +20,10 @@ from sweep.run import Run, train_run
 from training.signals import Stop
 
 DEFAULTS: dict[str, Any] = {"job_name": "routelaw", "time": 60, "stderr_to_stdout": True}
-"""Our choice: an hour, in minutes, is what nearly every partition allows."""
+"""Our choice: an hour, in minutes, is within the limits of nearly every partition."""
 
 SUBMITITS = (*DEFAULTS, "array_parallelism", "nodes", "ntasks_per_node", "signal_delay_s", "setup")
-"""Options that submitit reads itself; all others are passed on to sbatch as they are."""
+"""Options that submitit interprets; all others are passed to sbatch unchanged."""
 
 
 def train_on_slurm(
@@ -34,11 +34,11 @@ def train_on_slurm(
     options: Mapping[str, Any],
     poll_seconds: float = 5.0,
 ) -> None:
-    """Submit those of `runs` that are not in the queue yet, and call `on_end` after each. When
-    `stop` is asked for, jobs are cancelled; those at work have half a minute for a checkpoint.
+    """Submit the `runs` that are not yet in the queue, and call `on_end` after each.
 
-    `options` are options of sbatch, by name, such as `partition`. Raises `InputError` without SLURM
-    or submitit, `WorkError` if SLURM takes no such jobs.
+    When `stop` is requested, jobs are cancelled; active ones have half a minute to write a
+    checkpoint. `options` are sbatch options by name, such as `partition`. Raises `InputError`
+    without SLURM or submitit, `WorkError` if SLURM rejects the jobs.
     """
     folder = (runs[0].log.parent / "slurm").absolute()
     note, before, cancelled = folder / "submitted.json", _queue(), False
@@ -53,7 +53,7 @@ def train_on_slurm(
         time.sleep(poll_seconds)
         queue = _queue()
         for run in runs:
-            # Missing twice: what a job wrote last may be late on a shared file system.
+            # Missing twice: a job's last write may appear late on a shared file system.
             if run.name in waiting and waiting[run.name] not in queue | before:
                 del waiting[run.name]
                 on_end(run)
@@ -61,10 +61,10 @@ def train_on_slurm(
 
 
 class Job:
-    """What a job of SLURM does."""
+    """The work of a SLURM job."""
 
     def __call__(self, run: Run) -> None:
-        """Train `run`. Raises `WorkError` if it failed, so that SLURM knows as well."""
+        """Train `run`. Raises `WorkError` if it failed, so that SLURM records the failure."""
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             if os.environ.get("SLURM_PROCID", "0") == "0":
@@ -72,17 +72,17 @@ class Job:
                 stack.enter_context(redirect_stdout(log))
                 stack.enter_context(redirect_stderr(log))
             if not train_run(run):
-                raise WorkError(f"{run.log} says why")
+                raise WorkError(f"the run failed: see {run.log}")
 
     def checkpoint(self, run: Run) -> Any:
-        """What submitit queues when the time is up: the same, which goes on from a checkpoint."""
+        """At the time limit, submitit requeues this: the same run, which resumes."""
         from submitit.helpers import DelayedSubmission
 
         return DelayedSubmission(self, run)
 
 
 def _submit(runs: Sequence[Run], folder: Path, options: Mapping[str, Any]) -> dict[str, str]:
-    """The job of each of `runs`, by name."""
+    """The job id of each run, by name."""
     try:
         import submitit
         from submitit.core.utils import FailedJobError
@@ -92,25 +92,25 @@ def _submit(runs: Sequence[Run], folder: Path, options: Mapping[str, Any]) -> di
     given = DEFAULTS | dict(options)
     own = {name: given.pop(name) for name in SUBMITITS if name in given}
     others = {name.replace("_", "-"): value for name, value in given.items()}
-    # A long run may need any number of jobs' time.
+    # A long run may be requeued any number of times.
     executor = submitit.SlurmExecutor(folder, max_num_timeout=1000)
     executor.update_parameters(**own, additional_parameters=others)
     try:
-        # A job may start in another folder.
+        # Jobs may start in another folder.
         with executor.batch():
             jobs = [executor.submit(Job(), replace(run, out=run.out.absolute())) for run in runs]
     except FailedJobError as error:
-        raise WorkError(f"SLURM takes no such jobs: {_last_line(str(error))}") from error
+        raise WorkError(f"SLURM rejected the jobs: {_last_line(str(error))}") from error
     return {run.name: job.job_id for run, job in zip(runs, jobs, strict=True)}
 
 
 def _queue() -> set[str]:
-    """The jobs of this user that wait or run."""
+    """This user's pending and running jobs."""
     return set(_slurm("squeue", "--me", "--array", "--noheader", "--format=%i").split())
 
 
 def _slurm(*command: str) -> str:
-    """What a command of SLURM prints."""
+    """Standard output of a SLURM command."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     except FileNotFoundError as error:

@@ -1,7 +1,7 @@
-"""A sweep: train the runs that are not done, and merge all curves into one curves.csv.
+"""A sweep: train the unfinished runs, and merge all curves into one curves.csv.
 
-The same command continues a sweep, however it was stopped: a run that is done is not trained again,
-one that was stopped goes on from its checkpoint, one that failed is tried again.
+The same command resumes an interrupted sweep: finished runs are not repeated, stopped ones continue
+from their checkpoints, failed ones are retried.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,15 +18,15 @@ from training.records import CURVES
 from training.signals import Stop, stop_on_signals
 
 Train = Callable[[Sequence[Run], Stop, Callable[[Run], None]], None]
-"""Trains runs until all have ended or a stop is asked for, and calls back after each."""
+"""Trains runs until all have ended or a stop is requested, with a callback after each."""
 
 
 def sweep(runs: Sequence[Run], out: Path, train: Train, say: Callable[[str], None]) -> list[Status]:
-    """Train those of `runs` that are not done by `train`, with a line to `say` after each. Returns
-    how all ended. SIGINT and SIGTERM stop the runs, which write checkpoints.
+    """Train the unfinished `runs` with `train`, reporting each with `say`; returns how all ended.
 
-    Raises `InputError` before the first run for a corpus that cannot be read and for a folder with
-    a run of other options; `WorkError` if another sweep uses `out`.
+    SIGINT and SIGTERM stop the runs, which write checkpoints. Raises `InputError` before the first
+    run for a corpus that cannot be read or a folder with a run of other options; `WorkError` if
+    another sweep uses `out`.
     """
     for run in runs:
         check_options(run.folder, run.config)
@@ -34,7 +34,7 @@ def sweep(runs: Sequence[Run], out: Path, train: Train, say: Callable[[str], Non
         todo = [run for run in runs if run.held_out() is None]
         say(f"{len(runs)} runs, {len(runs) - len(todo)} of them done")
         if todo:
-            # Once, instead of by the first few runs at the same time.
+            # Once, instead of concurrently by the first few runs.
             prepare(todo[0].config.data, cache_folder(), say)
             train(todo, stop, lambda run: say(_line(status(run))))
         return [status(run) for run in runs]
@@ -47,12 +47,11 @@ def _line(ended: Status) -> str:
 
 
 def merge(runs: Sequence[Run], path: Path, *, unfinished: bool = False) -> int:
-    """Write the curves of the `runs` that are done (`unfinished`: of all that have any) to `path`.
-    Returns how many.
+    """Write the curves of the finished `runs` to `path`; returns their number.
 
-    `hyper_id` is a run's number in `runs`, so that the same runs give the same bytes. A column that
-    only some of the files have is empty for the others. Raises `WorkError` for a file without
-    `hyper_id`.
+    `unfinished`: of all runs that have any. `hyper_id` is the index in `runs`, so that the same
+    runs give the same bytes. A column that only some files have is empty for the others. Raises
+    `WorkError` for a file without `hyper_id`.
     """
     tables: list[pl.DataFrame] = []
     for number, run in enumerate(runs):

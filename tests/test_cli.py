@@ -244,7 +244,7 @@ def test_count_fits_80_columns_and_imports_no_numerics() -> None:
         (["--size", "3B"], "no size is called '3B'; there are 15M"),
         (["--router", "base"], "no router is called 'base'; there are dense, s-base"),
         (["--experts", "8"], "--router s-base"),
-        (["--router", "hash", "--experts", "many"], "--experts many: takes a whole number"),
+        (["--router", "hash", "--experts", "many"], "--experts many: must be a whole number"),
         (["--router", "hash", "--experts", "4", "--k", "8"], "k is 8 with 4 experts"),
         (["--router", "hash", "--routing-frequency", "1/0"], "--routing-frequency 1/0"),
         (["--size", "15M", "--router", "hash", "--routing-frequency", "1/5"], "use a divisor of 6"),
@@ -293,7 +293,7 @@ def test_train_writes_curves_that_fit_reads_and_does_nothing_when_it_is_done(
 def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
     from commands.training import Train
     from tests.training.tiny_runs import every_field_changed
-    from training.config import to_toml
+    from training.toml import to_toml
 
     config = every_field_changed()
     assert config.optimizer.warmup_steps > config.run.steps // 10

@@ -1,3 +1,4 @@
-"""Training:
-from text to a run's folder with its curves; `run.train` is the way in, `sweep` makes grids of it.
+"""Training, from text to a run's folder with its curves.
+
+`run.train` is the entry point; the package `sweep` trains grids of runs.
 """

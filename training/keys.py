@@ -12,14 +12,14 @@ from jaxtyping import PRNGKeyArray
 
 
 class RunKeys(NamedTuple):
-    """One key for each purpose."""
+    """One key per purpose."""
 
     init: PRNGKeyArray
-    """Initial weights."""
+    """Initialisation."""
     steps: PRNGKeyArray
     """Routers that sample; folded with the step (`training.step.train_step`)."""
     sample: PRNGKeyArray
-    """Text at the end of the run; folded with the position (`training.evaluate.sample`)."""
+    """The sample at the end of the run; folded with the position (`training.evaluate.sample`)."""
 
 
 def run_keys(seed: int) -> RunKeys:

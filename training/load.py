@@ -1,7 +1,7 @@
-"""A run's folder, read again: its weights, its loss on any text, and text sampled from it.
+"""Reading a run's folder: its model, its loss on any text, and samples from it.
 
-A run can be read while it is being trained. Weights alone are restored, onto one device or a mesh,
-in the type that is asked for.
+A run can be read during training. Only weights are restored, onto one device or a mesh, in any
+dtype.
 """
 
 import math
@@ -23,7 +23,7 @@ from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences
 from training.checkpoint import read_weights
-from training.config import TrainConfig, read_toml
+from training.config import TrainConfig
 from training.corpus import documents
 from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import CHECKPOINTS, CONFIG, check_data, tokenizer_of
@@ -32,6 +32,7 @@ from training.shards import TokenStream
 from training.start import model_shapes
 from training.texts import text_batches
 from training.tokenizer import Tokenizer
+from training.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -44,34 +45,34 @@ class LoadedRun:
     step: int
     """The step it was saved at."""
     mesh: Mesh | None = None
-    """The mesh that the model is on; None for one device."""
+    """The model's mesh; None for one device."""
 
     def on_mesh(self) -> AbstractContextManager[object]:
-        """A context in which the model can be called."""
+        """The context in which to call the model."""
         return nullcontext() if self.mesh is None else jax.set_mesh(self.mesh)
 
 
 @dataclass(frozen=True)
 class TextLoss:
-    """The loss of a text."""
+    """Loss of a model on a text."""
 
     nats_per_token: float
     bits_per_byte: float
     """Comparable between tokenizers."""
     tokens: int
-    """Tokens predicted: all but the first, with the one that ends each document."""
+    """Number of predicted tokens: all but the first, including each document's end token."""
     bytes: int
-    """Bytes of UTF-8 text that these tokens stand for."""
+    """Bytes of UTF-8 text that these tokens decode to."""
 
 
 def load_run(
     folder: Path, step: int | None = None, *, mesh: Mesh | None = None, dtype: Dtype | None = None
 ) -> LoadedRun:
-    """The run in `folder` at its newest checkpoint, or that of `step`, without optimizer state.
+    """The run in `folder` at `step` (None: its newest checkpoint), without optimizer state.
 
-    The weights are laid out over `mesh`, or are on one device. `dtype`: the type of weights and
-    activations, instead of those of the run. Raises `InputError` if there is no such checkpoint,
-    `ConfigError` if the model's dimensions are not divisible by the mesh.
+    Weights are sharded over `mesh`, or placed on one device. `dtype`: dtype of weights and
+    activations; None: the run's. Raises `InputError` if there is no such checkpoint, `ConfigError`
+    if the mesh does not divide the model's dimensions.
     """
     config = read_toml(folder / CONFIG)
     tokenizer = tokenizer_of(folder, config)
@@ -85,7 +86,7 @@ def load_run(
 
 
 def _batch(batch: int, model: ModelConfig, mesh: Mesh | None) -> int:
-    """Sequences of an evaluation batch: `batch`, rounded up to whole groups on every device."""
+    """Sequences per evaluation batch: `batch`, rounded up to whole groups on every device."""
     if mesh is None:
         return batch
     group = 1 if model.router is None else model.router.sequences_per_group or 1
@@ -103,12 +104,11 @@ def evaluate_run(
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
 ) -> TextLoss:
-    """The loss of the run's model on all documents of `corpus`, or on the run's own held-out text
-    if that is None.
+    """Loss of the run's model on a corpus; None: the run's own held-out text.
 
-    The text is streamed. `tokens`: read only about so many, from the beginning; 0 for all. `mesh`
-    and `dtype` as of `load_run`. Raises `InputError` for text that cannot be read or has no two
-    bytes.
+    The text is streamed. `tokens`: read only about this many, from the beginning; 0 for all. `mesh`
+    and `dtype` as in `load_run`. Raises `InputError` for text that cannot be read or has fewer than
+    two bytes.
     """
     run = load_run(folder, step, mesh=mesh, dtype=dtype)
     context = run.model.config.context
@@ -156,9 +156,9 @@ def sample_run(
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
 ) -> str:
-    """`prompt` and its continuation by the run's model; an empty prompt begins a document.
+    """`prompt` and its continuation by the run's model; an empty prompt starts a document.
 
-    `mesh` and `dtype` as of `load_run`. Raises `InputError` for a bad temperature.
+    `mesh` and `dtype` as in `load_run`. Raises `InputError` for a negative temperature.
     """
     if not temperature >= 0:
         raise InputError(

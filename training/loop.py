@@ -1,8 +1,8 @@
-"""The loop: steps, and between them evaluations and checkpoints.
+"""The training loop: steps, evaluations and checkpoints.
 
-The host is one step behind: it looks at a step's losses when the next one is under way, so that the
-devices need not wait for it. Before an evaluation or a checkpoint it catches up: no state is kept
-that came after a loss or a gradient that is not finite.
+The host reads a step's losses while the next step runs, so that devices do not wait for it. It
+catches up before an evaluation or a checkpoint: no state is saved after a non-finite loss or
+gradient.
 """
 
 import math
@@ -34,12 +34,12 @@ from training.start import Setup
 from training.step import TrainState, train_step
 
 SPEED_STEPS = 20
-"""Steps over which the speed that is shown is a mean."""
+"""Steps over which the reported speed is averaged."""
 
 
 @dataclass(frozen=True)
 class Progress:
-    """What there is to see after a step."""
+    """Progress after a step."""
 
     step: int
     steps: int
@@ -48,25 +48,25 @@ class Progress:
     metrics: dict[str, float]
     """The routers' metrics, means over layers."""
     held_out: float | None
-    """The newest loss on held-out text, if there is one."""
+    """The latest held-out loss, if there is one."""
 
 
 @runtime_checkable
 class Watcher(Protocol):
-    """Shown what goes on: `cli.py` draws a bar."""
+    """Receives progress, such as `cli.py`'s progress bar."""
 
     def on_step(self, progress: Progress) -> None:
-        """A step is done."""
+        """Called after every step."""
         ...
 
     def on_event(self, message: str) -> None:
-        """Something to say in a line."""
+        """Called with a one-line message."""
         ...
 
 
 @dataclass(frozen=True)
-class _UnderWay:
-    """A step whose losses have not been looked at."""
+class _PendingStep:
+    """A dispatched step whose losses have not been read."""
 
     number: int
     report: Report
@@ -95,7 +95,7 @@ class Loop:
             watcher,
         )
         self._done, self._stop, self._all_stop = begin, stop, False
-        # All at once: asked for one at a time, on a device, each would wait behind a step.
+        # All at once: read one at a time from a device, each would wait for a step.
         steps = np.arange(begin, setup.config.run.steps)
         self._begin, self._learning_rates = (
             begin,
@@ -110,10 +110,9 @@ class Loop:
         self._tokens = setup.config.data.batch * setup.model.context
 
     def run(self, state: TrainState) -> tuple[TrainState, int]:
-        """Step to the last step, or until it is asked to stop; then save. Returns the state and its
-        step.
+        """Train to the last step or until a stop is requested, then save.
 
-        Raises `WorkError` at a loss or gradient that is not finite.
+        Returns the state and its step. Raises `WorkError` at a non-finite loss or gradient.
         """
         options, waiting = self._setup.config.run, None
         while (
@@ -124,31 +123,31 @@ class Loop:
             tokens = self._setup.place(next(self._setup.batches))
             state, report, stop = self._step(state, tokens, self._key, self._flags())
             self._done += 1
-            self._look_at(waiting)
-            waiting = _UnderWay(self._done, report, stop)
+            self._read_losses(waiting)
+            waiting = _PendingStep(self._done, report, stop)
             last = self._done == options.steps
             evaluates, saves = (
                 last or self._done % every == 0
                 for every in (options.evaluate_every, options.checkpoint_every)
             )
             if evaluates or saves:
-                self._look_at(waiting, state.model if evaluates else None)
+                self._read_losses(waiting, state.model if evaluates else None)
                 waiting = None
                 if saves:
                     self._save(state)
                 self._since = time.monotonic()
-        self._look_at(waiting)
+        self._read_losses(waiting)
         self._save(state)
         self._checkpoints.wait()
         return state, self._done
 
     @property
     def last_loss(self) -> float | None:
-        """Held-out loss after the last step, nats per token; None if no step was made here."""
+        """Held-out loss after the last step, nats per token; None if no step was made."""
         return self._held_out if self._done == self._setup.config.run.steps else None
 
     def evaluate(self, model: Transformer) -> Evaluation:
-        """`model` on the held-out text and all others."""
+        """Evaluates `model` on the held-out text and all others."""
 
         def _on_batch(rows: Batch) -> Sums:
             return self._sums(model, self._setup.place_held_out(rows))
@@ -159,14 +158,16 @@ class Loop:
         return replace(evaluate(self._setup.held_out, _on_batch, keep_choices=True), others=others)
 
     def _flags(self) -> Int[Array, "devices"]:
-        """1 on every device of a process that was asked to stop:
-        all must stop after the same step."""
+        """1 on every device of a process that was asked to stop.
+
+        All processes must stop after the same step.
+        """
         size = self._setup.mesh.size
         local = np.full(len(self._setup.mesh.local_devices), int(self._stop.asked), np.int32)
         return jax.make_array_from_process_local_data(self._asked, local, (size,))
 
-    def _look_at(self, step: _UnderWay | None, model: Transformer | None = None) -> None:
-        """Wait for a step's losses, check and record them; evaluate `model`, if there is one."""
+    def _read_losses(self, step: _PendingStep | None, model: Transformer | None = None) -> None:
+        """Read a step's losses, check and record them; evaluate `model`, if given."""
         if step is None:
             return
         report: Report = jax.device_get(step.report)
@@ -174,7 +175,7 @@ class Loop:
         self._all_stop = self._all_stop or bool(step.stop)
         self._check(f"the loss of step {step.number}", loss, _not_finite(report))
         self._check(f"the gradient's norm of step {step.number}", norm)
-        duration = self._lap()
+        duration = self._step_seconds()
         learning_rate = float(self._learning_rates[step.number - 1 - self._begin])
         metrics = self._records.step(
             step.number,
@@ -199,8 +200,8 @@ class Loop:
     def _save(self, state: TrainState) -> None:
         self._checkpoints.save(self._done, state, self._setup.batches.get_state())
 
-    def _lap(self) -> float | None:
-        """Seconds since the step before; None for the first step, which is compiled."""
+    def _step_seconds(self) -> float | None:
+        """Seconds since the previous step; None for the first step, which compiles."""
         now, before = time.monotonic(), self._since
         self._since = now
         if before is None:
@@ -223,8 +224,9 @@ class Loop:
 
 
 def _not_finite(report: Report) -> str:
-    """Says which is the first routed layer whose router's logits are not finite, by the entropy of
-    its choices; "" if there is none.
+    """Names the first routed layer with non-finite router logits, by the entropy of its choices.
+
+    "" if there is none.
     """
     layers = np.flatnonzero(~np.isfinite(np.asarray(report.metrics.get("entropy", ()))))
     return (
@@ -239,6 +241,6 @@ def _step(
     asked: Int[Array, "devices"],
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Report, Int[Array, ""]]:
-    """A training step, and whether any device's process was asked to stop."""
+    """A training step, and whether any process was asked to stop."""
     state, report = train_step(state, tokens, key, optimizer)
     return state, report, jnp.max(asked)

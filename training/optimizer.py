@@ -1,8 +1,7 @@
-"""AdamW with warm-up, decay and clipping, and ZeRO stage 1: devices that hold the same weight keep
-a share of its state each.
+"""AdamW with warm-up, decay and clipping, and ZeRO stage 1 sharding of its state.
 
-The paper states AdamW and ZeRO stage 1, and the learning rates below with their steps; betas,
-weight decay and clipping are our choice (GPT-3's).
+The paper states AdamW, ZeRO stage 1, and the learning rates below with their steps; betas, weight
+decay and clipping are our choice (GPT-3's).
 """
 
 import math
@@ -23,28 +22,30 @@ Schedule = Literal["cosine", "stable"]
 
 @dataclass(frozen=True)
 class OptimizerConfig:
-    """Learning rates by step, and AdamW's constants. The same for all sizes, as in the paper."""
+    """Learning-rate schedule and AdamW's constants; the same for all sizes, as in the paper."""
 
     schedule: Schedule = "cosine"
-    """After warm-up:
-    cosine (the paper's), or constant and then linear in the last `decay_steps` (`stable`; our
-    choice of form), which lets runs of several lengths share their stable part:
-    `RunOptions.begin_from`."""
+    """Shape of the learning rate after warm-up.
+
+    "cosine" is the paper's. "stable" is constant, then linear over the last `decay_steps` (our
+    choice of form), so that runs of different lengths share their stable phase:
+    `RunOptions.begin_from`.
+    """
     decay_steps: int = 0
-    """Steps of the decay of the stable schedule."""
+    """Length of the stable schedule's decay."""
     initial_learning_rate: float = 1e-7
     peak_learning_rate: float = 2e-4
     final_learning_rate: float = 2e-5
     warmup_steps: int = 1500
     steps: int = 250_000
-    """The step at which the decay ends."""
+    """The last step of the decay."""
     beta1: float = 0.9
     beta2: float = 0.95
     epsilon: float = 1e-8
     weight_decay: float = 0.1
-    """Of matrices; norms and vectors are not decayed."""
+    """Applied to matrices only, not to norms and vectors."""
     clip: float = 1.0
-    """Largest global norm of the gradient."""
+    """Maximum global gradient norm."""
 
     def __post_init__(self) -> None:
         if not 0 <= self.warmup_steps < self.steps:
@@ -61,12 +62,12 @@ class OptimizerConfig:
 
     @property
     def decay_begins(self) -> int:
-        """The steps before the decay of the stable schedule."""
+        """The step at which the stable schedule's decay begins."""
         return self.steps - self.decay_steps
 
 
 def make_schedule(config: OptimizerConfig) -> optax.Schedule:
-    """The learning rate by the number of steps that are done."""
+    """The learning rate by the number of completed steps."""
     initial, peak, final = (
         config.initial_learning_rate,
         config.peak_learning_rate,
@@ -76,16 +77,16 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
         return optax.warmup_cosine_decay_schedule(
             initial, peak, config.warmup_steps, config.steps, final
         )
-    parts = [
+    phases = [
         optax.linear_schedule(initial, peak, config.warmup_steps),
         optax.constant_schedule(peak),
         optax.linear_schedule(peak, final, config.decay_steps),
     ]
-    return optax.join_schedules(parts, [config.warmup_steps, config.decay_begins])
+    return optax.join_schedules(phases, [config.warmup_steps, config.decay_begins])
 
 
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clip, then AdamW with decoupled decay (Loshchilov & Hutter 2019)."""
+    """Clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019)."""
     adamw = optax.adamw(
         make_schedule(config),
         config.beta1,
@@ -98,8 +99,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
 
 
 def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
-    """Which weights decay:
-    matrices. What the blocks hold has one axis more than its kind, for the layers."""
+    """Which weights decay: matrices, not counting the leading axis of stacked layers."""
 
     def _is_matrix(path: tuple[Any, ...], weight: Float[Array, "..."]) -> bool:
         stacked = any(
@@ -111,12 +111,11 @@ def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
 
 
 def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
-    """The partition specs of optimizer state: a weight's own, and a free dimension for the axes of
-    the batch that it is not spread over.
+    """Partition specs of optimizer state: the weight's own, sharded further over the batch axes.
 
-    Those are `data`, and `expert` for all but the experts. The first dimension that is divisible
-    takes them both, or else `data` alone. Small or odd weights may have none; every device then
-    keeps their state whole.
+    The batch axes that a weight is not sharded over are `data`, and `expert` for all but the
+    experts. They go to the first unsharded dimension that both divide, or else that `data` alone
+    divides. A small or odd weight may have none; its state is then replicated over them.
     """
 
     def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:

@@ -1,4 +1,4 @@
-"""From a corpus to token shards: made once and kept, by content, in the user's cache."""
+"""From a corpus to token shards, cached by content in the user's cache folder."""
 
 import hashlib
 import os
@@ -12,23 +12,23 @@ from training.shards import INDEX, MODEL, Shards, open_shards, split_of, write_s
 from training.tokenizer import Tokenizer, load_tokenizer, tokenizer_from, trained_tokenizer
 
 SHARDS_VERSION = 2
-"""Of what shards hold: part of their name in the cache, so that older ones are not read."""
+"""Version of the shards' contents, part of their cache key."""
 
 TOKENIZER_TEXT = 100 << 20
-"""Characters, at most, that a tokenizer is trained on: the first of the training documents."""
+"""Maximum characters of training text that a tokenizer is trained on."""
 
 
 def cache_folder() -> Path:
-    """Where the user's caches are (XDG base directories)."""
+    """The user's cache folder (XDG base directories)."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "routelaw"
 
 
 def prepare(
     data: DataOptions, cache: Path, on_event: Callable[[str], None] = lambda message: None
 ) -> tuple[Tokenizer, Shards]:
-    """The tokenizer and the shards of the corpus: opened, if it is a folder of them; made, if the
-    cache has none of this content.
+    """The tokenizer and token shards of the corpus.
 
+    Opened if the corpus is a folder of shards or the cache has its content; otherwise written.
     Raises `InputError` for text that cannot be read, split or encoded.
     """
     if data.corpus and (Path(data.corpus) / INDEX).is_file():
@@ -51,8 +51,10 @@ def prepare(
 def tokenizer_for(
     data: DataOptions, cache: Path, on_event: Callable[[str], None] = lambda message: None
 ) -> Tokenizer:
-    """The tokenizer that `data` names;
-    `bpe:SIZE` is trained on the corpus, or found in the cache if it was."""
+    """The tokenizer that `data` names.
+
+    `bpe:SIZE` is trained on the corpus, or read from the cache.
+    """
     if not data.tokenizer.startswith("bpe:"):
         return load_tokenizer(data.tokenizer)
     on_event(f"tokenizer {data.tokenizer}")
@@ -65,7 +67,7 @@ def tokenizer_for(
 
 
 def _fractions(data: DataOptions) -> str:
-    """How the documents are split, in the names of what is kept."""
+    """The split fractions, as part of cache keys."""
     return f"{data.held_out}-{data.test}" if data.test else f"{data.held_out}"
 
 
@@ -102,7 +104,7 @@ def _given(folder: Path, tokenizer: str, *, needs_test: bool) -> tuple[Tokenizer
     ):
         raise InputError(
             f"{folder} was written with another tokenizer than {tokenizer}; leave --tokenizer out, "
-            "shards have their own"
+            "shards have their own tokenizer"
         )
     return own, shards
 
@@ -117,7 +119,7 @@ def _vocabulary(tokenizer: str) -> int:
 
 
 def _training_text(data: DataOptions) -> Iterator[str]:
-    """Text of the documents that are trained on."""
+    """Text of the training documents."""
     left = TOKENIZER_TEXT
     for document in documents(data.corpus or None):
         for piece in _if_trained_on(document, data):

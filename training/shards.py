@@ -1,9 +1,8 @@
-"""Token shards: a corpus as memory-mapped token ids, split by document into training and held-out
-text.
+"""Token shards: a corpus as memory-mapped token ids, split by document.
 
-A folder with `tokens.json`, which says what is in it, and files of little-endian 16 or 32-bit ids.
-It is written under another name and renamed when it is whole, so that a folder of its own name is
-complete, and several processes may write it at once.
+A folder with `tokens.json`, its index, and files of little-endian 16 or 32-bit ids. It is written
+under a temporary name and renamed when complete, so that several processes may write it
+concurrently and no reader sees it incomplete.
 """
 
 import hashlib
@@ -26,20 +25,18 @@ from training.corpus import Document
 from training.tokenizer import Tokenizer
 
 Split = Literal["train", "held_out", "test"]
-"""What is trained on;
-what choices are made by; and, if it is asked for, what results are given on that nothing was chosen
-on."""
+"""Training, validation, and an optional test split for final results."""
 
 SHARD_TOKENS = 1 << 26
-"""Tokens of one file, but for the last."""
+"""Tokens per file, except the last."""
 
 INDEX, MODEL = "tokens.json", "tokenizer.model"
-"""What is in the folder, and the tokenizer that wrote it, if it is not bytes."""
+"""The index, and the tokenizer, unless it is bytes."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One file: its name in the folder, and how many tokens it holds."""
+    """One file: its name in the folder, and its number of tokens."""
 
     file: str
     tokens: int
@@ -47,7 +44,7 @@ class Shard:
 
 @dataclass(frozen=True)
 class Shards:
-    """What a folder of token shards holds."""
+    """The index of a folder of token shards."""
 
     folder: Path
     tokenizer: str
@@ -57,12 +54,12 @@ class Shards:
     vocabulary: int
     dtype: str
     documents: dict[str, int]
-    """How many of each split."""
+    """Documents per split."""
     files: dict[str, list[Shard]]
-    """Those of each split, in order."""
+    """Files per split, in order."""
 
     def tokens(self, split: Split) -> int:
-        """How many tokens `split` has."""
+        """Number of tokens of `split`."""
         return sum(shard.tokens for shard in self.files[split])
 
 
@@ -77,11 +74,10 @@ def write_shards(
     shard_tokens: int = SHARD_TOKENS,
     on_document: Callable[[Document], None] = lambda document: None,
 ) -> Shards:
-    """Encode `documents`, each followed by the tokenizer's `end`, into `folder`, in memory of a few
-    pieces of text.
+    """Encode `documents` into `folder`, each followed by the tokenizer's `end`, in bounded memory.
 
-    A document goes whole into a split (`split_of`). Raises `InputError` if that leaves a split
-    without documents, or `folder` exists.
+    A document is assigned to a split as a whole (`split_of`). Raises `InputError` if a split has no
+    documents, or `folder` exists.
     """
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or write the tokens to another folder")
@@ -130,10 +126,9 @@ def write_shards(
 
 
 def _partial_folder(folder: Path) -> Path:
-    """A new folder beside `folder`, of this writer alone; what killed writers left an hour ago or
-    more is cleared away.
+    """A temporary folder beside `folder`; removes those of killed writers after an hour.
 
-    An hour, because a writer at work touches its files every minute or so.
+    An active writer touches its files about every minute.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     for left in folder.parent.glob(f".{folder.name}.*.partial"):
@@ -145,9 +140,7 @@ def _partial_folder(folder: Path) -> Path:
 
 
 def _take_name(partial: Path, folder: Path) -> None:
-    """Rename;
-    if another process was faster, which writes the same from the same text, leave it what it wrote.
-    """
+    """Rename; if another process was faster, keep its folder, which has the same content."""
     try:
         partial.rename(folder)
     except OSError:
@@ -157,14 +150,14 @@ def _take_name(partial: Path, folder: Path) -> None:
 
 
 def open_shards(folder: Path) -> Shards:
-    """The shards in `folder`, each file's length checked.
+    """The shards in `folder`, with each file's length checked.
 
-    Raises `InputError` for what is missing, cut short or not ours.
+    Raises `InputError` for files that are missing, truncated or of another format.
     """
     path = folder / INDEX
     if not path.is_file():
         raise InputError(
-            f"{folder} has no {INDEX}, so it is no folder of token shards; "
+            f"{folder} has no {INDEX}, so it is not a folder of token shards; "
             "write one with `cli.py tokenize`"
         )
     try:
@@ -186,16 +179,16 @@ def open_shards(folder: Path) -> Shards:
         if file.stat().st_size != expected:
             raise InputError(
                 f"{file} has {file.stat().st_size} bytes, {path.name} says {expected}: "
-                "it is cut short; write the shards again"
+                "it is truncated; write the shards again"
             )
     return shards
 
 
 def split_of(first_piece: str, held_out: float, test: float = 0.0, seed: int = 0) -> Split:
-    """The split of the document that begins with `first_piece`, by its hash with `seed`: nothing
-    else in the corpus matters.
+    """The split of a document, by a hash of its first piece and `seed`, independent of the others.
 
-    `held_out` and `test` are fractions of all documents; the held-out ones do not depend on `test`.
+    `held_out` and `test` are fractions of all documents; the held-out split does not depend on
+    `test`.
     """
     digest = hashlib.sha256(f"{seed}\n{first_piece}".encode()).digest()
     place = int.from_bytes(digest[:8], "big")
@@ -209,7 +202,7 @@ def split_of(first_piece: str, held_out: float, test: float = 0.0, seed: int = 0
 
 
 class TokenStream:
-    """The tokens of one split as one long array, read from the files as they are needed."""
+    """The tokens of one split as one array, read lazily from the files."""
 
     def __init__(self, shards: Shards, split: Split) -> None:
         self._parts = [
@@ -222,7 +215,7 @@ class TokenStream:
         return int(self._ends[-1]) if self._parts else 0
 
     def read(self, start: int, stop: int) -> Int[np.ndarray, "tokens"]:
-        """Tokens `start` up to `stop`, fewer past the end."""
+        """Tokens `start` to `stop`, fewer past the end."""
         first = int(np.searchsorted(self._ends, start, side="right"))
         pieces: list[Int[np.ndarray, "tokens"]] = []
         for part, end in zip(self._parts[first:], self._ends[first:], strict=True):
@@ -234,7 +227,7 @@ class TokenStream:
 
 
 class _Writer:
-    """Appends the tokens of one split to a file, and begins another whenever one is full."""
+    """Appends the tokens of one split to files of at most `shard_tokens`."""
 
     def __init__(self, folder: Path, split: str, dtype: "np.dtype[Any]", shard_tokens: int) -> None:
         self.files: list[Shard] = []
@@ -243,7 +236,7 @@ class _Writer:
         self._file: BinaryIO | None = None
 
     def add(self, ids: Int[np.ndarray, "tokens"]) -> None:
-        """Take the tokens of a piece of text."""
+        """Append a piece's tokens."""
         while len(ids):
             if self._file is None:
                 self.files.append(Shard(f"{self._split}-{len(self.files):05d}.bin", 0))
@@ -256,12 +249,12 @@ class _Writer:
                 self.close()
 
     def end_document(self, end: int) -> None:
-        """Take the token that ends a document."""
+        """Append the end token."""
         self.add(np.array([end], np.int32))
         self.documents += 1
 
     def close(self) -> None:
-        """Let the file be as long as it is."""
+        """Truncate the current file to its length."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -281,5 +274,5 @@ def _check_split(documents: dict[str, int], fractions: dict[str, float]) -> None
             raise InputError(
                 f"none of {total} documents went to the {split.replace('_', '-')} split at "
                 f"{asked}; "
-                "text is split by document: give more documents, another fraction or another seed"
+                "documents are split whole: give more documents, another fraction or another seed"
             )

@@ -1,5 +1,4 @@
-"""A run at a glance:
-its loss curve, and how its experts share the tokens, as text and as a figure."""
+"""A run's loss curve and expert loads, as text and as a figure."""
 
 import json
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """What `metrics.jsonl` of a run says."""
+    """The contents of a run's `metrics.jsonl`."""
 
     steps: list[int]
     losses: list[float]
@@ -26,18 +25,17 @@ class History:
     """The routers' metrics of each step, means over layers; empty for a dense model."""
     evaluated: list[int]
     held_out: list[float]
-    """Loss on held-out text after the steps of `evaluated`."""
+    """Loss on held-out text after the steps in `evaluated`."""
     load: Float[np.ndarray, "evaluations layers experts"] | None
-    """Each expert's share of the choices on held-out text, times E:
-    1 is balanced. None for a dense model."""
+    """Expert loads on held-out text, relative to the mean; None for a dense model."""
 
 
 def history(folder: Path) -> History:
-    """The run in `folder` so far. Raises `InputError` if there is none, or no step of it."""
+    """The run in `folder` so far. Raises `InputError` if it has no step."""
     path = folder / "metrics.jsonl"
     if not path.is_file():
         raise InputError(
-            f"{folder} has no metrics.jsonl, so it is no folder of a run; "
+            f"{folder} has no metrics.jsonl, so it is not a run's folder; "
             "name one that `cli.py train` wrote"
         )
     records: list[dict[str, Any]] = [
@@ -46,7 +44,7 @@ def history(folder: Path) -> History:
     steps = [record for record in records if "loss" in record]
     evaluations = [record for record in records if "evaluation" in record]
     if not steps:
-        raise InputError(f"{path} has no step yet; wait for the first")
+        raise InputError(f"{path} has no steps yet; wait for the first")
     loads = [record["evaluation"]["load"] for record in evaluations]
     load = np.array(loads, float) if loads and loads[0] is not None else None
     return History(
@@ -60,8 +58,9 @@ def history(folder: Path) -> History:
 
 
 def summary(run: History) -> str:
-    """The run in a few lines:
-    losses along the way, and of each routed layer the fullest and the emptiest expert at the end.
+    """A summary in a few lines.
+
+    Losses over time, and each routed layer's largest and smallest load at the end.
     """
     lines = [f"{'step':>8}  {'loss':>8}  {'held-out':>8}  {'load':>6}  {'dropped':>8}"]
     held_out = dict(zip(run.evaluated, run.held_out, strict=True))
@@ -74,8 +73,8 @@ def summary(run: History) -> str:
             if metrics
             else ""
         )
-        there = f"{held_out[step]:8.4f}" if step in held_out else " " * 8
-        lines.append(f"{step:8d}  {run.losses[i]:8.4f}  {there}  {load}".rstrip())
+        evaluated = f"{held_out[step]:8.4f}" if step in held_out else " " * 8
+        lines.append(f"{step:8d}  {run.losses[i]:8.4f}  {evaluated}  {load}".rstrip())
     if run.load is not None:
         for layer, shares in enumerate(run.load[-1]):
             lines.append(
@@ -87,8 +86,7 @@ def summary(run: History) -> str:
 
 
 def figure(run: History) -> "Figure":
-    """Loss by step, and of each routed layer every expert's load by evaluation:
-    1, white, is balanced."""
+    """Loss by step, and each routed layer's expert loads by evaluation; white is balanced."""
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
 

@@ -1,5 +1,4 @@
-"""Signals that ask a run to stop:
-Ctrl-C, and SIGTERM, which schedulers send before they take a machine away."""
+"""Signals that stop a run: Ctrl-C, and SIGTERM, which schedulers send before preemption."""
 
 import signal
 from collections.abc import Callable, Generator
@@ -15,10 +14,9 @@ class Stop:
 
 @contextmanager
 def stop_on_signals(say: Callable[[str], None]) -> Generator[Stop]:
-    """SIGINT and SIGTERM let the step finish and a checkpoint be written; a second one is obeyed at
-    once, by the system.
+    """On SIGINT or SIGTERM, finish the step and write a checkpoint; a second signal kills at once.
 
-    Outside of the main thread, where Python takes no signals, there is nothing to do.
+    Does nothing outside of the main thread, where Python receives no signals.
     """
     stop = Stop()
     try:
@@ -32,7 +30,7 @@ def stop_on_signals(say: Callable[[str], None]) -> Generator[Stop]:
         stop.asked = True
         for each in before:
             signal.signal(each, signal.SIG_DFL)
-        say("stopping: a checkpoint is written; once more stops at once")
+        say("stopping after this step, with a checkpoint; a second signal stops at once")
 
     for number in before:
         signal.signal(number, _ask)

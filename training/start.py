@@ -1,5 +1,4 @@
-"""Everything a run needs before its first step:
-mesh, text, model, batches, and the state to begin from."""
+"""Setup of a run: mesh, text, model, batches, and the initial state."""
 
 import math
 from collections.abc import Iterable
@@ -27,18 +26,19 @@ from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences, training_batches
 from training.checkpoint import checkpoint_steps, read_checkpoint
-from training.config import RunOptions, TrainConfig, differences, read_toml
+from training.config import RunOptions, TrainConfig, differences
 from training.folder import AFTER_DECAY_BEGINS, CHECKPOINTS, CONFIG, MAY_DIFFER
 from training.optimizer import make_optimizer
 from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from training.step import TrainState, init_state, state_specs
 from training.texts import TextBatches
 from training.tokenizer import Tokenizer
+from training.toml import read_toml
 
 
 @dataclass(frozen=True)
 class Setup:
-    """A run's parts, all checked."""
+    """The components of a run, validated."""
 
     config: TrainConfig
     mesh: Mesh
@@ -50,11 +50,10 @@ class Setup:
     held_out: EvaluationBatches
     """Held-out batches, sized like one gradient-accumulation microbatch."""
     others: dict[str, Iterable[Batch]]
-    """Batches of the other texts that every evaluation reads, by name:
-    `test`, and those of `data.also`."""
+    """Batches of the other texts of every evaluation, by name: `test`, and those of `data.also`."""
 
     def place(self, rows: Batch) -> Int[Array, "..."]:
-        """A training batch on the mesh; with `accumulate`, microbatches along a first axis."""
+        """A training batch on the mesh; with `accumulate`, microbatches along a leading axis."""
         data = self.config.data
         if data.accumulate == 1:
             return place_batch(rows, self.mesh, data.batch)
@@ -65,12 +64,12 @@ class Setup:
         )
 
     def place_held_out(self, rows: Batch) -> Int[Array, "batch context_and_one"]:
-        """An evaluation's batch on the mesh."""
+        """An evaluation batch on the mesh."""
         return place_batch(rows, self.mesh, self.config.data.batch // self.config.data.accumulate)
 
 
 def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
-    """Raises `InputError` for whatever does not fit together."""
+    """Raises `ConfigError` or `InputError` where options, text and devices do not fit together."""
     data, options = config.data, config.run
     mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
     micro = data.batch // data.accumulate
@@ -105,25 +104,33 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
 
 
 def run_mesh(options: RunOptions) -> Mesh:
-    """The mesh that `options` ask for, of the first devices there are.
+    """The mesh that `options` ask for, of the first available devices.
 
     Raises `ConfigError` if there are too few, or a process has none.
     """
     shape = options.mesh_shape()
-    wanted, there, processes = math.prod(shape.values()), jax.device_count(), jax.process_count()
-    if wanted > there:
-        raise ConfigError(f"mesh {options.mesh} asks for {wanted} devices, but there are {there}")
-    if processes > 1 and wanted != there:
+    requested, available, processes = (
+        math.prod(shape.values()),
+        jax.device_count(),
+        jax.process_count(),
+    )
+    if requested > available:
         raise ConfigError(
-            f"mesh {options.mesh} asks for {wanted} devices, "
-            f"but {processes} processes have {there}; use them all"
+            f"mesh {options.mesh} asks for {requested} devices, but {available} are available"
         )
-    return make_mesh(**shape, devices=jax.devices()[:wanted])
+    if processes > 1 and requested != available:
+        raise ConfigError(
+            f"mesh {options.mesh} asks for {requested} devices, "
+            f"but {processes} processes have {available}; use them all"
+        )
+    return make_mesh(**shape, devices=jax.devices()[:requested])
 
 
 def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:
-    """The state of a run that has no checkpoint, its step and its place in the data: drawn from
-    `key`, or another run's."""
+    """The initial state of a run without a checkpoint, its step and its position in the data.
+
+    Initialised from `key`, or taken from another run (`begin_from`).
+    """
     config = setup.config
     if config.run.begin_from:
         return _taken_over(setup, Path(config.run.begin_from))
@@ -139,15 +146,16 @@ def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[
 def state_shapes(
     model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
 ) -> TrainState:
-    """The shapes, types and shardings over `mesh` of a run's state, to restore a checkpoint to."""
+    """Shapes, dtypes and shardings of a run's state over `mesh`, to restore a checkpoint to."""
     make = partial(_initial_state, model, optimizer=optimizer, hash_tables=_some_tables(model))
     shapes = jax.eval_shape(make, jax.random.key(0))
     return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh))
 
 
 def model_shapes(model: ModelConfig, mesh: Mesh | None, dtype: Dtype | None) -> Transformer:
-    """The shapes, types and shardings of a model's arrays: over `mesh`, or on this process's first
-    device. Weights are of type `dtype`; None: of the type in which they are trained.
+    """Shapes, dtypes and shardings of a model: over `mesh`, or on this process's first device.
+
+    `dtype`: dtype of the weights; None: the one in which they are trained.
     """
     make = partial(Transformer, model, hash_tables=_some_tables(model))
     shapes = jax.tree.map(
@@ -170,7 +178,7 @@ def _with_sharding(
 
 
 def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] | None:
-    """HASH tables of the right shape, if the model has such: a checkpoint has the run's own."""
+    """HASH tables of the right shape, if the model has any: a checkpoint has the run's own."""
     router = model.router
     if router is None or not isinstance(router.technique, Hash):
         return None
@@ -184,7 +192,7 @@ def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, 
     if optimizer.schedule != "stable":
         raise InputError(
             f"begin_from needs the stable schedule, not {optimizer.schedule}: "
-            "only its runs share their beginning"
+            "only its runs share a stable phase"
         )
     theirs = read_toml(source / CONFIG)
     allowed = (*MAY_DIFFER, *AFTER_DECAY_BEGINS, "run.begin_from")
@@ -220,8 +228,7 @@ def _layout(shapes: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
 def _hash_tables(
     model: ModelConfig, shards: Shards
 ) -> Int[np.ndarray, "layers vocabulary k"] | None:
-    """Tables balanced by the training text's counts, if the model asks for such;
-    None for all others."""
+    """Tables balanced by the training text's token counts, if "balanced"; otherwise None."""
     router = model.router
     if (
         router is None

@@ -1,4 +1,4 @@
-"""One training step: loss, gradient, AdamW, on one device or on a mesh."""
+"""One training step: loss, gradient and AdamW, on one device or a mesh."""
 
 import dataclasses
 from collections.abc import Callable
@@ -17,13 +17,13 @@ from reference.transformer import Transformer, move_states, partition_weights
 from training.optimizer import zero_specs
 
 Share = float | Float[Array, ""]
-"""A microbatch's weight in the sum."""
+"""Weight of a microbatch in the sum."""
 
 
 class TrainState(eqx.Module):
-    """All that training changes, and the model's fixed tables.
+    """Everything that training updates, and the model's fixed tables.
 
-    Nothing in it is static but the model's configuration.
+    Only the model's configuration is static.
     """
 
     model: Transformer
@@ -37,8 +37,7 @@ def init_state(model: Transformer, optimizer: optax.GradientTransformation) -> T
 
 
 def state_specs(state: TrainState, mesh: Mesh) -> TrainState:
-    """The partition spec of every array:
-    weights by `mesh.parameter_specs`, the optimizer's copies spread over `data` as well."""
+    """Partition specs: weights by `mesh.parameter_specs`, optimizer state by `zero_specs`."""
     return eqx.tree_at(
         lambda state: (state.model, state.optimizer_state, state.step),
         eqx.filter(state, is_array),
@@ -53,11 +52,10 @@ def train_step(
     key: PRNGKeyArray,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Report]:
-    """The state after one step on `tokens`, and its losses. The step's own randomness is `key`
-    folded with its number.
+    """The state after one step on `tokens`, and its report.
 
-    With an axis `microbatches`, the gradient is accumulated over them, one after the other, each
-    weighted by its real targets.
+    Routers use `key` folded with the step. With an axis `microbatches`, the gradient is accumulated
+    over them, each weighted by its number of non-padding targets.
     """
     weights, fixed = partition_weights(state.model)
     step_key = jax.random.fold_in(key, state.step)
@@ -88,10 +86,10 @@ def _accumulated(
     tokens: Int[Array, "microbatches batch context_and_one"],
     key: PRNGKeyArray,
 ) -> tuple[Transformer, Report]:
-    """Gradient accumulation: the sum of the microbatches' gradients and reports, each weighted by
-    its share of the real targets. Only one gradient besides the sum is held in memory.
+    """Gradient accumulation: sums of the microbatches' gradients and reports.
 
-    `dead_experts` is no mean over microbatches: it is counted again from the load of the batch.
+    Each is weighted by its share of the non-padding targets. Memory holds the sum and one more
+    gradient. `dead_experts` is recomputed from the load of the whole batch.
     """
     real = jnp.sum(tokens[..., 1:] != PADDING, axis=(1, 2)).astype(jnp.float32)
     shares, keys = real / jnp.sum(real), jax.random.split(key, tokens.shape[0])
@@ -113,8 +111,9 @@ def _update(
     optimizer_state: optax.OptState,
     optimizer: optax.GradientTransformation,
 ) -> tuple[PyTree, optax.OptState, Float[Array, ""]]:
-    """ZeRO stage 1:
-    each device updates its share of the weights, then all get the whole. With the gradient's norm.
+    """ZeRO stage 1: each device updates its shard of the weights, which are then all-gathered.
+
+    Also returns the gradient's norm.
     """
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty:

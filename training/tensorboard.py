@@ -1,13 +1,11 @@
-"""A run's records for TensorBoard: one event for each line of `metrics.jsonl`, scalars, and an
-image of the experts' loads at evaluations.
+"""TensorBoard output: scalars per line of `metrics.jsonl`, and images of the experts' loads.
 
-`events` is a pure function of records, so that a run that is done can be converted as one that goes
-on is written. A run's events are one file in RUN/tensorboard, written anew from `metrics.jsonl`,
-and so cut back with it, whenever the run is taken up; older files go.
+`events` is a pure function of records, so that a finished run is converted to the same events as
+are written during training. A run's events are one file in RUN/tensorboard, rewritten from
+`metrics.jsonl`, and hence truncated with it, whenever the run is resumed; older files are removed.
 
-Needs the package tensorboard (52 MB with what it brings, the viewer among it; tensorboardX would be
-one package of 0.1 MB without a viewer or a reader), an extra of this project. It is imported only
-where it is used.
+Needs the optional dependency tensorboard (52 MB with its dependencies, including the viewer;
+tensorboardX would be 0.1 MB without viewer or reader), imported lazily.
 """
 
 import importlib
@@ -28,16 +26,15 @@ from common.files import write_atomically
 from training.records import MakeSink
 
 Event = Any
-"""tensorboard.compat.proto.event_pb2.Event:
-protobuf makes the class when it is imported, so that there is no type to name."""
+"""tensorboard.compat.proto.event_pb2.Event, a class that protobuf creates at import."""
 
 FOLDER = "tensorboard"
 PIXELS = 8
-"""Width and height of one expert's load in the image."""
+"""Size of one expert's load in the image, in pixels."""
 
 
 def require_tensorboard() -> None:
-    """Raises `WorkError`, saying how to install it, if the package is not there."""
+    """Raises `WorkError`, naming the install command, if the package is missing."""
     if importlib.util.find_spec("tensorboard") is None:
         raise WorkError(
             "--tensorboard needs the package tensorboard, which is not installed: "
@@ -46,17 +43,19 @@ def require_tensorboard() -> None:
 
 
 def event_file(folder: Path) -> MakeSink:
-    """The sink that writes the records of the run in `folder` for TensorBoard.
+    """A sink that writes the records of the run in `folder` for TensorBoard.
 
-    Raises `WorkError` if the package is not there.
+    Raises `WorkError` if the package is missing.
     """
     require_tensorboard()
     return partial(EventFile, folder / FOLDER)
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
-    """The numbers of one line of `metrics.jsonl`, by tag:
-    a step's losses and rates, each routed layer's metrics; an evaluation's loss."""
+    """The numbers of a line of `metrics.jsonl`, by tag.
+
+    A step's losses, rates and metrics by routed layer; an evaluation's losses.
+    """
     if "evaluation" in record:
         return {"held_out/loss": record["evaluation"]["loss"]}
     names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
@@ -71,8 +70,10 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
 
 
 def heat_map(load: Float[np.ndarray, "layers experts"]) -> bytes:
-    """A PNG with a row for each routed layer and a column for each expert:
-    white is the mean load, red more, blue less, to twice it."""
+    """A PNG of loads, a row per routed layer and a column per expert.
+
+    White is the mean load, red more, blue less, up to twice the mean.
+    """
     from matplotlib.image import imsave
 
     image = io.BytesIO()
@@ -88,8 +89,7 @@ def heat_map(load: Float[np.ndarray, "layers experts"]) -> bytes:
 
 
 def events(records: Iterable[dict[str, Any]], at: float) -> Iterator[Event]:
-    """An event for each record, in order, with wall time `at`, in seconds since 1970:
-    records have none."""
+    """An event per record, in order, with wall time `at` (Unix seconds): records have no time."""
     event, summary = (
         importlib.import_module(f"tensorboard.compat.proto.{name}_pb2")
         for name in ("event", "summary")
@@ -111,7 +111,7 @@ def events(records: Iterable[dict[str, Any]], at: float) -> Iterator[Event]:
 
 
 def encoded(some: Iterable[Event]) -> bytes:
-    """Events as they lie in a file."""
+    """Serialised events, in the format of an event file."""
     from tensorboard.summary.writer.record_writer import RecordWriter
 
     buffer = io.BytesIO()
@@ -122,11 +122,12 @@ def encoded(some: Iterable[Event]) -> bytes:
 
 
 def convert(records: list[dict[str, Any]], folder: Path, at: float) -> Path:
-    """All events of `records` as the one file in `folder`;
-    returns it. Older ones are removed once it is there."""
+    """Write the events of `records` as the only event file in `folder`; returns its path.
+
+    Older files are removed once it exists.
+    """
     event = importlib.import_module("tensorboard.compat.proto.event_pb2")
-    # Readers take a file's name as the order in which they were begun; one that is read now does
-    # not change under its reader.
+    # Readers order files by name; a new name keeps a file that is being read unchanged.
     old = sorted(folder.glob("events.out.tfevents.*")) if folder.is_dir() else []
     number = 1 + max((int(path.name.split(".")[3]) for path in old), default=0)
     path = folder / f"events.out.tfevents.{number:06d}.routelaw"
@@ -140,14 +141,14 @@ def convert(records: list[dict[str, Any]], folder: Path, at: float) -> Path:
 
 
 class EventFile:
-    """A run's events while it goes on: a sink of its records."""
+    """A sink: a run's event file during training."""
 
     def __init__(self, folder: Path, records: list[dict[str, Any]]) -> None:
-        """Begin with what the run has so far."""
+        """Start with the run's records so far."""
         self._file: IO[bytes] = convert(records, folder, time.time()).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
-        """Add a record's event, whole."""
+        """Append a record's event and flush."""
         self._file.write(encoded(events([record], time.time())))
         self._file.flush()
 

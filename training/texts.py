@@ -1,5 +1,4 @@
-"""More texts that a run is evaluated on:
-packed into sequences as training packs its own, read as they are needed."""
+"""Further evaluation texts, packed like the training text and read lazily."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -17,22 +16,20 @@ from training.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class TextBatches:
-    """The documents of `source`, from the beginning, in batches of which this process has the
-    `rows`.
-    """
+    """The documents of `source`, from the beginning, in batches; this process reads the `rows`."""
 
     source: str
     tokenizer: Tokenizer
     context: int
     batch: int
     tokens: int
-    """Only as many batches as hold so many; 0 for all."""
+    """Maximum tokens to read, rounded up to a batch; 0 for all."""
     rows: Int[np.ndarray, "rows"]
 
     def __post_init__(self) -> None:
-        """Raises `InputError` for a text that cannot be read, or has no two tokens."""
+        """Raises `InputError` for a text that cannot be read, or has fewer than two tokens."""
         if next(iter(self), None) is None:
-            raise InputError(f"the text {self.source} has no two tokens; give more")
+            raise InputError(f"the text {self.source} has fewer than two tokens; give a longer one")
 
     def __iter__(self) -> Iterator[Batch]:
         limit = -(-self.tokens // (self.batch * self.context)) if self.tokens else None
@@ -45,7 +42,7 @@ class TextBatches:
 def text_batches(
     texts: Iterable[Document], tokenizer: Tokenizer, context: int, batch: int
 ) -> Iterator[Batch]:
-    """The texts, packed as training packs its own, the last batch filled up with padding."""
+    """Batches of texts, packed like the training text; the last batch is padded."""
     rows: list[Int[np.ndarray, "context_and_one"]] = []
     for row in _sequences(texts, tokenizer, context):
         rows.append(row)
@@ -60,7 +57,7 @@ def text_batches(
 def _sequences(
     texts: Iterable[Document], tokenizer: Tokenizer, context: int
 ) -> Iterator[Int[np.ndarray, "context_and_one"]]:
-    """Each begins with the token that the one before ended with."""
+    """Each sequence begins with the last token of the previous one."""
     rest = np.zeros(0, np.int32)
     for text in texts:
         for ids in (

@@ -1,9 +1,9 @@
-"""Text to token ids and back, without loss: bytes, SentencePiece, or a Hugging Face tokenizer.json.
+"""Lossless tokenizers: bytes, SentencePiece, or a Hugging Face tokenizer.json.
 
 The paper's tokenizer is SentencePiece with 32,000 pieces and byte fallback; its training text is
-not public, so ours is trained on the corpus at hand. Lossless settings are our choice:
-decode(encode(text)) == text for every text. A tokenizer from a file is tried on `PROBES` when it is
-loaded, and refused if it changes one of them.
+not public, so ours is trained on the given corpus. Losslessness is our choice: decode(encode(text))
+== text for every text. A tokenizer from a file is tested on `PROBES` when it is loaded, and
+rejected if it changes one of them.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ from common.errors import InputError, WorkError
 from common.files import write_atomically
 
 SPACE_MARK = "\u2581"
-"""What SentencePiece writes for a space; where the text has it itself, it is encoded as bytes."""
+"""SentencePiece's replacement for a space; where the text has it, it is encoded as bytes."""
 
 PROBES = (
     "one line\nanother\n\nafter a blank line\n",
@@ -36,34 +36,35 @@ PROBES = (
 
 
 class Tokenizer(ABC):
-    """Token ids from 0 to `vocabulary` - 1, the last of which a text never has:
-    `end`, put after each document."""
+    """Token ids 0 to `vocabulary` - 1, the last of which is `end`, the end-of-document token."""
 
     vocabulary: int
     name: str
-    """As `--tokenizer` takes it, or the file's name."""
+    """The argument of `--tokenizer`, or the file's name."""
     fingerprint: str
-    """The same for the same tokenizer; kept in token shards."""
+    """Identifies the tokenizer in token shards."""
     model: bytes | None
-    """What `tokenizer_from` reads; None for bytes."""
+    """The bytes that `tokenizer_from` reads; None for bytes."""
 
     @property
     def end(self) -> int:
-        """The id that ends a document."""
+        """The end-of-document id."""
         return self.vocabulary - 1
 
     @abstractmethod
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
-        """Ids of `text`."""
+        """Token ids of `text`."""
 
     @abstractmethod
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
-        """The text of `ids`. `end` has none; bytes that are not UTF-8, which only a model
-        generates, decode to U+FFFD."""
+        """The text of `ids`, without `end`.
+
+        Bytes that are not valid UTF-8, which only a model generates, decode to U+FFFD.
+        """
 
     @abstractmethod
     def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
-        """Bytes of text, in UTF-8, that each id stands for; `end` stands for none."""
+        """Number of UTF-8 bytes of each id; 0 for `end`."""
 
 
 class ByteTokenizer(Tokenizer):
@@ -89,7 +90,7 @@ class SentencePieceTokenizer(Tokenizer):
     """A SentencePiece model with byte fallback; `end` is one id past its pieces."""
 
     def __init__(self, model: bytes, name: str) -> None:
-        """Raises `InputError` if `model` is no such model, or changes text."""
+        """Raises `InputError` if `model` is not a SentencePiece model, or not lossless."""
         import sentencepiece
 
         self._pieces: Any = sentencepiece.SentencePieceProcessor()
@@ -117,7 +118,7 @@ class SentencePieceTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
-        """Ids, line by line: one long text is ten times slower."""
+        """Encodes line by line: one long text is ten times slower."""
         mark = self._bytes[list(SPACE_MARK.encode())].tolist()
         ids: list[int] = []
         for line in text.splitlines(keepends=True):
@@ -130,8 +131,7 @@ class SentencePieceTokenizer(Tokenizer):
         return self._pieces.DecodeIds(ids[ids < self.end].tolist())
 
     def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
-        """Of the pieces as they are decoded:
-        those of single bytes have one, and so has the mark of a space."""
+        """Bytes of the decoded pieces: 1 for byte-fallback pieces and for the mark of a space."""
         single = set(self._bytes.tolist())
         pieces = (self._pieces.IdToPiece(i).replace(SPACE_MARK, " ") for i in range(self.end))
         lengths = [1 if i in single else len(piece.encode()) for i, piece in enumerate(pieces)]
@@ -140,14 +140,16 @@ class SentencePieceTokenizer(Tokenizer):
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """A tokenizer.json of byte-level BPE (GPT-2's form); `end` is one id past its largest.
+    """A tokenizer.json of byte-level BPE (as GPT-2's); `end` is one past its largest id.
 
-    Special tokens are not added to a text. Needs the package tokenizers, an extra of this project.
+    Special tokens are not added. Needs the optional dependency tokenizers.
     """
 
     def __init__(self, model: bytes, name: str) -> None:
-        """Raises `InputError` if `model` is no such tokenizer, or changes text; `WorkError` if the
-        package is not installed."""
+        """Raises `InputError` if `model` is not such a tokenizer, or not lossless.
+
+        Raises `WorkError` if the package is not installed.
+        """
         if importlib.util.find_spec("tokenizers") is None:
             raise WorkError(
                 f"tokenizer {name} needs the package tokenizers, which is not installed: "
@@ -176,7 +178,7 @@ class HuggingFaceTokenizer(Tokenizer):
         )
 
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
-        """Ids, without special tokens around them."""
+        """Ids, without special tokens."""
         return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
 
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
@@ -184,8 +186,7 @@ class HuggingFaceTokenizer(Tokenizer):
         return self._tokenizer.decode(ids[ids < self.end].tolist(), skip_special_tokens=False)
 
     def byte_lengths(self) -> Int[np.ndarray, "vocabulary"]:
-        """A byte for each character of a token, in the alphabet of byte-level BPE; added tokens
-        are plain text."""
+        """One byte per character of a token in the byte-level alphabet; added tokens are text."""
         added = self._tokenizer.get_added_tokens_decoder()
         lengths = np.zeros(self.vocabulary, np.int32)
         for token, i in self._ids.items():
@@ -194,8 +195,10 @@ class HuggingFaceTokenizer(Tokenizer):
 
 
 def check_lossless(tokenizer: Tokenizer, remedy: str) -> None:
-    """Raises `InputError`, with the `remedy`, if a probe is not decoded to itself, or its bytes
-    are not those of its tokens."""
+    """Raises `InputError`, with the `remedy`, if a probe does not round-trip.
+
+    Also if the bytes of its tokens do not add up to its own.
+    """
     sizes = tokenizer.byte_lengths()
     for probe in PROBES:
         ids = tokenizer.encode(probe)
@@ -207,16 +210,15 @@ def check_lossless(tokenizer: Tokenizer, remedy: str) -> None:
             )
         if sizes[ids].sum() != len(probe.encode()):
             raise InputError(
-                f"tokenizer {tokenizer.name} has {sizes[ids].sum()} bytes in its tokens of "
-                f"{probe!r}, which has {len(probe.encode())}; {remedy}"
+                f"tokenizer {tokenizer.name} encodes {probe!r}, {len(probe.encode())} bytes, as "
+                f"tokens of {sizes[ids].sum()} bytes; {remedy}"
             )
 
 
 def train_bpe(texts: Iterable[str], vocabulary: int) -> bytes:
-    """A SentencePiece BPE model learnt from `texts`, of `vocabulary` - 1 pieces: with the id that
-    ends a document it has `vocabulary` ids. The same texts give the same model.
+    """A SentencePiece BPE model trained on `texts`, with `vocabulary` ids including `end`.
 
-    Raises `InputError` if there is too little text for so many.
+    Deterministic. Raises `InputError` if there is too little text for this vocabulary.
     """
     import sentencepiece
 
@@ -252,17 +254,19 @@ def train_bpe(texts: Iterable[str], vocabulary: int) -> bytes:
 
 
 def tokenizer_from(model: bytes, name: str) -> Tokenizer:
-    """The tokenizer in the bytes of a file: Hugging Face's if they are a JSON object, or else
-    SentencePiece's. Raises `InputError` if it is neither, or changes text."""
+    """The tokenizer in a file's bytes: Hugging Face's if they are JSON, else SentencePiece's.
+
+    Raises `InputError` if it is neither, or not lossless.
+    """
     if model.lstrip()[:1] == b"{":
         return HuggingFaceTokenizer(model, name)
     return SentencePieceTokenizer(model, name)
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The byte tokenizer for "bytes", or the one in the file called `name`.
+    """The byte tokenizer for "bytes", or the tokenizer in the file `name`.
 
-    Raises `InputError` if there is none.
+    Raises `InputError` if the file does not exist.
     """
     if name == "bytes":
         return ByteTokenizer()
@@ -280,8 +284,9 @@ def load_tokenizer(name: str) -> Tokenizer:
 def trained_tokenizer(
     texts: Iterable[str], vocabulary: int, cache: Path, content: str
 ) -> SentencePieceTokenizer:
-    """The BPE tokenizer of `vocabulary` ids for texts whose content hashes to `content`, from
-    `cache`, or trained and put there.
+    """The BPE tokenizer of `vocabulary` ids, from `cache`, or trained and cached.
+
+    `content` is the hash of `texts`, part of the cache key.
     """
     path = cache / f"bpe-{vocabulary - 1}-{content[:32]}.model"
     if not path.exists():

@@ -1,5 +1,7 @@
-"""The routers: S-BASE, HASH and RL-R of the paper, Switch, and loss-free balancing. Each is a page;
-`interface` says what they have in common. A new one is a file and its line in `ROUTERS`.
+"""The routers: S-BASE, HASH and RL-R of the paper, Switch, and loss-free balancing.
+
+One file each, with a common interface (`interface`). A new router is a file and its line in
+`ROUTERS`.
 """
 
 from reference.routers.hash import Hash, HashRouter
@@ -18,7 +20,7 @@ from reference.routers.switch import Switch, SwitchRouter
 ROUTERS: dict[str, type[RouterOptions]] = {
     options.name: options for options in (SinkhornBase, Hash, Reinforce, Switch, LossFree)
 }
-"""Every technique's options by the name that commands and tables use."""
+"""Options class by the name used in commands and tables."""
 
 __all__ = [
     "ROUTERS",

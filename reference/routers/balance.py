@@ -1,4 +1,4 @@
-"""What routers share: load, the balancing loss, and the metrics that every technique reports."""
+"""Shared by the routers: load, the balancing loss, and common metrics."""
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +8,7 @@ from jaxtyping import Array, Float, Int
 def router_logits(
     x: Float[Array, "tokens d_model"], weight: Float[Array, "d_model experts"]
 ) -> Float[Array, "tokens experts"]:
-    """`x @ weight` in float32 at least, whatever the type of the activations."""
+    """`x @ weight` in float32 or wider, whatever the dtype of the activations."""
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, weight.dtype), jnp.float32)
     return jnp.dot(x.astype(dtype), weight.astype(dtype), precision=jax.lax.Precision.HIGHEST)
 
@@ -16,7 +16,7 @@ def router_logits(
 def expert_load(
     experts: Int[Array, "tokens k"], num_experts: int, dtype: jnp.dtype
 ) -> Float[Array, "experts"]:
-    """Fraction f_e of the group's T*k choices that fell on each expert."""
+    """Fraction f_e of the group's T*k choices on each expert."""
     chosen = experts[..., None] == jnp.arange(num_experts, dtype=experts.dtype)
     return jnp.mean(chosen.astype(dtype), axis=(0, 1))
 
@@ -24,11 +24,10 @@ def expert_load(
 def balancing_loss(
     load: Float[Array, "experts"], probabilities: Float[Array, "tokens experts"]
 ) -> Float[Array, ""]:
-    """E * sum_e f_e * mean_i p_ie, without its weight: 1 when both are uniform (Fedus et al. 2021,
-    Eq. 4).
+    """E * sum_e f_e * mean_i p_ie, unweighted: 1 when both are uniform (Fedus et al. 2021, Eq. 4).
 
-    f_e is the fraction of all T*k choices, as in Megatron-LM; flaxformer's is the number of choices
-    over T, which makes the loss k times as large.
+    f_e is a fraction of all T*k choices, as in Megatron-LM; flaxformer divides by T, which makes
+    the loss k times as large.
     """
     return load.shape[0] * jnp.sum(load * jnp.mean(probabilities, axis=0))
 
@@ -41,9 +40,7 @@ def mean_entropy(log_probabilities: Float[Array, "tokens experts"]) -> Float[Arr
 def load_metrics(
     load: Float[Array, "experts"], entropy: Float[Array, ""]
 ) -> dict[str, Float[Array, ""]]:
-    """The metrics of every router: how uneven the load is (1 is balanced), and the entropy of its
-    choice in nats.
-    """
+    """Metrics of every router: load imbalance (1 is balanced), and routing entropy in nats."""
     return {
         "load_max_over_mean": load.shape[0] * jnp.max(load),
         "entropy": jax.lax.stop_gradient(entropy),

@@ -1,9 +1,8 @@
-"""HASH: a fixed table from token id to expert, the same in training and evaluation (paper, section
-3; Roller et al. 2021).
+"""HASH: a fixed table from token id to expert (paper, section 3; Roller et al. 2021).
 
-There is nothing to learn and no gate. The table is an array of the model, so a checkpoint holds it.
-The released counts charge HASH a D x E router (see `count`); the module has none, because it would
-have no use for it.
+The same in training and evaluation, with no parameters and no gate. The table is an array of the
+model, so it is saved in checkpoints. The released counts charge HASH a D x E router (see `count`),
+which the module does not have.
 """
 
 from dataclasses import dataclass
@@ -40,12 +39,17 @@ class Hash(RouterOptions):
     d_model_multiple: ClassVar[int] = 1
 
     table: HashTable = "modulo"
-    """How the table is made: token id modulo E (our choice of default: it needs nothing else),
-    uniformly at random, or balanced by how often each token occurs. A balanced table is made by
-    `hash_table` with `token_counts` and given to `Transformer` as `hash_tables`."""
+    """How the table is made: "modulo" (token id mod E), "random" or "balanced".
+
+    Our choice of default is "modulo", which needs no other input. "random" is uniform. "balanced"
+    depends on token frequencies: make it with `hash_table(..., token_counts=...)` and pass it to
+    `Transformer` as `hash_tables`.
+    """
     seed: int = 0
-    """Seed of the random table. Each routed layer draws its own from it; the other tables are the
-    same in every layer."""
+    """Seed of the random table.
+
+    Each routed layer draws its own table; the other kinds are the same in every layer.
+    """
 
     def __post_init__(self) -> None:
         known = ", ".join(HASH_TABLES)
@@ -60,22 +64,18 @@ class Hash(RouterOptions):
         return HashRouter(table, shape.num_experts)
 
     def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """None, but the paper's counts charge a D x E matrix."""
+        """The module has none; the paper's counts charge a D x E matrix."""
         return RouterWeights(d_model * num_experts, 0, 0)
 
 
 class HashRouter(AbstractRouter):
-    """HASH.
-
-    Gates are 1/k, so that k experts give their mean (our choice; the released runs have k = 1
-    only).
-    """
+    """Gates are 1/k, so that k experts are averaged (our choice; the released runs have k = 1)."""
 
     table: Int[Array, "vocabulary k"]
     num_experts: int = eqx.field(static=True)
 
     def __init__(self, table: Int[Array, "vocabulary k"], num_experts: int) -> None:
-        """`table` from `hash_table`, or one's own: `check_table` says whether it fits."""
+        """`table`: from `hash_table`, or custom (validate it with `check_table`)."""
         self.table = table
         self.num_experts = num_experts
 
@@ -87,8 +87,8 @@ class HashRouter(AbstractRouter):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> Routing:
-        """Look the tokens up; `x` gives nothing but its type."""
-        # An id that there is not is NaN in `x`; its experts must be some, or others' places move.
+        """Look up the experts of `token_id`; only the dtype of `x` is used."""
+        # An id outside the vocabulary makes its token NaN; expert 0 keeps the others' places.
         experts = jnp.maximum(rows(self.table, token_id, (None, None)), 0)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         load = expert_load(experts, self.num_experts, dtype)
@@ -108,10 +108,9 @@ def hash_table(
     layer: int,
     token_counts: Int[np.ndarray, "vocabulary"] | None = None,
 ) -> Int[np.ndarray, "vocabulary k"]:
-    """The table that `options` ask for, of the `layer`-th routed layer; `token_counts` is needed by
-    "balanced" alone.
+    """The table of the `layer`-th routed layer; only "balanced" needs `token_counts`.
 
-    Raises `ConfigError` if the counts are missing or are not one for each id of the vocabulary.
+    Raises `ConfigError` if the counts are missing, or are not one per token id.
     """
     match options.table:
         case "modulo":
@@ -128,7 +127,7 @@ def hash_table(
                 found = token_counts.shape[0]
                 raise ConfigError(
                     f"token_counts has {found} entries for a vocabulary of {vocabulary}; "
-                    "give one count for each token id"
+                    "give one count per token id"
                 )
             return balanced_table(token_counts, num_experts, k)
 
@@ -136,29 +135,26 @@ def hash_table(
 def check_table(
     table: Int[np.ndarray, "rows choices"], vocabulary: int, num_experts: int, k: int
 ) -> None:
-    """Raise `ConfigError` unless `table` has a row for each token id, k distinct experts in each,
-    from 0 to E - 1.
-    """
+    """Raises `ConfigError` unless `table` has k distinct experts, 0 to E - 1, for each token id."""
     rows, choices = table.shape
     if rows < vocabulary:
         raise ConfigError(
             f"the hash table has {rows} rows for a vocabulary of {vocabulary}; "
-            "give it one for each token id"
+            "give it one row per token id"
         )
     if choices != k:
         raise ConfigError(
-            f"the hash table has {choices} experts for each token; k is {k}: "
-            "give it that many columns"
+            f"the hash table has {choices} experts per token, but k is {k}; give it k columns"
         )
     if table.min() < 0 or table.max() >= num_experts:
         found = f"{table.min()} to {table.max()}"
         raise ConfigError(
-            f"the hash table names experts {found}; "
-            f"with {num_experts} experts they are 0 to {num_experts - 1}"
+            f"the hash table has experts {found}; "
+            f"with {num_experts} experts, they are 0 to {num_experts - 1}"
         )
     if k > 1 and np.any(np.diff(np.sort(table, axis=1), axis=1) == 0):
         raise ConfigError(
-            "the hash table names an expert twice for one token; give each token k different ones"
+            "the hash table lists an expert twice for one token; give each token k distinct ones"
         )
 
 
@@ -170,8 +166,7 @@ def modulo_table(vocabulary: int, num_experts: int, k: int) -> Int[np.ndarray, "
 def random_table(
     vocabulary: int, num_experts: int, k: int, *, seed: tuple[int, ...]
 ) -> Int[np.ndarray, "vocabulary k"]:
-    """k distinct experts for each token id, uniformly at random;
-    the same `seed` gives the same table."""
+    """k distinct experts per token id, uniformly at random; deterministic in `seed`."""
     generator = np.random.default_rng(seed)
     if k == 1:
         return generator.integers(num_experts, size=(vocabulary, 1))
@@ -181,11 +176,10 @@ def random_table(
 def balanced_table(
     token_counts: Int[np.ndarray, "vocabulary"], num_experts: int, k: int
 ) -> Int[np.ndarray, "vocabulary k"]:
-    """Commonest token first, each to the k experts that have fewest tokens so far (Roller et al.
-    2021, balanced assignment).
+    """Most frequent token first, each to the k least loaded experts (Roller et al. 2021).
 
-    `token_counts`: how often each id occurs in the corpus. No table can balance a token that alone
-    exceeds T/E.
+    `token_counts`: occurrences of each id in the corpus. No table can balance a token whose own
+    count exceeds T/E.
     """
     table = np.zeros((token_counts.shape[0], k), np.int64)
     filled = np.zeros(num_experts)

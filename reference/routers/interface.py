@@ -1,12 +1,11 @@
-"""What every router is: a pure function of one group of tokens, which says who goes where and moves
-nothing.
+"""The router interface: a pure function from a group of tokens to their experts and gates.
 
-Axes, here and in the routers: `tokens` T of one group, `experts` E, `k` choices of a token,
-`d_model` D, `vocabulary` V. Losses and metrics are returned, never stored, so that they add up
-under `vmap`, `scan`, rematerialisation and pipelines.
+Axes, here and in the routers: `tokens` T in a group, `experts` E, `k` choices per token, `d_model`
+D, `vocabulary` V. Losses and metrics are returned, never stored, so that they work under `vmap`,
+`scan`, rematerialisation and pipelining.
 
-A router is one file: its options (a subclass of `RouterOptions`, with the names it goes by), its
-module (an `AbstractRouter`), and a line in the registry, `routers.ROUTERS`.
+A router is one file: its options (a subclass of `RouterOptions`), its module (an `AbstractRouter`),
+and a line in the registry, `routers.ROUTERS`.
 """
 
 from abc import ABC, abstractmethod
@@ -18,24 +17,24 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 
 class PolicyTrace(eqx.Module):
-    """What a policy's loss needs once the reward is known: after the logits (RL-R only)."""
+    """What a policy's loss needs once the reward is known, after the logits (RL-R only)."""
 
     log_prob: Float[Array, "*batch tokens"]
-    """log policy(chosen expert), with gradient to the policy."""
+    """log policy(chosen expert), differentiable in the policy."""
     baseline: Float[Array, "*batch tokens"]
-    """The predicted reward, with gradient to the baseline."""
+    """The predicted reward, differentiable in the baseline."""
     policy_weight: float = eqx.field(static=True)
     baseline_weight: float = eqx.field(static=True)
 
     def losses(
         self, reward: Float[Array, "*batch tokens"]
     ) -> dict[str, Float[Array, "*batch tokens"]]:
-        """REINFORCE with a baseline, each term of each token times its weight:
+        """REINFORCE with a baseline: weighted terms per token.
 
-            policy:    -stop_gradient(reward - baseline) * log policy(chosen)
-            baseline:  (baseline - reward)^2
+                    policy:    -stop_gradient(reward - baseline) * log policy(chosen)
+                    baseline:  (baseline - reward)^2
 
-        No term has a gradient to `reward`.
+        No term has a gradient with respect to `reward`.
         """
         reward = jax.lax.stop_gradient(reward)
         advantage = jax.lax.stop_gradient(reward - self.baseline)
@@ -46,28 +45,28 @@ class PolicyTrace(eqx.Module):
 
 
 class Routing(eqx.Module):
-    """Where the tokens of a group go.
+    """The routing of a group's tokens.
 
-    Under `vmap` and `scan` every array has leading axes for groups and layers.
+    Under `vmap` and `scan`, every array has leading axes for groups and layers.
     """
 
     experts: Int[Array, "*batch tokens k"]
-    """The chosen experts, from 0 to E - 1, distinct for one token."""
+    """The chosen experts, 0 to E - 1, distinct for each token."""
     gates: Float[Array, "*batch tokens k"]
-    """Factors on the experts' outputs."""
+    """Factors that multiply the experts' outputs."""
     load: Float[Array, "*batch experts"]
-    """Fraction of the group's T*k choices that fell on each expert; sums to 1."""
+    """Fraction of the group's T*k choices on each expert; sums to 1."""
     losses: dict[str, Float[Array, "*batch"]]
-    """The router's own loss terms that are known now, each times its weight."""
+    """Weighted router losses that do not depend on a reward."""
     metrics: dict[str, Float[Array, "*batch"]]
-    """What to watch, by name; `routers.balance` has those that all routers share."""
+    """Metrics by name; `routers.balance` has those common to all routers."""
     policy: PolicyTrace | None = None
     kept: Bool[Array, "*batch tokens k"] | None = None
-    """Which choices found room at their expert; the routed feed-forward sets it."""
+    """Which choices were not dropped; set by the routed feed-forward."""
 
 
 class AbstractRouter(eqx.Module):
-    """The interface. Implementations are final; `RoutedFeedForward` maps them over groups."""
+    """Implementations are final; `RoutedFeedForward` maps them over groups."""
 
     @abstractmethod
     def __call__(
@@ -78,28 +77,27 @@ class AbstractRouter(eqx.Module):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> Routing:
-        """Choose experts for one group of tokens with representations `x` (after the block's norm)
-        and ids `token_id`.
+        """Choose experts for one group of tokens with ids `token_id`.
 
-        `key` is used by routers that sample, in training only. `inference`: evaluation, where no
-        choice depends on other tokens.
+        `x` is the block's input to its feed-forward, after the norm. `key` is used in training by
+        routers that sample. `inference`: evaluation, where no choice depends on other tokens.
         """
 
 
 class RouterState(eqx.Module):
-    """A part of a router that training moves by the load and not by a gradient.
+    """Router state that is updated from the load instead of by a gradient.
 
-    It is no weight: AdamW has no moments of it, the gradient's norm does not count it
+    It is not trainable: the optimizer does not see it, and the gradient norm does not count it
     (`transformer.partition_weights`). Implementations are final.
     """
 
     @abstractmethod
     def moved(self, load: Float[Array, "*layers experts"]) -> "RouterState":
-        """The state after a step in which the whole batch's choices fell so on the experts."""
+        """The state after a training step with this load of the whole batch."""
 
 
 class RouterShape(NamedTuple):
-    """What a router is built for."""
+    """The dimensions of a router."""
 
     d_model: int
     num_experts: int
@@ -107,36 +105,36 @@ class RouterShape(NamedTuple):
 
 
 Table = Int[Array, "vocabulary k"] | None
-"""HASH's table; None for all other routers."""
+"""HASH's table; None for other routers."""
 
 
 class RouterWeights(NamedTuple):
-    """Numbers of weights of one layer's router."""
+    """Parameter counts of one layer's router."""
 
     matrix: int
-    """What the paper's counts charge as the router, D * E for each of its techniques."""
+    """The router's D * E parameters, as the paper counts every technique."""
     baseline: int
-    """What they charge beside it (RL-R)."""
+    """Further parameters that the paper counts (RL-R's baseline)."""
     held: int
-    """What the module holds in place of `matrix`."""
+    """What the module holds instead of `matrix`."""
 
 
 class RouterOptions(ABC):
     """Options of one technique: frozen dataclasses, checked when they are made."""
 
     name: ClassVar[str]
-    """What commands and tables call it."""
+    """Name in commands and tables."""
     release_name: ClassVar[str]
-    """What the column `router_type` of curves calls it."""
+    """Name in the curves' column `router_type`."""
     max_k: ClassVar[int | None]
-    """The most experts a token can have; None: as many as there are."""
+    """Maximum experts per token; None: no limit."""
     d_model_multiple: ClassVar[int]
-    """What the width must be a multiple of."""
+    """`d_model` must be a multiple of this."""
 
     @abstractmethod
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> AbstractRouter:
-        """A router with weights drawn from `key`."""
+        """A router with weights initialised from `key`."""
 
     @abstractmethod
     def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """How many weights its router has."""
+        """Parameter counts of its router."""

@@ -1,15 +1,16 @@
-"""Loss-free balancing: a bias for each expert, moved by the sign of its load, takes the place of a
-balancing loss (Wang et al. 2024; DeepSeek-V3, section 2.1.2).
+"""Loss-free balancing: a bias per expert, updated by the sign of its load, and no balancing loss.
+
+Wang et al. 2024; DeepSeek-V3, section 2.1.2.
 
     s_ie = sigmoid(x_i W)_e,    chosen: the k largest of s_ie + b_e,    gate: s_ie
 
-    b_e <- b_e + speed * sign(mean load - load_e)    after every step, by the whole batch's load
+    b_e <- b_e + speed * sign(mean load - load_e)    after every step, with the whole batch's load
 
-The bias decides who is chosen and is in no gate, so that no gradient of the balance disturbs that
-of the language model. Not one of the paper's three techniques: here because today's large models
-are routed so. Our choices: gates are not normalised over the chosen experts (as in Wang et al.;
-DeepSeek-V3 divides by their sum, which at k = 1 would leave the router without a gradient), and
-there is no loss by sequence beside.
+The bias affects the choice but no gate, so balancing does not perturb the language model's
+gradient. Not one of the paper's three techniques; included because current large models use it. Our
+choices: gates are not normalised over the chosen experts (as in Wang et al.; DeepSeek-V3
+normalises, which at k = 1 would leave the router without a gradient), and there is no sequence-wise
+balancing loss.
 """
 
 import math
@@ -36,7 +37,7 @@ from reference.routers.interface import (
 
 @dataclass(frozen=True)
 class LossFree(RouterOptions):
-    """Sigmoid gates and a bias by load (Wang et al. 2024)."""
+    """Sigmoid gates and a load-dependent bias (Wang et al. 2024)."""
 
     name: ClassVar[str] = "loss-free"
     release_name: ClassVar[str] = "Loss-Free"
@@ -44,29 +45,29 @@ class LossFree(RouterOptions):
     d_model_multiple: ClassVar[int] = 1
 
     speed: float = 1e-3
-    """How far a bias moves after a step (Wang et al. 2024, section 4.3)."""
+    """Size of a bias update (Wang et al. 2024, section 4.3)."""
 
     def __post_init__(self) -> None:
         positive = 0 < self.speed < math.inf
         require(positive, f"loss-free's speed is {self.speed}; make it a positive number")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "LossFreeRouter":
-        """A router with biases of 0."""
+        """A loss-free router; biases start at 0."""
         return LossFreeRouter(*shape, self, key=key)
 
     def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix; the biases are no weights."""
+        """One D x E matrix; biases are not counted as parameters."""
         return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
 
 
 class ExpertBias(RouterState):
-    """b, one number an expert."""
+    """b, one per expert."""
 
     value: Float[Array, "*layers experts"]
     speed: float = eqx.field(static=True)
 
     def moved(self, load: Float[Array, "*layers experts"]) -> "ExpertBias":
-        """Up where less than the mean load fell, down where more did."""
+        """Raise the bias of experts below the mean load, lower it above."""
         below = jnp.mean(load, axis=-1, keepdims=True) - load
         return ExpertBias(self.value + self.speed * jnp.sign(below), self.speed)
 

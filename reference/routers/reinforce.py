@@ -1,17 +1,17 @@
 """RL-R: a policy over experts, trained by REINFORCE with a learned baseline (paper, section 3).
 
-For logits l = x W the policy is pi = softmax(l). In training a token's expert is drawn from it, in
-evaluation it is the most probable one (our choice). The expert's output is not scaled by pi. The
-reward of a token is the log-probability that the language model gives the correct next token, known
-only after the logits; all routed layers share it. Its loss is
+For logits l = x W the policy is pi = softmax(l). A token's expert is sampled from it in training,
+and is the most probable one in evaluation (our choice). The expert's output is not scaled by pi. A
+token's reward is the log-probability of the correct next token, known only after the logits and
+shared by all routed layers. The loss is
 
     -stop_gradient(reward - baseline) * log pi(chosen)  +  (baseline - reward)^2
 
-besides a balancing loss and the policy's entropy. The baseline is a bias-free network D -> D/8 ->
-1, whose D*(D/8) + D/8 weights the released counts show; that its hidden layer is a GELU is our
-choice, as in the model's feed-forwards.
+plus a balancing loss and an entropy term. The baseline is a bias-free network D -> D/8 -> 1, whose
+D*(D/8) + D/8 weights the released counts show; its hidden GELU is our choice, as in the model's
+feed-forwards.
 
-No term reaches the trunk: everything here starts from stop_gradient(x).
+No term has a gradient to the trunk: everything here starts from stop_gradient(x).
 """
 
 import math
@@ -47,9 +47,9 @@ from reference.routers.interface import (
 class Reinforce(RouterOptions):
     """RL-R (paper, section 3): a policy over experts, trained by REINFORCE with a learned baseline.
 
-    The weights of the four terms are our choice: the paper gives no figures. No term reaches
-    anything but the router's own weights, and AdamW rescales the gradient of each of those, so that
-    their ratios matter most; but they also enter the norm by which the whole gradient is clipped.
+    The weights of the four terms are our choice: the paper gives no values. They affect the
+    router's own parameters only, whose gradients AdamW rescales, so mostly their ratios matter; but
+    they also enter the global norm for clipping.
     """
 
     name: ClassVar[str] = "rl-r"
@@ -64,8 +64,10 @@ class Reinforce(RouterOptions):
     balance_weight: float = 1e-2
     """Weight of the balancing loss, as in Switch."""
     entropy_weight: float = 1e-3
-    """Weight of the policy's entropy, as a bonus: it is subtracted from the loss. Negative sharpens
-    the policy."""
+    """Weight of the policy's entropy as a bonus, subtracted from the loss.
+
+    A negative weight is an entropy penalty.
+    """
 
     def __post_init__(self) -> None:
         for name in ("policy_weight", "baseline_weight", "balance_weight"):
@@ -75,7 +77,7 @@ class Reinforce(RouterOptions):
         require(math.isfinite(weight), f"RL-R's entropy_weight is {weight}; {fix}")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "ReinforceRouter":
-        """An RL-R router; `k` is 1."""
+        """An RL-R router; `k` must be 1."""
         return ReinforceRouter(shape.d_model, shape.num_experts, self, key=key)
 
     def weights(self, d_model: int, num_experts: int) -> RouterWeights:
@@ -111,16 +113,14 @@ class ReinforceRouter(AbstractRouter):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> Routing:
-        """Draw one expert per token in training (which needs `key`), take the most probable in
-        evaluation.
-        """
+        """Sample one expert per token in training (requires `key`); argmax in evaluation."""
         x = jax.lax.stop_gradient(x)
         log_policy = jax.nn.log_softmax(router_logits(x, self.weight))
         if inference:
             experts = jnp.argmax(log_policy, axis=-1, keepdims=True)
         elif key is None:
             raise ConfigError(
-                "RL-R draws its experts in training and was given no key; "
+                "RL-R samples experts in training but was given no key; "
                 "pass key=, or inference=True"
             )
         else:
@@ -150,6 +150,6 @@ def predict_reward(
     weight_in: Float[Array, "d_model hidden"],
     weight_out: Float[Array, "hidden"],
 ) -> Float[Array, "tokens"]:
-    """The baseline: gelu(x W_in) w_out, in float32 at least."""
+    """The baseline: gelu(x W_in) w_out, in float32 or wider."""
     hidden = jax.nn.gelu(router_logits(x, weight_in))
     return router_logits(hidden, weight_out[:, None])[:, 0]

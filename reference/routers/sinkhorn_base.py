@@ -1,27 +1,27 @@
-"""S-BASE: each token's expert is the largest entry of its row in a balanced, entropic
-optimal-transport plan.
+"""S-BASE: balanced assignment by an entropic optimal-transport plan (paper, section 3).
 
-Paper: section 3. For logits l = x W of the T tokens of a group the plan is
+Each token's expert is the largest entry of its row in the plan. For logits l = x W of the T tokens
+of a group the plan is
 
     Pi_ij = exp(l_ij + f_i + g_j) / (E T),    rows sum to 1/T, columns to 1/E,
 
 and Sinkhorn's iteration finds f and g. No gradient passes through it: W learns through the gate
-softmax(l_i)[chosen]. In evaluation there is no plan: a token goes to its largest logit, whatever
-the other tokens are.
+softmax(l_i)[chosen]. In evaluation there is no plan: a token goes to its largest logit,
+independently of other tokens.
 
 Our choices, where the paper is silent:
-- *Log space, a fixed number of iterations, the marginal error returned.* On exp(l) itself logits of
-50 give NaN in float32.
-- *A warm start.* The first half of the iterations lower a temperature geometrically from the spread
-of the logits to 1, where
-  the second half stays. With logits of scale 1000, four of 64 experts ahead by twice that, ten
-  iterations leave the fullest expert 1.2 times its share, and 13 times without. The fixed point is
-  the same, and for logits within a spread of 1 so is every iteration; in between it costs accuracy
-  that does not show in the balance (docs/routers.md).
-- *Ties are broken in turn.* Entries within rounding of a row's largest count as equal, and token i
-takes the first of them in
-  the cyclic order that starts at expert i mod E. Equal tokens have equal rows: without this all
-  would choose one expert.
+
+- *Log space, a fixed number of iterations, the marginal error returned.* In linear space, logits of
+  50 give NaN in float32.
+- *A warm start.* Over the first half of the iterations, a temperature decreases geometrically from
+  the spread of the logits to 1; it stays at 1 for the second half. With logits of scale 1000, four
+  of 64 experts ahead by twice that, the fullest expert has 1.2 times the mean load after ten
+  iterations, and 13 times without a warm start. The fixed point is the same, and for logits within
+  a spread of 1 so is every iteration; in between, the warm start costs accuracy that does not show
+  in the balance (docs/routers.md).
+- *Round-robin tie-breaking.* Entries within rounding error of a row's largest count as ties, and
+  token i takes the first of them in the cyclic order that starts at expert i mod E. Identical
+  tokens have identical rows and would otherwise all choose one expert.
 """
 
 import math
@@ -55,12 +55,16 @@ class SinkhornBase(RouterOptions):
     d_model_multiple: ClassVar[int] = 1
 
     iterations: int = 10
-    """Sinkhorn iterations, fixed so that the program has one shape. Our choice: 10 bring the
-    marginals of ordinary logits within 2e-7, and the head of this file says how large ones are
-    reached."""
+    """Number of Sinkhorn iterations, fixed so that shapes are static.
+
+    Our choice: for ordinary logits, 10 bring the marginals within 2e-7; for large ones see the
+    module's docstring.
+    """
     init_scale: float = 1.0
-    """Standard deviation of the logits at the start. Our choice, the usual one; 4 made small models
-    worse (docs/small_runs.md)."""
+    """Standard deviation of the initial logits.
+
+    Our choice, the usual value; 4 made small models worse (docs/small_runs.md).
+    """
 
     def __post_init__(self) -> None:
         require_count("Sinkhorn iterations", self.iterations, at_least=2)
@@ -77,10 +81,9 @@ class SinkhornBase(RouterOptions):
 
 
 class SinkhornBaseRouter(AbstractRouter):
-    """S-BASE.
+    """`weight` maps to the experts' logits, without bias.
 
-    `weight` is the bias-free map to the experts' logits, normal with standard deviation
-    `init_scale`/sqrt(D) (our choice).
+    It is normal with standard deviation `init_scale`/sqrt(D) (our choice).
     """
 
     weight: Float[Array, "d_model experts"]
@@ -104,8 +107,7 @@ class SinkhornBaseRouter(AbstractRouter):
         key: PRNGKeyArray | None,
         inference: bool,
     ) -> Routing:
-        """Balanced choice in training, largest logits in evaluation;
-        gates are softmax(l)[chosen] in both."""
+        """Balanced choice in training, largest logits in evaluation; gate softmax(l)[chosen]."""
         logits = router_logits(x, self.weight)
         log_p = jax.nn.log_softmax(logits)
         if inference:
@@ -125,27 +127,28 @@ class SinkhornBaseRouter(AbstractRouter):
 
 
 def spread(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """Largest logit less the smallest, at least 1:
-    the temperature at which the plan of any logits is nearly uniform."""
+    """Range of the logits, at least 1; at this temperature any plan is nearly uniform."""
     return jnp.maximum(jnp.max(logits) - jnp.min(logits), 1)
 
 
 def rounding(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """How far equal entries of the log-plan may come apart:
-    each is a sum of a few numbers of the size of the spread."""
+    """Tolerance for ties in the log-plan.
+
+    Each entry is a sum of a few numbers as large as the spread.
+    """
     return 32 * jnp.finfo(logits.dtype).eps * spread(logits)
 
 
 def sinkhorn(
     logits: Float[Array, "tokens experts"], iterations: int
 ) -> Float[Array, "tokens experts"]:
-    """log Pi after `iterations` (at least 2) of Sinkhorn in log space; its columns sum to 1/E up to
-    rounding, its rows nearly to 1/T.
+    """log Pi after `iterations` (at least 2) of Sinkhorn's algorithm in log space.
 
-        f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) )
-        g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
+            f_i <- -tau log( (1/E) sum_j exp((l_ij + g_j) / tau) )
+            g_j <- -tau log( (1/T) sum_i exp((l_ij + f_i) / tau) )
 
-    with the temperature tau of iteration m being max(1, spread^(1 - 2m/iterations)).
+    where the temperature tau of iteration m is max(1, spread^(1 - 2m/iterations)). Columns sum to
+    1/E up to rounding, rows approximately to 1/T.
     """
     tokens, num_experts = logits.shape
     exponents = 1 - 2 * jnp.arange(iterations, dtype=logits.dtype) / iterations
@@ -158,8 +161,7 @@ def sinkhorn(
         largest = jnp.max(scaled, axis=1)
         row = jnp.exp(scaled - largest[:, None])
         total = jnp.sum(row, axis=1)
-        # The same exponentials make up the columns: exp((l_ij + f_i) / tau) = E row_ij / total_i
-        # exp(-g_j / tau).
+        # Reuse the exponentials: exp((l_ij + f_i) / tau) = E row_ij / total_i exp(-g_j / tau).
         column = jnp.maximum(jnp.sum(row / total[:, None], axis=0), jnp.finfo(logits.dtype).tiny)
         f = -tau * (largest + jnp.log(total) - jnp.log(num_experts))
         return g - tau * (jnp.log(column) + jnp.log(num_experts) - jnp.log(tokens)), f
@@ -169,15 +171,17 @@ def sinkhorn(
 
 
 def marginal_error(log_plan: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """How much mass is out of place: sum_i |sum_j Pi_ij - 1/T|, from 0 to 2."""
+    """Misplaced mass: sum_i |sum_j Pi_ij - 1/T|, from 0 to 2."""
     return jnp.sum(jnp.abs(jnp.sum(jnp.exp(log_plan), axis=1) - 1 / log_plan.shape[0]))
 
 
 def balanced_top_k(
     log_plan: Float[Array, "tokens experts"], k: int, tolerance: Float[Array, ""]
 ) -> Int[Array, "tokens k"]:
-    """The k largest entries of each row, largest first;
-    those within `tolerance` of the largest left are ties, broken in turn."""
+    """The k largest entries of each row, largest first.
+
+    Entries within `tolerance` of the largest remaining one are ties, broken round-robin.
+    """
     tokens, num_experts = log_plan.shape
     token = jnp.arange(tokens)
     turn = (jnp.arange(num_experts) - token[:, None]) % num_experts

@@ -1,9 +1,8 @@
-"""Switch routing (SMOE): each token goes to the k most probable experts of a softmax, which the
-losses keep balanced.
+"""Switch routing (SMOE): the k largest softmax probabilities, balanced by auxiliary losses.
 
 Shazeer et al. 2017 (top k), Fedus et al. 2021 (k = 1 and the balancing loss), Zoph et al. 2022
-(z-loss). Not one of the paper's three techniques but the one it compares with most (paper, section
-2): here as a baseline.
+(z-loss). A baseline: not one of the paper's three techniques, but the one it compares with most
+(paper, section 2).
 """
 
 from dataclasses import dataclass
@@ -35,8 +34,10 @@ from reference.routers.interface import (
 
 @dataclass(frozen=True)
 class Switch(RouterOptions):
-    """Top-k softmax routing (SMOE): Shazeer et al. 2017, with the losses of Fedus et al. 2021 and
-    Zoph et al. 2022."""
+    """Top-k softmax routing (SMOE; Shazeer et al. 2017).
+
+    With the losses of Fedus et al. 2021 and Zoph et al. 2022.
+    """
 
     name: ClassVar[str] = "switch"
     release_name: ClassVar[str] = "Switch"
@@ -62,11 +63,7 @@ class Switch(RouterOptions):
 
 
 class SwitchRouter(AbstractRouter):
-    """Switch.
-
-    Gates are the chosen entries of the softmax, not normalised again for k > 1 (our choice: k = 1
-    is then no special case).
-    """
+    """Gates are the chosen softmax probabilities, not renormalised for k > 1 (our choice)."""
 
     weight: Float[Array, "d_model experts"]
     k: int = eqx.field(static=True)
@@ -105,8 +102,5 @@ class SwitchRouter(AbstractRouter):
 
 
 def z_loss(logits: Float[Array, "tokens experts"]) -> Float[Array, ""]:
-    """mean_i logsumexp(l_i)^2, which keeps logits small (Zoph et al.
-
-    2022, Eq. 5, without its weight).
-    """
+    """mean_i logsumexp(l_i)^2, unweighted: keeps logits small (Zoph et al. 2022, Eq. 5)."""
     return jnp.mean(logsumexp(logits, axis=-1) ** 2)

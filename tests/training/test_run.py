@@ -21,7 +21,7 @@ from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
-from training.config import TrainConfig, from_toml
+from training.config import TrainConfig
 from training.corpus import documents
 from training.evaluate import sample
 from training.folder import data_of, locked
@@ -33,6 +33,7 @@ from training.shards import TokenStream, write_shards
 from training.step import TrainState, train_step
 from training.texts import text_batches
 from training.tokenizer import ByteTokenizer
+from training.toml import from_toml
 
 
 @pytest.fixture(scope="module")
@@ -315,13 +316,13 @@ def test_a_folder_in_which_another_trains_is_refused_and_left_alone(
     with locked(folder, lambda message: None):
         before = sorted(folder.rglob("*"))
         heard = Heard()
-        with pytest.raises(WorkError, match="another process is at work in") as raised:
+        with pytest.raises(WorkError, match="another process is using") as raised:
             train(tiny(corpus), folder, heard, cache)
         assert "\n" not in str(raised.value)
         assert "waiting for it to end" in heard.events[-1]
         assert sorted(folder.rglob("*")) == before
     with locked(folder, heard.on_event):
-        assert len(heard.events) == 1 + heard.events.index(f"another process is at work in {folder}; waiting for it to end")
+        assert len(heard.events) == 1 + heard.events.index(f"another process is using {folder}; waiting for it to end")
 
 
 def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:
@@ -341,7 +342,7 @@ def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:
         "empty": (empty, "no text"),
         "bad": (bad, "byte 3 is not UTF-8"),
         "short": (short, "fewer than a batch of"),
-        "cut": (cut, "cut short"),
+        "cut": (cut, "truncated"),
     }
 
 
@@ -422,7 +423,7 @@ def test_a_folder_without_a_checkpoint_cannot_be_loaded(routed: Path, tmp_path: 
     with pytest.raises(InputError, match="no configuration"):
         load_run(tmp_path)
     (tmp_path / "config.toml").write_text((routed / "config.toml").read_text())
-    with pytest.raises(InputError, match="no checkpoint, none at all"):
+    with pytest.raises(InputError, match="no checkpoint, none saved yet"):
         load_run(tmp_path)
     with pytest.raises(InputError, match="no checkpoint of step 5, only of steps 9, 12"):
         load_run(routed, step=5)

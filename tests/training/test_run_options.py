@@ -1,4 +1,4 @@
-"""Every knob of a run goes into TOML and comes back, and what is wrong there is said with its place."""
+"""Every option of a run round-trips through TOML, and errors name the place."""
 
 import dataclasses
 from pathlib import Path
@@ -12,9 +12,10 @@ from reference.config import RouterConfig
 from reference.errors import ConfigError
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
-from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, from_toml, paper_recipe, to_toml
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
+from training.toml import from_toml, to_toml
 
 LENGTH = st.integers(1, 10**9)
 RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
@@ -47,7 +48,7 @@ def test_a_configuration_without_a_default_is_read_back() -> None:
     assert from_toml(to_toml(config), "config.toml") == config
 
 
-def test_every_knob_is_written() -> None:
+def test_every_option_is_written() -> None:
     written = to_toml(TrainConfig())
     for section, part in TrainConfig().sections().items():
         _, _, rest = written.partition(f"[{section}]\n")
@@ -55,7 +56,7 @@ def test_every_knob_is_written() -> None:
         assert names == [field.name for field in dataclasses.fields(part)], section
 
 
-def test_the_routers_own_knobs_reach_the_model() -> None:
+def test_the_routers_own_options_reach_the_model() -> None:
     s_base, table = SinkhornBase(iterations=7), Hash("random", seed=3)
     rl_r, switch = Reinforce(policy_weight=0.5, entropy_weight=-0.01), Switch(z_weight=0.25)
     routers: dict[str, RouterOptions] = {"s-base": s_base, "hash": table, "rl-r": rl_r, "switch": switch, "loss-free": LossFree(0.5)}
@@ -82,7 +83,10 @@ def test_the_papers_recipe_is_the_papers() -> None:
         ("[model", r"^runs/a.toml: not TOML \("),
         ("[modle]", r"^runs/a.toml: there is no section 'modle'; there are model, data, .*; did you mean model\?$"),
         ("model = 1", r"^runs/a.toml: model must be a section, \[model\]$"),
-        ("[model]\nexprts = 8", r"^runs/a.toml: there is no \[model\] knob 'exprts'; there are size, router, .*; did you mean experts\?$"),
+        (
+            "[model]\nexprts = 8",
+            r"^runs/a.toml: there is no \[model\] option 'exprts'; there are size, router, .*; did you mean experts\?$",
+        ),
         ("[model]\nexperts = 8.5", r"^runs/a.toml: model.experts is 8.5; it must be of type int$"),
         ("[run]\nseed = true", r"^runs/a.toml: run.seed is True; it must be of type int$"),
         ('[run]\nseed = "1"', r"^runs/a.toml: run.seed is '1'; it must be of type int$"),
@@ -99,7 +103,7 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
 
 @pytest.mark.parametrize(
     ("also", "said"),
-    [("code", "cannot read 'code'"), ("Code=a", "cannot read"), ("code=", "cannot read"), ("a=b,a=c", "taken"), ("test=a", "taken")],
+    [("code", "cannot parse 'code'"), ("Code=a", "cannot parse"), ("code=", "cannot parse"), ("a=b,a=c", "taken"), ("test=a", "taken")],
 )
 def test_a_text_to_evaluate_on_needs_a_name_of_its_own(also: str, said: str) -> None:
     with pytest.raises(ConfigError, match=said):
@@ -108,11 +112,11 @@ def test_a_text_to_evaluate_on_needs_a_name_of_its_own(also: str, said: str) -> 
 
 
 def test_held_out_and_test_documents_leave_some_to_train_on() -> None:
-    with pytest.raises(ConfigError, match=r"less than the 0\.7 not held out"):
+    with pytest.raises(ConfigError, match=r"less than 1 - held_out = 0\.7"):
         DataOptions(held_out=0.3, test=0.7)
 
 
-def test_differences_name_the_knob_and_both_values() -> None:
+def test_differences_name_the_option_and_both_values() -> None:
     changed = TrainConfig().routers | {"rl-r": Reinforce(balance_weight=0.02, entropy_weight=0.25)}
     ours, theirs = TrainConfig(routers=changed), TrainConfig(run=RunOptions(seed=1))
     assert differences(ours, theirs) == ["run.seed: 1 -> 0", "rl_r.entropy_weight: -0.01 -> 0.25"]
@@ -126,5 +130,5 @@ def test_a_run_whose_groups_would_change_is_not_continued(tmp_path: Path) -> Non
     (tmp_path / CONFIG).write_text(to_toml(config))
     check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=8")))
     check_options(tmp_path, dataclasses.replace(config, data=DataOptions(accumulate=2)))
-    with pytest.raises(InputError, match="routes 4 sequences together, but on this mesh and in these microbatches it would be 2"):
+    with pytest.raises(InputError, match="4 sequences per group, but this mesh and accumulate give 2"):
         check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=16")))

@@ -103,7 +103,7 @@ def test_a_damaged_folder_is_refused_with_the_file(tmp_path: Path) -> None:
     file = folder / shards.files["train"][1].file
     whole = file.read_bytes()
     file.write_bytes(whole[:-1])
-    with pytest.raises(InputError, match=r"train-00001\.bin has 999 bytes, tokens\.json says 1000: it is cut short"):
+    with pytest.raises(InputError, match=r"train-00001\.bin has 999 bytes, tokens\.json says 1000: it is truncated"):
         open_shards(folder)
     file.unlink()
     with pytest.raises(InputError, match="is missing"):

@@ -11,9 +11,10 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reference.routers import ROUTERS
 from tests.checks import HANG_SECONDS
-from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, to_toml
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
+from training.toml import to_toml
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
 

@@ -61,8 +61,8 @@ def main(request: dict[str, Any]) -> int:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={request['devices']}"
     from common.errors import InputError, WorkError
     from training import distributed
-    from training.config import from_toml
     from training.run import train
+    from training.toml import from_toml
 
     hide(request.get("hidden", ()))
     distributed.HEARTBEAT_SECONDS = request.get("heartbeat", distributed.HEARTBEAT_SECONDS)

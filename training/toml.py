@@ -1,0 +1,94 @@
+"""A training run's configuration as TOML."""
+
+import difflib
+import re
+import tomllib
+import typing
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import tomli_w
+
+from reference.errors import ConfigError
+from training.config import TrainConfig
+
+
+def to_toml(config: TrainConfig) -> str:
+    """`config` as TOML, with every field."""
+    return tomli_w.dumps({name: asdict(part) for name, part in config.sections().items()})
+
+
+def from_toml(text: str, source: str) -> TrainConfig:
+    """The configuration in `text`; missing fields have their defaults.
+
+    Raises `ConfigError` naming `source` and the field.
+    """
+    return from_table(toml_table(text, source), source)
+
+
+def toml_table(text: str, source: str) -> dict[str, Any]:
+    """Parsed TOML. Raises `ConfigError` naming `source` if `text` is not TOML."""
+    try:
+        return tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{source}: not TOML ({error})") from error
+
+
+def from_table(table: dict[str, Any], source: str) -> TrainConfig:
+    """`from_toml`, of parsed TOML."""
+    defaults = TrainConfig().sections()
+    _check_names(table, list(defaults), source, "section")
+    made = dict(defaults)
+    for name, values in table.items():
+        if not isinstance(values, dict):
+            raise ConfigError(f"{source}: {name} must be a section, [{name}]")
+        fields = asdict(defaults[name])
+        _check_names(values, list(fields), source, f"[{name}] option")
+        made[name] = _converted(fields | values, type(defaults[name]), f"{source}: {name}")
+    return TrainConfig.from_sections(made)
+
+
+def read_toml(path: Path) -> TrainConfig:
+    """The configuration in the file `path`. Raises `ConfigError` naming the file and the field."""
+    if not path.is_file():
+        raise ConfigError(
+            f"there is no configuration {path}; every run writes one, config.toml in its folder"
+        )
+    return from_toml(path.read_text(encoding="utf-8"), str(path))
+
+
+def _check_names(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
+    """Raises `ConfigError` if a key of `table` is none of `names`, suggesting the nearest.
+
+    The message reads: `source` has no such `what`.
+    """
+    for name in table:
+        if name not in names:
+            near = difflib.get_close_matches(name, names, n=1)
+            nearest = f"; did you mean {near[0]}?" if near else ""
+            raise ConfigError(
+                f"{source}: there is no {what} {name!r}; there are {', '.join(names)}{nearest}"
+            )
+
+
+def _converted(value: Any, kind: Any, where: str) -> Any:
+    """`value` converted to the type `kind` by msgspec, strictly except for int to float.
+
+    Raises `ConfigError` naming `where` and the field.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$.")
+        fields = path.rstrip("`").split(".") if path else []
+        place = ".".join([where, *fields])
+        for name in fields:
+            value, kind = value[name], typing.get_type_hints(kind)[name]
+        if typing.get_origin(kind) is Literal:
+            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+        elif expected := re.match("Expected `([a-z]+)`", message):
+            message = f"it must be of type {expected[1]}"
+        shown = ":" if isinstance(value, dict) else f" is {value!r};"
+        raise ConfigError(f"{place}{shown} {message}") from error

@@ -2,16 +2,15 @@
 
     uv run python -m benchmarks.memory
 
-Two measurements of each model, in a process of its own: what XLA says of the compiled step (arguments + temporaries + outputs - outputs
-that take a donated argument's place), and how far the process's largest resident size grows while the state is made and three steps
-are done. The second also has the compiled code, the compiler's own memory as far as it is reused, and pages of temporary memory that
-no step touches are not in it.
+Two measurements of each model, each in a process of its own: what XLA reports for the compiled step (arguments + temporaries + outputs -
+outputs that alias donated arguments), and how much the process's maximum resident size grows while the state is initialised and three steps
+run. The second includes compiled code and what the compiler leaves behind, and excludes pages of temporary memory that no step touches.
 
-Activations in bfloat16 are another matter here: XLA computes them in float32 on CPU, and turns all that is kept for the backward pass
-into float32 before it begins. The closed form, which is of devices that compute in bfloat16, then has `widened` added: the float32 model's
-peak, with the softmax's output, which bfloat16 keeps in both types, twice, less its own.
+XLA computes bfloat16 in float32 on CPU, and converts all that is kept for the backward pass to float32 before it begins. The closed form
+is of devices that compute in bfloat16, so `widened` is added to it: the peak of the float32 model, with the softmax's output, which
+bfloat16 keeps in both types, twice, minus its own.
 
-Target: the closed form within 15 % of what XLA says.
+Target: the closed form within 15 % of XLA's report.
 """
 
 import os
@@ -29,12 +28,12 @@ from pathlib import Path
 import tyro
 
 from benchmarks.common import ROOT, save, show, verdict
-from plan.memory import step_memory
+from plan.memory import Step, step_memory
 from reference.config import Dtype, ModelConfig, RouterConfig, Size
 from reference.routers import ROUTERS
 
 WITHIN = 0.15
-"""Largest error of a peak, as a fraction of what XLA says."""
+"""Largest error of a peak, as a fraction of XLA's report."""
 
 MIB = 2**20
 
@@ -53,20 +52,29 @@ class Case:
     vocabulary: int = 256
     remat: bool = False
     unrolled: bool = False
+    k: int = 1
+    granularity: int = 1
+    shared_experts: int = 0
+    vocabulary_multiple: int = 1
     dtype: Dtype = "float32"
 
     def config(self) -> ModelConfig:
         """The model."""
-        router = None if self.router == "dense" else RouterConfig(ROUTERS[self.router](), self.experts)
+        router = None
+        if self.router != "dense":
+            router = RouterConfig(
+                ROUTERS[self.router](), self.experts, self.k, granularity=self.granularity, shared_experts=self.shared_experts
+            )
         groups = self.layers if router is None else self.layers // 2
         size = Size(self.d_model, self.layers, self.heads, self.d_model // self.heads)
         return ModelConfig(
-            size, router, 0.5, self.vocabulary, self.context, self.dtype, self.remat, unroll=groups if self.unrolled else 1
+            size, router, 0.5, self.vocabulary, self.context, self.dtype, self.remat,
+            unroll=groups if self.unrolled else 1, vocabulary_multiple=self.vocabulary_multiple,
         )  # fmt: skip
 
     @property
     def name(self) -> str:
-        """What differs from the first."""
+        """Its router, and what differs from the first case."""
         routed = self.router if self.router == "dense" else f"{self.router} E={self.experts}"
         others = {
             name: value for name, value in asdict(self).items() if value != getattr(Case(), name) and name not in ("router", "experts")
@@ -79,6 +87,8 @@ CASES = (
     Case(dtype="bfloat16"),
     *(Case(router, experts) for router in ("s-base", "hash") for experts in (8, 64)),
     Case("s-base", 64, remat=True), Case("s-base", 64, unrolled=True), Case("rl-r", 8), Case("switch", 64),
+    Case(vocabulary=4000, vocabulary_multiple=128), Case("switch", 64, k=4, granularity=4), Case("s-base", 8, shared_experts=2),
+    Case("loss-free", 64, k=2, granularity=2, shared_experts=1),
 )  # fmt: skip
 
 
@@ -87,18 +97,18 @@ class Options:
     """Peak memory against the closed form."""
 
     case: str = ""
-    """A case as JSON, to be measured in this process: what the benchmark runs for each."""
+    """A case as JSON, to be measured in this process; the benchmark runs itself so for each."""
     json: Path | None = None
     """A file for the figures."""
 
 
 def resident() -> int:
-    """The largest resident size of this process so far, in bytes."""
+    """The maximum resident size of this process so far, in bytes."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def measure(case: Case) -> dict[str, int]:
-    """XLA's parts, and the growth of the resident size."""
+    """Bytes by XLA's report, and the growth of the resident size."""
     import jax
 
     from reference.transformer import Transformer
@@ -131,12 +141,12 @@ def measure(case: Case) -> dict[str, int]:
 
 
 def widened(case: Case) -> int:
-    """Bytes that bfloat16 takes more on CPU than by its closed form; 0 for other types."""
+    """Bytes that bfloat16 takes on CPU beyond its closed form; 0 for other types."""
     if case.dtype != "bfloat16":
         return 0
-    wide = step_memory(replace(case.config(), dtype="float32"), case.batch).peak
+    wide = step_memory(Step(replace(case.config(), dtype="float32"), case.batch)).peak
     scores = 4 * case.layers * case.batch * case.heads * case.context**2
-    return wide + scores - step_memory(case.config(), case.batch).peak
+    return wide + scores - step_memory(Step(case.config(), case.batch)).peak
 
 
 def main(options: Options) -> None:
@@ -153,21 +163,21 @@ def main(options: Options) -> None:
         if done.returncode:
             raise SystemExit(f"error: {case.name}: {done.stderr.strip().splitlines()[-1]}")
         found = json.loads(done.stdout.splitlines()[-1])
-        paper, more = step_memory(case.config(), case.batch), widened(case)
-        error = (paper.peak + more) / found["peak"] - 1
+        closed, more = step_memory(Step(case.config(), case.batch)), widened(case)
+        error = (closed.peak + more) / found["peak"] - 1
         worst = max(worst, abs(error))
         parts = (
             found["arguments"],
-            paper.state,
-            paper.kept,
-            max(paper.logits, paper.gradients + paper.working),
+            closed.state,
+            closed.kept,
+            max(closed.logits, closed.gradients + closed.working),
             more,
-            paper.peak + more,
+            closed.peak + more,
             found["peak"],
         )
         resident_cell = f"{found['resident'] / MIB:.1f}"
         rows.append([case.name, *(f"{part / MIB:.1f}" for part in parts), f"{error:+.1%}", resident_cell])
-        figures[case.name] = {"measured": found, "closed_form": paper.record(), "widened": more}
+        figures[case.name] = {"measured": found, "closed_form": closed.record(), "widened": more}
     header = ["MiB", "arguments", "state", "kept", "work or logits", "widened", "closed form", "XLA", "error", "resident grew by"]
     show("Peak memory of a training step", header, rows)
     print(f"\nlargest error {worst:.1%} (at most {WITHIN:.0%}): {verdict(worst <= WITHIN)}")

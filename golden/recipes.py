@@ -21,16 +21,16 @@ from dataclasses import asdict, replace
 from typing import Any, Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from golden.cases import Case
 from golden.oracle.adamw import adamw_step, start
 from golden.oracle.attention import PROJECTIONS, attention, attention_backward
 from golden.oracle.dispatch import kept_choices, routed_feed_forward, routed_feed_forward_backward
 from golden.oracle.gradient import gradient
-from golden.oracle.model import Pass, forward, losses, metrics, weight_shapes
+from golden.oracle.model import Group, Pass, forward, losses, metrics, weight_shapes
 from golden.oracle.routers import Routing, route, spread
-from golden.oracle.setting import Arrays, ModelSetting, RouterSetting
+from golden.oracle.setting import Arrays, ModelSetting, RouterSetting, capacity
 from golden.oracle.terms import entropy, group_metrics, load, router_backward, router_terms, term_weights
 
 MODES = ("training", "evaluation")
@@ -43,10 +43,10 @@ def draw(rng: np.random.Generator, *shape: int, scale: float = 1.0, mean: float 
 
 
 def margin(routing: Routing) -> float:
-    """Least distance between a choice and the next below it, in the log plan where there is one, else in the logits."""
+    """Least distance between a choice and the next below it, in what the router takes the largest of."""
     if routing.logits is None:
         return float("inf")
-    scores = routing.logits if routing.log_plan is None else routing.log_plan
+    scores = next(of for of in (routing.log_plan, routing.biased, routing.logits) if of is not None)
     k = routing.experts.shape[1]
     ordered = -np.sort(-scores, axis=1)[:, : k + 1]
     return float(np.diff(-ordered, axis=1).min()) if ordered.shape[1] > 1 else float("inf")
@@ -55,6 +55,22 @@ def margin(routing: Routing) -> float:
 def clear(routing: Routing) -> bool:
     """Whether float32 chooses alike: S-BASE's ties reach 32 eps s, and its plan is off by about as much."""
     return routing.logits is None or margin(routing) > 5e-3 + 128 * float(np.finfo(np.float32).eps) * spread(routing.logits)
+
+
+def elsewhere(routings: list[Routing]) -> bool:
+    """Whether some token goes elsewhere than to its largest logits; always where nothing could send it there."""
+    moved = [r for r in routings if r.logits is not None and (r.log_plan is not None or r.biased is not None)]
+    return not moved or any((r.experts != np.argsort(-r.logits)[:, : r.experts.shape[1]]).any() for r in moved if r.logits is not None)
+
+
+def drop_margin(routing: Routing, kept: Bool[np.ndarray, "tokens k"]) -> float:
+    """Least distance, over the experts that drop, between the gates of the last choice that is kept and the first that is not."""
+    gaps = [float("inf")]
+    for expert in np.unique(routing.experts):
+        its = routing.experts == expert
+        if (its & ~kept).any():
+            gaps.append(float(routing.gates[its & kept].min() - routing.gates[its & ~kept].max()))
+    return min(gaps)
 
 
 # --- routers
@@ -75,6 +91,8 @@ def router_case(name: str, router: RouterSetting, tokens: int, seed: int, logits
         weights["router/weight"] = draw(rng, d_model, e, scale={"large": 400.0, "equal": 0.0}.get(logits, 0.75))
         if logits == "dominant":
             weights["router/weight"][0, 0] = 8.0
+    if router.technique == "loss-free":
+        weights["router/bias"] = draw(rng, e, scale=0.25)
     inputs: Arrays = {"x": x, "token_id": rng.integers(0, vocabulary, tokens), "gate_cotangent": draw(rng, tokens, k)}
     inputs["reward"] = draw(rng, tokens, mean=-2.5, scale=0.5)
     if router.technique == "rl-r":
@@ -90,6 +108,7 @@ def router_case(name: str, router: RouterSetting, tokens: int, seed: int, logits
         decided = mode == "evaluation" or router.technique != "rl-r"
         if decided and logits != "equal":
             assert clear(routing), f"{name}: choices of {mode} are near ties, {margin(routing)}: take another seed"
+            assert elsewhere([routing]) or routing.biased is None, f"{name}: the bias moves no choice: take another seed"
             margins.append(margin(routing))
     return Case(name, "router", {"router": asdict(router), "seed": seed, "margin": _least(margins)}, inputs, weights, outputs)
 
@@ -129,6 +148,8 @@ def router_cases() -> list[Case]:
         router_case("router_switch_k2", RouterSetting("switch", 4, k=2), 12, 12),
         router_case("router_switch_k4", RouterSetting("switch", 4, k=4), 12, 13),
         router_case("router_switch_large_logits", RouterSetting("switch", 4, k=2), 12, 14, "large"),
+        router_case("router_loss_free", RouterSetting("loss-free", 4), 12, 51),
+        router_case("router_loss_free_k2", RouterSetting("loss-free", 4, k=2), 12, 52),
     ]
 
 
@@ -206,6 +227,8 @@ def model_weights(model: ModelSetting, rng: np.random.Generator) -> Arrays:
         e, k = model.router.num_experts, model.router.k
         for block in model.routed_blocks():
             weights[f"blocks/{block}/router/table"] = np.argsort(rng.random((model.vocabulary, e)), axis=1)[:, :k]
+    if model.router is not None and model.router.technique == "loss-free":
+        weights |= {f"blocks/{block}/router/bias": draw(rng, model.router.num_experts, scale=0.25) for block in model.routed_blocks()}
     return weights
 
 
@@ -255,9 +278,17 @@ def _checked_margins(name: str, model: ModelSetting, run: Pass, training: bool) 
         # With k = E nothing is ever over a capacity factor of 1.
         dropped = sum(int((~group.kept).sum()) for group in groups)
         assert dropped > 0 or model.router.k == model.router.num_experts, f"{name}: no token is dropped: take another seed"
-        moved = [group.routing for group in groups if group.routing.log_plan is not None and group.routing.logits is not None]
-        assert not moved or any((r.experts != np.argsort(-r.logits)[:, : r.experts.shape[1]]).any() for r in moved if r.logits is not None)
+        assert elsewhere([group.routing for group in groups]), f"{name}: all go to their largest logits: take another seed"
+        if model.router.drop_order != "position":
+            assert any((group.kept != first_come(model.router, group)).any() for group in groups), f"{name}: dropped as by position"
+        if model.router.drop_order == "gate":
+            assert all(drop_margin(group.routing, group.kept) > 1e-3 for group in groups), f"{name}: gates are near ties"
     return [margin(group.routing) for group in groups]
+
+
+def first_come(router: RouterSetting, group: Group) -> Bool[np.ndarray, "tokens k"]:
+    """What the group would keep by position."""
+    return kept_choices(group.routing.experts, router.num_experts, capacity(router, len(group.routing.experts), True))
 
 
 def _least(margins: list[float]) -> float | None:
@@ -271,7 +302,9 @@ def model_cases() -> list[Case]:
     narrow = ModelSetting(d_model=8, num_blocks=2, num_heads=2, kqv_size=4, vocabulary=13, context=6)
     wide, half = replace(narrow, d_model=16, num_blocks=1), replace(narrow, period=2)
     base, switch = RouterSetting("s-base", 4), RouterSetting("switch", 4)
-    pairs = {"sequences_per_group": 2}
+    fine = RouterSetting("loss-free", 4, k=2, granularity=2, shared_experts=1)
+    one = replace(narrow, num_blocks=1)
+    pairs: dict[str, Any] = {"sequences_per_group": 2}
     return [
         model_case("model_dense", narrow, 3, 20),
         model_case("model_s_base", replace(half, router=base), 3, 41),
@@ -283,6 +316,9 @@ def model_cases() -> list[Case]:
         model_case("model_switch", replace(narrow, router=switch), 3, 27),
         model_case("model_switch_k2_pairs", replace(half, router=replace(switch, k=2, evaluation_capacity_factor=0.75, **pairs)), 4, 28),
         model_case("model_switch_k4", replace(half, num_blocks=4, router=replace(switch, k=4)), 3, 50),
+        model_case("model_loss_free_k2_fine_shared", replace(half, router=fine), 3, 61),
+        model_case("model_switch_drops_by_gate", replace(one, router=replace(switch, drop_order="gate", **pairs)), 4, 64),
+        model_case("model_switch_k2_drops_by_choice", replace(one, router=replace(switch, k=2, drop_order="choice", **pairs)), 4, 62),
     ]
 
 

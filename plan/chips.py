@@ -1,9 +1,9 @@
-"""TPUs as they are documented: what a chip computes, reads and sends in a second, and how the chips
-of a slice are linked.
+"""TPUs as documented: what a chip computes, reads and sends in a second, and how the chips of a
+slice are linked.
 
 Peaks, memory and bandwidths are those of Google's pages "TPU v4", "TPU v5e", "TPU v5p" and "TPU
-v6e" (cloud.google.com/tpu/docs, section "System architecture"), read in November 2026. What is
-computed from them here says so.
+v6e" (cloud.google.com/tpu/docs, section "System architecture"), read in November 2026; a comment
+says where a value is computed from them.
 """
 
 import math
@@ -20,13 +20,13 @@ class Chip:
     """One kind of TPU."""
 
     hbm: int
-    """Bytes that a program may use."""
+    """Bytes that a program can use."""
     accelerator: str
-    """How libtpu calls a slice of them."""
+    """libtpu's name for a slice of them."""
     cores: int
-    """Per chip, by which slices are named."""
+    """Per chip; slices are named by their number."""
     flops: float
-    """Peak of products in bfloat16, a second."""
+    """Peak in bfloat16, a second."""
     hbm_bandwidth: float
     """Bytes a second."""
     link_bandwidth: float
@@ -34,12 +34,12 @@ class Chip:
     dimensions: int
     """Of the torus."""
     ring: int
-    """Sides that are a multiple of this close to a ring."""
+    """A side whose length is a multiple of this wraps around."""
 
 
 CHIPS: dict[str, Chip] = {
-    # "32 GiB, 1200 GBps". The page states no bandwidth of a chip's links, but the pod's bisection,
-    # 24 TB/s over the 512 links that cut its 16x16x16 chips in two; the link is computed from that.
+    # "32 GiB, 1200 GBps". The page has no bandwidth for a chip's links; it is computed from the
+    # pod's bisection, 24 TB/s over the 512 links that cut its 16x16x16 chips in two.
     "v4": Chip(32 * GIB, "v4", 2, 275e12, 1200e9, 24e12 / 512, 3, 4),
     # "16 GB, 819 GBps", of which the compiler leaves 15.75 GiB; 400 GBps "bidirectional ... per
     # chip" over four links.
@@ -57,11 +57,11 @@ class Side:
 
     length: int
     ring: bool
-    """Whether the last is linked to the first."""
+    """Whether the last is linked to the first chip."""
 
     @property
     def links(self) -> int:
-        """That every chip of the row can receive by, the first and the last too."""
+        """By which every chip of the row can receive, the first and the last too."""
         return 0 if self.length == 1 else 2 if self.ring else 1
 
 
@@ -75,17 +75,19 @@ class Topology:
         kind, _, sides = self.name.partition(":")
         if kind not in CHIPS or not re.fullmatch(r"\d+(x\d+){1,2}", sides) or 0 in self.lengths:
             raise ConfigError(
-                f"no topology is called {self.name!r}; there are slices of {', '.join(CHIPS)}, such as v5e:4x4 or v5p:2x2x4"
+                f"no topology is called {self.name!r}; there are slices of {', '.join(CHIPS)}, "
+                "such as v5e:4x4 or v5p:2x2x4"
             )
         if len(self.lengths) != self.chip.dimensions:
             example = "x".join(["4"] * self.chip.dimensions)
             raise ConfigError(
-                f"{self.name}: {kind} chips are linked in {self.chip.dimensions} dimensions; write one such as {kind}:{example}"
+                f"{self.name}: {kind} chips are linked in {self.chip.dimensions} dimensions; "
+                f"write one such as {kind}:{example}"
             )
 
     @property
     def chip(self) -> Chip:
-        """What it is made of."""
+        """Its kind of chip."""
         return CHIPS[self.name.partition(":")[0]]
 
     @property
@@ -95,7 +97,7 @@ class Topology:
 
     @property
     def accelerator_type(self) -> str:
-        """What libtpu's TPU_ACCELERATOR_TYPE has to be."""
+        """libtpu's TPU_ACCELERATOR_TYPE."""
         return f"{self.chip.accelerator}-{self.devices * self.chip.cores}"
 
     @property
@@ -105,11 +107,11 @@ class Topology:
 
     @property
     def sides(self) -> tuple[Side, ...]:
-        """The same, and which are rings.
+        """The sides, and which of them are rings.
 
-        Of v5e and v6e those of 16 chips, a whole pod's ("How to Scale Your Model", Austin et al.
-        2025, part 2); slices of v4 and v5p are tori from 4x4x4 on, "slices smaller than a full cube
-        ... don't have wrap-around links" ("TPU v5p").
+        On v5e and v6e those of 16 chips, as long as the pod ("How to Scale Your Model", Austin et
+        al. 2025, part 2); slices of v4 and v5p are tori from 4x4x4 up: "slices smaller than a full
+        cube ... don't have wrap-around links" ("TPU v5p").
         """
         rings = [length % self.chip.ring == 0 for length in self.lengths]
         whole_cubes = self.chip.dimensions == 2 or all(rings)
@@ -121,11 +123,11 @@ class Topology:
     def split(
         self, axes: tuple[int, int, int]
     ) -> tuple[tuple[Side, ...], tuple[Side, ...], tuple[Side, ...]]:
-        """The rows of chips that each axis of a mesh (data, expert, model) is laid on: model on the
-        last sides, data on the first.
+        """The rows of chips along each axis of a mesh (data, expert, model): model on the last
+        sides, data on the first.
 
-        Ours: how a mesh is laid on a slice is the compiler's choice. A part of a side is no ring;
-        what does not come out even in the sides counts as one row.
+        Our assumption, as the compiler chooses. A part of a side is no ring; an axis that the sides
+        do not divide counts as one row.
         """
         left = [(side.length, side) for side in reversed(self.sides)]
         found: list[tuple[Side, ...]] = []

@@ -20,13 +20,9 @@ from common.errors import WorkError
 from plan.chips import GIB, Topology
 from plan.hlo import Collectives, collectives
 from plan.request import Request, from_record
+from plan.traffic import counted_once
 from reference.config import check_shape
 from reference.mesh import DATA, EXPERT, MODEL
-
-BUSY = 75
-"""Exit code of a process that found libtpu held by another (EX_TEMPFAIL)."""
-ATTEMPTS, PAUSE = 100, 3.0
-"""How often to try where libtpu is held, and seconds between."""
 
 
 @dataclass(frozen=True)
@@ -49,18 +45,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Result:
-    """What the compiler made of a request. A program that does not fit has its memory alone."""
+    """What the compiler made of a request; its memory alone if it refused the program as too
+    large."""
 
     request: Request
     fits: bool
     memory: Memory
-    """Of a program that does not compile, arguments by their layouts, and temporaries as its error
-    says.
-    """
+    """Of a refused program, arguments by their layouts and temporaries as the error says."""
     flops: float | None = None
     """Of one device, as XLA counts: a loop's body once."""
     closed_form: float | None = None
-    """The same of the matrix products, by closed form."""
+    """The same for the matrix products, by closed form."""
     collectives: dict[str, Collectives] | None = None
     seconds: float | None = None
     """To compile."""
@@ -68,11 +63,7 @@ class Result:
     @property
     def ratio(self) -> float | None:
         """FLOPs over closed form."""
-        return (
-            self.flops / self.closed_form
-            if self.flops is not None and self.closed_form is not None
-            else None
-        )
+        return self.flops / self.closed_form if self.flops and self.closed_form else None
 
     def record(self) -> dict[str, Any]:
         """For JSON."""
@@ -82,30 +73,27 @@ class Result:
 def measure(request: Request) -> Result:
     """Compile `request` in a process of its own.
 
-    Raises `ConfigError` if the model does not come out even on the mesh, `WorkError` if libtpu is
-    not there or the compiler fails.
+    Raises `ConfigError` if the mesh does not divide the model, `WorkError` if libtpu is not
+    installed or the compiler fails.
     """
     check_on_mesh(request)
     if importlib.util.find_spec("libtpu") is None:
         raise WorkError(
-            "plan needs the TPU compiler, libtpu, which is not installed: uv run --group tpu cli.py plan ..."
+            "plan needs the TPU compiler, libtpu, which is not installed: "
+            "uv run --group tpu cli.py plan ..."
         )
     settings = {
         "JAX_PLATFORMS": "cpu",
-        # An error's last line is then the error.
+        # The last line of a traceback is then the error.
         "JAX_TRACEBACK_FILTERING": "off",
+        # No chip is used, so that nothing has to be locked.
+        "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
         "TPU_ACCELERATOR_TYPE": Topology(request.topology).accelerator_type,
     }
     command = [sys.executable, "-m", "plan.compiled", json.dumps(asdict(request))]
-    for _ in range(ATTEMPTS):
-        done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-        if done.returncode != BUSY:
-            break
-        time.sleep(PAUSE)
-    else:
-        raise WorkError("another process holds libtpu; wait for it to end and try again")
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
     if done.returncode:
         last = (done.stderr.strip().splitlines() or ["no message"])[-1]
         raise WorkError(f"the TPU compiler stopped with exit code {done.returncode}: {last}")
@@ -113,12 +101,10 @@ def measure(request: Request) -> Result:
 
 
 def check_on_mesh(request: Request) -> None:
-    """Raises `ConfigError` if the model or its batch does not come out even on the mesh."""
-    check_shape(
-        request.config(),
-        dict(zip((DATA, EXPERT, MODEL), request.axes, strict=True)),
-        request.batch // request.parts,
-    )
+    """Raises `ConfigError` if the mesh does not divide the model and its microbatches."""
+    data, expert, model = request.axes
+    shape: dict[str, int] = {DATA: data, EXPERT: expert, MODEL: model}
+    check_shape(request.config(), shape, request.batch // request.microbatches)
 
 
 def from_result(record: dict[str, Any]) -> Result:
@@ -134,9 +120,8 @@ def from_result(record: dict[str, Any]) -> Result:
 
 
 def out_of_memory(message: str, arguments: int) -> Memory | None:
-    """The memory that a compiler's error speaks of, with the arguments' bytes added if it does not
-    count them; None for other errors.
-    """
+    """The memory that a compiler's error states, with the arguments' bytes added if it leaves them
+    out; None for other errors."""
     if found := re.search(r"HLO temporaries \(([\d.]+)G\)", message):
         return Memory(arguments, int(float(found[1]) * GIB), 0, 0, 0)
     if found := re.search(r"[Uu]sed ([\d.]+)G of", message):
@@ -149,26 +134,20 @@ def compile_here(request: Request) -> Result:
     import jax
     from jax.experimental import topologies
 
-    from plan.programs import argument_bytes, counted_once, make_program
+    from plan.programs import argument_bytes, lowered
     from reference.mesh import make_mesh
 
     topology = Topology(request.topology)
     devices = topologies.get_topology_desc(platform="tpu", topology_name=topology.name).devices
-    data, expert, model = request.axes
-    mesh = make_mesh(data, expert, model, devices=devices)
     begin = time.monotonic()
-    program = make_program(request, mesh)
-    with jax.set_mesh(mesh):
-        lowered = jax.jit(program.function, donate_argnums=program.donated).lower(
-            *program.arguments
-        )
-        try:
-            compiled = lowered.compile()
-        except jax.errors.JaxRuntimeError as error:
-            memory = out_of_memory(str(error), argument_bytes(program.arguments))
-            if memory is None:
-                raise
-            return Result(request, False, memory)
+    program, arguments = lowered(request, make_mesh(*request.axes, devices=devices))
+    try:
+        compiled = program.compile()
+    except jax.errors.JaxRuntimeError as error:
+        memory = out_of_memory(str(error), argument_bytes(arguments))
+        if memory is None:
+            raise
+        return Result(request, False, memory)
     sizes: Any = compiled.memory_analysis()
     memory = Memory(
         arguments=sizes.argument_size_in_bytes,
@@ -178,15 +157,13 @@ def compile_here(request: Request) -> Result:
         code=sizes.generated_code_size_in_bytes,
     )
     costs: Any = compiled.cost_analysis()
-    found = collectives(compiled.as_text() or "")
-    fits = memory.total <= topology.chip.hbm
     return Result(
         request,
-        fits,
+        memory.total <= topology.chip.hbm,
         memory,
         costs["flops"],
-        counted_once(request),
-        found,
+        counted_once(request.program, request.step),
+        collectives(compiled.as_text() or ""),
         time.monotonic() - begin,
     )
 
@@ -198,7 +175,7 @@ def main() -> int:
         print(json.dumps(compile_here(request).record()))
     except RuntimeError as error:
         print(" ".join(str(error).split()), file=sys.stderr)
-        return BUSY if "lockfile" in str(error) else 1
+        return 1
     return 0
 
 

@@ -1,8 +1,8 @@
 """Collectives in a compiled program, read from its text: which, how large, and how often they run.
 
 A program's text is a list of computations. The entry runs once; the body of a loop as often as its
-condition says; what an instruction calls, as often as the instruction runs. XLA's own cost analysis
-counts a loop's body once (`programs.counted_once`).
+condition says, once if that depends on data; a called computation as often as its caller. XLA's own
+cost analysis counts the body of any loop once (`traffic.counted_once`).
 """
 
 import math
@@ -10,7 +10,13 @@ import re
 from collections import Counter
 from dataclasses import dataclass
 
-KINDS = ("all-to-all", "all-gather", "reduce-scatter", "all-reduce", "collective-permute")
+KINDS: tuple[str, ...] = (
+    "all-to-all",
+    "all-gather",
+    "reduce-scatter",
+    "all-reduce",
+    "collective-permute",
+)
 
 _BYTES = {
     "pred": 1,
@@ -38,11 +44,13 @@ class Collectives:
     """Those of one kind."""
 
     instructions: int
-    """In the program's text: how often it is written."""
+    """In the program's text."""
     runs: int
-    """In one call of the program: those in a loop once for each of its turns."""
+    """In one call of the program: one in a loop counts in each of its iterations."""
     bytes: int
-    """Of the arrays on one device, over all runs: the larger of what goes in and what comes out."""
+    """Of the arrays on one device, over all runs: the larger of input and output."""
+    depth: int = 0
+    """How many loops are around each of them, at least."""
 
 
 @dataclass(frozen=True)
@@ -57,27 +65,36 @@ class _Instruction:
         found = re.search(rf"\b{name}=%?([\w.-]+)", self.rest)
         return found and found[1]
 
+    @property
+    def operands(self) -> list[str]:
+        """Their names."""
+        return re.findall(r"%([\w.-]+)", self.rest.split("), ")[0])
+
 
 def collectives(text: str) -> dict[str, Collectives]:
     """Of every kind in `KINDS`, in the text of a compiled program."""
     computations, entry = _computations(text)
-    types = {
-        instruction.name: instruction.type for body in computations.values() for instruction in body
-    }
-    found = {kind: Collectives(0, 0, 0) for kind in KINDS}
-    for name, runs in _runs(computations, entry).items():
+    types = {each.name: each.type for body in computations.values() for each in body}
+    found: dict[str, Collectives] = {kind: Collectives(0, 0, 0) for kind in KINDS}
+    runs, depths = _runs(computations, entry)
+    for name, depth in depths.items():
         for instruction in computations[name]:
             kind = instruction.op.removesuffix("-start")
-            if kind in found:
-                before = found[kind]
-                size = (
-                    max(_size(instruction.type), _operands_size(instruction, types))
-                    if instruction.op == kind
-                    else _size(instruction.type) // 2
-                )
-                found[kind] = Collectives(
-                    before.instructions + 1, before.runs + runs, before.bytes + runs * size
-                )
+            if kind not in found:
+                continue
+            size = _size(instruction.type)
+            if instruction.op == kind:
+                operands = (types[name] for name in instruction.operands if name in types)
+                size = max(size, sum(map(_size, operands)))
+            else:
+                size //= 2
+            before = found[kind]
+            found[kind] = Collectives(
+                before.instructions + 1,
+                before.runs + runs[name],
+                before.bytes + runs[name] * size,
+                min(depth, before.depth) if before.instructions else depth,
+            )
     return found
 
 
@@ -96,44 +113,43 @@ def _computations(text: str) -> tuple[dict[str, list[_Instruction]], str]:
     return computations, entry
 
 
-def _runs(computations: dict[str, list[_Instruction]], entry: str) -> Counter[str]:
-    """How often each computation runs that the entry reaches."""
+def _runs(
+    computations: dict[str, list[_Instruction]], entry: str
+) -> tuple[Counter[str], dict[str, int]]:
+    """How often each computation runs that the entry reaches, and in how many loops at least."""
     runs: Counter[str] = Counter()
+    depths: dict[str, int] = {}
 
-    def _visit(name: str, times: int) -> None:
+    def _visit(name: str, times: int, depth: int) -> None:
         runs[name] += times
+        depths[name] = min(depth, depths.get(name, depth))
         for instruction in computations[name]:
             body, condition = instruction.attribute("body"), instruction.attribute("condition")
             if instruction.op == "while" and body and condition:
-                _visit(body, times * _turns(computations[condition]))
+                _visit(body, times * _iterations(computations[condition]), depth + 1)
                 continue
             called = instruction.attribute("calls")
-            # A collective that runs beside other work is written in each fusion it runs beside; it
-            # is counted where it starts.
-            beside = instruction.name.startswith("async-collective-done") or (
+            # A collective that overlaps with other work is written in each fusion that it overlaps
+            # with; it is counted where it starts.
+            overlapped = instruction.name.startswith("async-collective-done") or (
                 called or ""
             ).startswith("async_collective_fusion")
-            if called in computations and not beside:
-                _visit(called, times)
+            if called in computations and not overlapped:
+                _visit(called, times, depth)
 
-    _visit(entry, 1)
-    return runs
-
-
-def _turns(condition: list[_Instruction]) -> int:
-    """Turns of a loop that counts from 0:
-    the constant that its condition compares with; 1 if there is none to read."""
-    constants = [
-        int(found[1])
-        for i in condition
-        if i.op == "constant" and (found := re.match(r"(\d+)\)", i.rest))
-    ]
-    return max(constants, default=1)
+    _visit(entry, 1, 0)
+    return runs, depths
 
 
-def _operands_size(instruction: _Instruction, types: dict[str, str]) -> int:
-    operands = instruction.rest.split("), ")[0]
-    return sum(_size(types[name]) for name in re.findall(r"%([\w.-]+)", operands) if name in types)
+def _iterations(condition: list[_Instruction]) -> int:
+    """Iterations of a loop that counts from 0: the constant that its condition, the last
+    instruction, compares with. Without one they depend on data, as an evaluation's rounds do: one
+    is counted."""
+    constants = {each.name: each.rest for each in condition if each.op == "constant"}
+    compared = (constants[name] for name in condition[-1].operands if name in constants)
+    return max(
+        (int(number[1]) for rest in compared if (number := re.match(r"(\d+)\)", rest))), default=1
+    )
 
 
 def _size(type: str) -> int:

@@ -1,43 +1,112 @@
-"""What a training step keeps in memory, by closed form: weights, optimizer state, gradients,
-activations, logits. Bytes on one device.
+"""What a training step or an evaluation keeps in memory, by closed form. Bytes on one device.
 
-Nothing here imports JAX. State and what is kept for the backward pass are exact, by the modules'
-shapes and by what the gradient reads:
+State and what is kept for the backward pass are exact, by the modules' shapes and by what the
+gradient reads:
 
-- attention keeps its block's input `x` and the normed `x` once for each of the three projections
-that read it, queries, keys, values,
-  positions and the heads' output, and the softmax's output, in float32, whose gradient needs
-  nothing else;
-- norms and the GELU are computed again in the backward pass (`jax.checkpoint` in `norm.py` and
-`feedforward.py`), which so keeps
-  their inputs alone: a feed-forward its normed input and the product before the GELU;
+- attention keeps its block's input `x`; the normed `x` once for each of the three projections that
+  read it; queries, keys, values, positions and the heads' output; and the softmax's output, in
+  float32, whose gradient needs nothing else;
+- norms and the GELU are computed again in the backward pass (`reference.fast`), which keeps their
+  inputs alone: of a feed-forward the normed input and the product before the GELU;
 - a routed feed-forward keeps its normed input, the router's log-probabilities, the experts' buffers
-before and after the first product,
-  and each choice's output, of which the gate's gradient is made;
+  before and after the first product, that product of the shared experts, and each choice's output,
+  of which the gate's gradient is made;
 - attention keeps its four reshaped matrices a second time: the scan over blocks stacks them with
-the rest;
+  the rest;
 - with `ModelConfig.remat` a block keeps its input alone.
 
-What XLA works with at the peak is not exact. It is one block's (with `remat`) or one group's arrays
-once more, read out of the stack or computed again, with two more arrays of scores for the softmax's
-gradient, and one layer's experts twice, read and as gradients. Where groups are not scanned
-(`ModelConfig.unroll`) two groups' arrays are there instead, for the second's backward pass begins
+XLA's working set at the peak is not exact. It is one block's (with `remat`) or one group's arrays
+once more, read out of the stack or computed again, two more arrays of scores for the softmax's
+gradient, and one layer's experts twice, as they are read and as gradients. Where groups are not
+scanned (`ModelConfig.unroll`) it is two groups' arrays, for the second's backward pass begins
 before the first's has ended. This is our choice of form, after the buffers that XLA lists for small
 models on CPU (`docs/LOG.md`); `benchmarks/memory.py` measures what it leaves out.
 
-Symbols as in `count.py`; t tokens on the device, b bytes of an activation, S the experts' slots for
-them.
+Symbols as in `count.py`.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from reference.config import ModelConfig
 from reference.count import Parameters, expert_slots, held_parameters
+from reference.dispatch import block_length
 from reference.routers import Hash
 
 Axes = tuple[int, int, int]
 """Devices along the mesh's data, expert and model."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A training step, or the evaluation of a batch, on a mesh."""
+
+    config: ModelConfig
+    batch: int
+    """Sequences."""
+    microbatches: int = 1
+    axes: Axes = (1, 1, 1)
+
+    @property
+    def sequences(self) -> int:
+        """Of a microbatch, on one device."""
+        return self.batch // self.microbatches // (self.axes[0] * self.axes[1])
+
+    @property
+    def tokens(self) -> int:
+        """Of a microbatch, on one device."""
+        return self.sequences * self.config.context
+
+    @property
+    def slots(self) -> int:
+        """Of a layer's routed experts for the tokens of one device, in training."""
+        return expert_slots(self.config, self.sequences, inference=False)
+
+    @property
+    def evaluation_slots(self) -> int:
+        """The same in evaluation; those of one round where nothing is dropped and experts are
+        spread (`routed`)."""
+        router = self.config.router
+        if router is None or router.evaluation_capacity_factor or self.axes[1] == 1:
+            return expert_slots(self.config, self.sequences, inference=True)
+        return router.num_experts * 2 * block_length(router.k * self.tokens, router.num_experts)
+
+    @property
+    def scores(self) -> int:
+        """Numbers of one block's attention scores on one device."""
+        return self.tokens * self.config.context * self.config.size.num_heads // self.axes[2]
+
+    @property
+    def activation(self) -> int:
+        """Bytes of a number in the activations' type."""
+        return {"bfloat16": 2, "float32": 4, "float64": 8}[self.config.dtype]
+
+    @property
+    def wide(self) -> int:
+        """Bytes of a weight, its gradient, each of AdamW's moments, a score, a logit: float32 at
+        least."""
+        return max(4, self.activation)
+
+    @property
+    def parameters(self) -> Parameters:
+        """Weights on one device (`mesh.parameter_specs`): matrices over `model`, routed experts
+        over `expert` and `model`, the rest whole. Shared experts are among the feed-forwards, whose
+        layout they have."""
+        held, (_, expert, model) = held_parameters(self.config), self.axes
+        shared = 2 * self.config.size.d_model * self.config.routed_layers * self.shared_hidden
+        return replace(
+            held,
+            attention=held.attention // model,
+            feed_forward=(held.feed_forward + shared) // model,
+            experts=(held.experts - shared) // (expert * model),
+            embedding=held.embedding // model,
+        )
+
+    @property
+    def shared_hidden(self) -> int:
+        """Width of a layer's shared experts side by side."""
+        router = self.config.router
+        return router.shared_experts * self.config.expert_hidden if router else 0
 
 
 @dataclass(frozen=True)
@@ -46,36 +115,36 @@ class StepMemory:
 
     parameters: int
     optimizer: int
-    """AdamW's two moments, spread over devices that hold the same weight (ZeRO stage 1)."""
+    """AdamW's two moments, spread over the devices that hold the same weight (ZeRO stage 1)."""
     inputs: int
     """The batch's tokens, and HASH's tables."""
     kept: int
-    """Activations, from the forward pass for the backward pass, of all blocks."""
+    """Activations of all blocks, from the forward pass for the backward pass."""
     cast: int
-    """Weights in the activations' type, where that is narrower:
-    they do not change in a step, and are converted once for all blocks."""
+    """Weights in the activations' type, where that is narrower: converted once for all blocks."""
     gradients: int
     summed: int
-    """Gradients once more:
-    of several devices, their sum beside what each has found; of several parts, the parts' sum."""
+    """Further copies of the gradients: with several devices their sum, with gradient accumulation
+    the sum so far."""
     working: int
-    """Arrays of the block, or group of blocks, whose backward pass is under way."""
+    """Arrays of the block, or group of blocks, that is computed."""
     logits: int
-    """Logits and their gradient, in float32: gone before the blocks' backward pass."""
+    """Logits and their gradient, in float32, and the masked logits of a padded vocabulary: freed
+    before the blocks' backward pass."""
 
     @property
     def state(self) -> int:
-        """What there is between steps, which a step replaces in place."""
+        """What stays between steps, and is replaced in place."""
         return self.parameters + self.optimizer + self.inputs
 
     @property
     def temporary(self) -> int:
-        """What there is besides at the peak, which is in the loss or in the backward pass."""
+        """The rest at the peak, which is in the loss or in the backward pass."""
         return self.kept + self.cast + max(self.logits, self.gradients + self.summed + self.working)
 
     @property
     def peak(self) -> int:
-        """All that there is at once."""
+        """All at once."""
         return self.state + self.temporary
 
     def record(self) -> dict[str, int]:
@@ -83,124 +152,100 @@ class StepMemory:
         return {**asdict(self), "state": self.state, "temporary": self.temporary, "peak": self.peak}
 
 
-def local_parameters(config: ModelConfig, axes: Axes = (1, 1, 1)) -> Parameters:
-    """Weights on one device (`mesh.parameter_specs`):
-    matrices over `model`, experts over `expert` and `model`, the rest whole."""
-    held, (_, expert, model) = held_parameters(config), axes
-    return Parameters(
-        attention=held.attention // model,
-        norms=held.norms,
-        feed_forward=held.feed_forward // model,
-        experts=held.experts // (expert * model),
-        router=held.router,
-        baseline=held.baseline,
-        embedding=held.embedding // model,
-        final_norm=held.final_norm,
-    )
-
-
-def step_memory(
-    config: ModelConfig, sequences: int, *, axes: Axes = (1, 1, 1), parts: int = 1
-) -> StepMemory:
-    """Memory of a training step on `sequences` sequences of `config.context` tokens, on each device
-    of a mesh; its gradient in `parts`.
-    """
-    data, expert, model = axes
-    local, wide = local_parameters(config, axes), weight_bytes(config)
-    weights = wide * local.everything
+def step_memory(step: Step) -> StepMemory:
+    """Memory of a training step."""
+    local, (data, expert, _) = step.parameters, step.axes
+    weights = step.wide * local.everything
     spread = local.everything - local.experts
-    tokens = sequences // parts * config.context // (data * expert)
-    narrower = activation_bytes(config) < wide
-    copies = (math.prod(axes) > 1) + (parts > 1)
+    copies = (math.prod(step.axes) > 1) + (step.microbatches > 1)
     return StepMemory(
         parameters=weights,
-        optimizer=2 * wide * (spread // (data * expert) + local.experts // data),
-        inputs=_inputs(config, sequences // (data * expert)),
-        kept=kept_activations(config, sequences // parts, axes),
-        cast=activation_bytes(config) * local.everything if narrower else 0,
+        optimizer=2 * step.wide * (spread // (data * expert) + local.experts // data),
+        inputs=_inputs(step),
+        kept=kept_activations(step),
+        cast=_cast(step),
         gradients=weights,
         summed=copies * weights,
-        working=_working(config, sequences // parts, axes),
-        logits=2 * wide * tokens * config.vocabulary // model,
+        working=_working(step),
+        logits=_logits(step),
     )
 
 
-def activation_bytes(config: ModelConfig) -> int:
-    """Of one number in the activations' type."""
-    return {"bfloat16": 2, "float32": 4, "float64": 8}[config.dtype]
+def evaluation_memory(step: Step) -> StepMemory:
+    """Memory of the evaluation of a batch in a run, where the optimizer's state stays.
 
-
-def weight_bytes(config: ModelConfig) -> int:
-    """Of one weight, of its gradient, of each of AdamW's two moments, of a logit:
-    float32 at least."""
-    return max(4, activation_bytes(config))
-
-
-def kept_activations(config: ModelConfig, sequences: int, axes: Axes = (1, 1, 1)) -> int:
-    """Bytes kept for the backward pass, all blocks together."""
-    if config.remat:
-        tokens = sequences * config.context // (axes[0] * axes[1])
-        return config.size.num_blocks * activation_bytes(config) * tokens * config.size.d_model
-    dense, routed = block_activations(config, sequences, axes)
-    return (config.size.num_blocks - config.routed_layers) * dense + config.routed_layers * routed
-
-
-def block_activations(
-    config: ModelConfig, sequences: int, axes: Axes = (1, 1, 1)
-) -> tuple[int, int]:
-    """Bytes of what a block's gradient reads, of a block that is not routed and of one that is (0
-    in a dense model).
+    Our choice of form for the working set, after what TPUs' compiler says (`docs/plan.md`): the
+    arrays of one attention and four of scores, with keys and distances, their sum, the softmax; or
+    the buffers of the routed experts, if they are larger.
     """
-    size, width, (data, expert, model) = config.size, activation_bytes(config), axes
-    tokens = sequences * config.context // (data * expert)
-    d, inner = size.d_model, size.num_heads * size.kqv_size // model
-    matrices = 4 * d * inner
-    attention = width * (tokens * (4 * d + 5 * inner) + matrices) + _scores(config, sequences, axes)
-    dense = attention + width * tokens * (2 * d + 4 * d // model)
+    config, d, model = step.config, step.config.size.d_model, step.axes[2]
+    inner = config.size.num_heads * config.size.kqv_size // model
+    attention = step.activation * step.tokens * (4 * d + 5 * inner) + 4 * step.wide * step.scores
+    experts = step.evaluation_slots * (2 * d + config.expert_hidden // model)
+    routed = step.activation * (experts + 2 * step.tokens * d)
+    return replace(
+        step_memory(step),
+        kept=0,
+        gradients=0,
+        summed=0,
+        working=max(attention, routed),
+        logits=_logits(step) // 2,
+    )
+
+
+def kept_activations(step: Step) -> int:
+    """Bytes kept for the backward pass, all blocks together."""
+    size, layers = step.config.size, step.config.routed_layers
+    if step.config.remat:
+        return size.num_blocks * step.activation * step.tokens * size.d_model
+    dense, routed = block_activations(step)
+    return (size.num_blocks - layers) * dense + layers * routed
+
+
+def block_activations(step: Step) -> tuple[int, int]:
+    """Bytes of what the gradient of a block reads: of one that is not routed, and of one that is (0
+    in a dense model)."""
+    config, size, width, model = step.config, step.config.size, step.activation, step.axes[2]
+    tokens, slots, d = step.tokens, step.slots, size.d_model
+    inner = size.num_heads * size.kqv_size // model
+    # The softmax's output, and once more in the activations' type if that is narrower.
+    scores = step.scores * (step.wide + (width if width < step.wide else 0))
+    attention = width * (tokens * (4 * d + 5 * inner) + 4 * d * inner) + scores
+    dense = attention + width * tokens * (2 * d + config.hidden // model)
     router = config.router
     if router is None:
         return dense, 0
-    slots = expert_slots(config, sequences, inference=False) // (data * expert)
-    moved = width * (tokens * (2 + router.k) * d + slots * (d + 4 * d // model))
-    log_probabilities = (
-        0
-        if isinstance(router.technique, Hash)
-        else weight_bytes(config) * tokens * router.num_experts
-    )
+    hidden = slots * config.expert_hidden + tokens * step.shared_hidden
+    moved = width * (tokens * (2 + router.k) * d + slots * d + hidden // model)
+    has_weights = router.technique.weights(d, router.num_experts).held > 0
+    log_probabilities = step.wide * tokens * router.num_experts if has_weights else 0
     indices = 4 * (slots + 4 * router.k * tokens)
     return dense, attention + moved + log_probabilities + indices
 
 
-def _scores(config: ModelConfig, sequences: int, axes: Axes) -> int:
-    """The softmax's output in float32 at least, and once more in the activations' type if that is
-    narrower.
-    """
-    data, expert, model = axes
-    width, wide = activation_bytes(config), weight_bytes(config)
-    number = sequences * config.size.num_heads * config.context**2 // (data * expert * model)
-    return number * (wide + (width if width < wide else 0))
-
-
-def _working(config: ModelConfig, sequences: int, axes: Axes) -> int:
-    data, expert, model = axes
-    dense, routed = block_activations(config, sequences, axes)
+def _working(step: Step) -> int:
+    config = step.config
+    dense, routed = block_activations(step)
     group = (config.period - 1) * dense + routed if routed else dense
-    arrays = max(dense, routed) if config.remat else group
-    wide = weight_bytes(config)
-    scores = wide * sequences * config.size.num_heads * config.context**2 // (data * expert * model)
+    arrays, scores = max(dense, routed) if config.remat else group, step.wide * step.scores
     if config.unroll >= config.size.num_blocks // config.period > 1:
         return 2 * (arrays + scores)
-    experts = (
-        2 * wide * local_parameters(config, axes).experts // config.routed_layers if routed else 0
-    )
-    return arrays + 2 * scores + experts
+    experts = step.parameters.experts // config.routed_layers if routed else 0
+    return arrays + 2 * scores + 2 * step.wide * experts
 
 
-def _inputs(config: ModelConfig, sequences: int) -> int:
-    router = config.router
-    table = (
-        4 * config.routed_layers * config.vocabulary * router.k
-        if router and isinstance(router.technique, Hash)
-        else 0
-    )
-    return 4 * sequences * (config.context + 1) + table
+def _cast(step: Step) -> int:
+    return step.activation * step.parameters.everything if step.activation < step.wide else 0
+
+
+def _logits(step: Step) -> int:
+    rows, padded = step.config.embedding_rows, step.config.vocabulary < step.config.embedding_rows
+    return (2 + padded) * step.wide * step.tokens * rows // step.axes[2]
+
+
+def _inputs(step: Step) -> int:
+    config, router = step.config, step.config.router
+    table = 0
+    if router and isinstance(router.technique, Hash):
+        table = 4 * config.routed_layers * config.vocabulary * router.k
+    return 4 * step.microbatches * step.sequences * (config.context + 1) + table

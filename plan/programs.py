@@ -1,5 +1,5 @@
-"""The programs that are planned:
-a routed layer's value and gradient, and a training step; and what they should cost."""
+"""The programs that are planned: a routed layer's value and gradient, a training step, and one
+batch of an evaluation."""
 
 import math
 from collections.abc import Callable
@@ -14,64 +14,37 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from plan.request import Request
-from reference.config import RouterConfig
-from reference.count import matmul_flops
+from reference.config import ModelConfig
 from reference.mesh import BATCH, is_array, parameter_specs
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash
-from reference.transformer import Transformer
+from reference.transformer import Transformer, partition_weights
+from training.evaluate import Sums, sums_of
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import TrainState, init_state, state_specs, train_step
 
 
 class Program(NamedTuple):
-    """A function, and shapes of its arguments, laid out on devices."""
+    """A function, and the shapes of its arguments, laid out on devices."""
 
     function: Callable[..., Any]
     arguments: tuple[PyTree, ...]
-    donated: tuple[int, ...]
+    donated: tuple[int, ...] = ()
     """Arguments whose memory the results may take."""
 
 
-def make_program(request: Request, mesh: Mesh) -> Program:
-    """The program that `request` asks for."""
-    return _step(request, mesh) if request.program == "step" else _layer(request, mesh)
-
-
-def counted_once(request: Request) -> float:
-    """FLOPs of the program's matrix products by closed form, on one device, in the way XLA counts:
-    a loop's body once.
-
-    The loops are that over groups of blocks, and that over the parts after the first. A gradient is
-    two products of a product's size; with `remat` a group's forward pass runs once more. Experts
-    work on whole buffers: the capacity factor's slots are in the closed form.
-    """
-    config, devices = request.config(), mesh_devices(request)
-    forward = matmul_flops(config, request.batch // request.parts, inference=False)
-    if request.program == "layer":
-        return (
-            3
-            * (forward.experts + forward.router + forward.baseline)
-            / config.routed_layers
-            / devices
-        )
-    groups = config.size.num_blocks // config.period
-    in_groups = (forward.total - forward.logits) / groups
-    return (
-        min(request.parts, 2)
-        * ((4 if config.remat else 3) * in_groups + 3 * forward.logits)
-        / devices
-    )
-
-
-def mesh_devices(request: Request) -> int:
-    """How many devices `request` is for."""
-    data, expert, model = request.axes
-    return data * expert * model
+def lowered(request: Request, mesh: Mesh) -> tuple[jax.stages.Lowered, tuple[PyTree, ...]]:
+    """The program that `request` asks for, ready to be compiled, and its arguments' shapes."""
+    make = {"layer": _layer, "step": _step, "evaluation": _evaluation}[request.program]
+    program = make(request, mesh)
+    # An evaluation does not read the optimizer's state, which stays in memory all the same.
+    jitted = jax.jit(program.function, donate_argnums=program.donated, keep_unused=True)
+    with jax.set_mesh(mesh):
+        return jitted.lower(*program.arguments), program.arguments
 
 
 def argument_bytes(arguments: PyTree) -> int:
-    """Bytes of arguments on one device, by their shapes and layouts."""
+    """Bytes of the arguments on one device, by their shapes and layouts."""
     leaves = [
         leaf
         for leaf in jax.tree.leaves(arguments)
@@ -83,43 +56,52 @@ def argument_bytes(arguments: PyTree) -> int:
 
 
 def _step(request: Request, mesh: Mesh) -> Program:
-    config, optimizer = request.config(), make_optimizer(OptimizerConfig())
+    shape, spec = (request.batch // request.microbatches, request.context + 1), (BATCH, None)
+    if request.microbatches > 1:
+        shape, spec = (request.microbatches, *shape), (None, *spec)
+    tokens = _laid_out(jax.ShapeDtypeStruct(shape, jnp.int32), P(*spec), mesh)
+    step = partial(train_step, optimizer=make_optimizer(OptimizerConfig()))
+    return Program(step, (_state(request.config(), mesh), tokens, _key(mesh)), donated=(0,))
+
+
+def _evaluation(request: Request, mesh: Mesh) -> Program:
+    """One batch of an evaluation in a run, where the optimizer's state is in memory too."""
+    tokens = jax.ShapeDtypeStruct((request.batch, request.context + 1), jnp.int32)
+    tokens = _laid_out(tokens, P(BATCH, None), mesh)
+    return Program(_evaluate, (_state(request.config(), mesh), tokens))
+
+
+def _evaluate(state: TrainState, tokens: Int[Array, "batch context_and_one"]) -> Sums:
+    return sums_of(state.model, tokens)
+
+
+def _state(config: ModelConfig, mesh: Mesh) -> TrainState:
+    optimizer = make_optimizer(OptimizerConfig())
 
     def _initial(key: PRNGKeyArray) -> TrainState:
         return init_state(Transformer(config, key=key), optimizer)
 
     state = jax.eval_shape(_initial, jax.random.key(0))
-    shape, spec = (request.batch // request.parts, config.context + 1), (BATCH, None)
-    if request.parts > 1:
-        shape, spec = (request.parts, *shape), (None, *spec)
-    tokens = _laid_out(jax.ShapeDtypeStruct(shape, jnp.int32), P(*spec), mesh)
-    arguments = (_laid_out(state, state_specs(state, mesh), mesh), tokens, _key(mesh))
-    return Program(partial(train_step, optimizer=optimizer), arguments, donated=(0,))
+    return _laid_out(state, state_specs(state, mesh), mesh)
 
 
 def _layer(request: Request, mesh: Mesh) -> Program:
-    config = request.config()
-    router = config.router
-    assert router is not None
-    layer = jax.eval_shape(partial(_make_layer, request, router), jax.random.key(0))
-    weights, fixed = eqx.partition(layer, lambda leaf: jnp.issubdtype(leaf.dtype, jnp.inexact))
-    batch, width = (request.batch, config.context), config.size.d_model
+    config, batch = request.config(), (request.batch, request.context)
+    layer = jax.eval_shape(partial(_make_layer, config), jax.random.key(0))
+    x = jax.ShapeDtypeStruct((*batch, config.size.d_model), config.dtype)
     arguments = (
-        *(_laid_out(part, parameter_specs(part), mesh) for part in (weights, fixed)),
-        _laid_out(jax.ShapeDtypeStruct((*batch, width), config.dtype), P(BATCH, None, None), mesh),
+        *(_laid_out(part, parameter_specs(part), mesh) for part in partition_weights(layer)),
+        _laid_out(x, P(BATCH, None, None), mesh),
         _laid_out(jax.ShapeDtypeStruct(batch, jnp.int32), P(BATCH, None), mesh),
         _key(mesh),
     )
-    return Program(_value_and_gradient, arguments, donated=())
+    return Program(_value_and_gradient, arguments)
 
 
-def _make_layer(request: Request, router: RouterConfig, key: PRNGKeyArray) -> RoutedFeedForward:
-    config = request.config()
-    table = (
-        jnp.zeros((config.vocabulary, router.k), jnp.int32)
-        if isinstance(router.technique, Hash)
-        else None
-    )
+def _make_layer(config: ModelConfig, key: PRNGKeyArray) -> RoutedFeedForward:
+    router, table = config.router, None
+    if router and isinstance(router.technique, Hash):
+        table = jnp.zeros((config.vocabulary, router.k), jnp.int32)
     return RoutedFeedForward(config, key=key, hash_table=table)
 
 
@@ -135,14 +117,14 @@ def _value_and_gradient(
     def _loss(
         weights: RoutedFeedForward, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, ""]:
-        y, routing = eqx.combine(weights, fixed)(x, token_id, key=key)
+        y, routing = eqx.combine(weights, fixed)(x, token_id, key=key, inference=False)
         losses = [jnp.sum(loss) for loss in routing.losses.values()]
         return jnp.sum(y.astype(jnp.float32) ** 2) + sum(losses, start=jnp.zeros(()))
 
     return jax.value_and_grad(_loss, argnums=(0, 1))(weights, x)
 
 
-def _laid_out(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree[jax.ShapeDtypeStruct]:
+def _laid_out(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> Any:
     def _one(leaf: jax.ShapeDtypeStruct, spec: P) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec))
 

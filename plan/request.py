@@ -1,53 +1,65 @@
-"""What to compile, for which chips.
-
-Nothing here imports JAX, so that a wrong request is answered at once.
-"""
+"""What to compile, for which chips: checked before anything is compiled."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 from plan.chips import Topology
-from reference.config import ModelConfig, model_config
-from reference.errors import ConfigError
+from plan.memory import Step
+from reference.config import ModelConfig, RouterConfig, technique
+from reference.errors import ConfigError, require
+from reference.mesh import DATA, EXPERT, MODEL
+from training.config import LADDER, vocabulary_multiple
+
+Program = Literal["layer", "step", "evaluation"]
+
+VOCABULARY = 32_000
+"""Token ids, the paper's."""
 
 
 @dataclass(frozen=True)
 class Request:
-    """One program: a routed layer with its gradient, or a whole training step."""
+    """One program: a routed layer with its gradient, a training step, or one batch of an evaluation
+    during training."""
 
-    program: Literal["layer", "step"]
+    program: Program
     size: str = "1.3B"
+    """A rung of `training.config.LADDER`."""
     router: str = "s-base"
-    """A technique, or dense for a step."""
+    """A router of `reference.routers.ROUTERS`; or dense, which has no layer."""
     experts: int = 64
     topology: str = "v5p:2x2x4"
     mesh: tuple[int, int, int] | None = None
-    """Devices along data, expert and model;
-    None: experts over as many as divide both, data over the rest."""
+    """Devices along data, expert and model; None: experts over as many as divide both, data over
+    the rest."""
     batch: int = 256
-    """Sequences of 2048 tokens."""
-    parts: int = 1
-    """Parts that the step's gradient is computed in, one after the other."""
+    """Sequences."""
+    microbatches: int = 1
+    """Gradient accumulation: the step's batch is split into so many."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
     remat: bool = True
+    """In a step; other programs have no use for it."""
+    k: int = 1
+    granularity: int = 1
+    shared_experts: int = 0
+    routing_frequency: float = 0.5
+    context: int = 2048
 
     def __post_init__(self) -> None:
         topology = Topology(self.topology)
         if self.router == "dense" and self.program == "layer":
             raise ConfigError("a dense model has no routed layer; ask for a step, or for a router")
         if math.prod(self.axes) != topology.devices:
-            product = " x ".join(map(str, self.axes))
             raise ConfigError(
-                f"data x expert x model is {product}, but {self.topology} has {topology.devices} chips; make the product that"
+                f"data x expert x model is {self.mesh_text}, but {self.topology} has "
+                f"{topology.devices} chips; make the product that number"
             )
-        for name in ("batch", "parts"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if self.batch % self.parts:
-            raise ConfigError(
-                f"a batch of {self.batch} sequences does not come out even in {self.parts} parts; use a divisor of {self.batch}"
-            )
+        for name in ("batch", "microbatches"):
+            number = getattr(self, name)
+            require(number >= 1, f"{name} is {number}; it must be at least 1")
+        fix = f"is not divisible into {self.microbatches} microbatches"
+        divides = self.batch % self.microbatches == 0
+        require(divides, f"a batch of {self.batch} {fix}; use a divisor of {self.batch}")
         self.config()
 
     @property
@@ -59,16 +71,55 @@ class Request:
         expert = 1 if self.router == "dense" else math.gcd(devices, self.experts)
         return devices // expert, expert, 1
 
+    @property
+    def step(self) -> Step:
+        """For closed forms."""
+        return Step(self.config(), self.batch, self.microbatches, self.axes)
+
+    @property
+    def model(self) -> str:
+        """The model in words."""
+        if self.router == "dense":
+            return f"{self.size} dense"
+        words = [self.size, self.router, f"E={self.experts}"]
+        words += [f"k={self.k}"] if self.k > 1 else []
+        words += [f"G={self.granularity}"] if self.granularity > 1 else []
+        words += [f"shared={self.shared_experts}"] if self.shared_experts else []
+        return " ".join(words)
+
+    @property
+    def mesh_text(self) -> str:
+        """The mesh in words."""
+        return " x ".join(map(str, self.axes))
+
     def config(self) -> ModelConfig:
         """The model. Raises `ConfigError` for one that does not exist."""
-        return replace(
-            model_config(self.size, self.router, self.experts), dtype=self.dtype, remat=self.remat
+        known = ", ".join(LADDER)
+        require(self.size in LADDER, f"no size is called {self.size!r}; there are {known}")
+        router = None
+        if self.router != "dense":
+            router = RouterConfig(
+                technique(self.router)(),
+                self.experts,
+                self.k,
+                granularity=self.granularity,
+                shared_experts=self.shared_experts,
+            )
+        return ModelConfig(
+            LADDER[self.size],
+            router,
+            self.routing_frequency,
+            VOCABULARY,
+            self.context,
+            self.dtype,
+            self.remat and self.program == "step",
+            vocabulary_multiple=vocabulary_multiple(VOCABULARY),
         )
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:
-    """`data=2,expert=8,model=1` in any order, an axis left out being 1. Raises `ConfigError`."""
-    axes = {"data": 1, "expert": 1, "model": 1}
+    """`data=2,expert=8,model=1` in any order; an axis left out is 1. Raises `ConfigError`."""
+    axes = {DATA: 1, EXPERT: 1, MODEL: 1}
     for part in text.split(","):
         name, _, number = part.partition("=")
         if name.strip() not in axes or not number.strip().isdigit() or int(number) < 1:
@@ -76,7 +127,7 @@ def parse_mesh(text: str) -> tuple[int, int, int]:
                 f"--mesh {text}: takes numbers of devices, such as data=2,expert=8,model=1"
             )
         axes[name.strip()] = int(number)
-    return axes["data"], axes["expert"], axes["model"]
+    return axes[DATA], axes[EXPERT], axes[MODEL]
 
 
 def from_record(record: dict[str, Any]) -> Request:

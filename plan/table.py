@@ -1,7 +1,8 @@
-"""Results as text, Markdown and JSON, and the list of programs that `docs/plan.md` holds."""
+"""Results as text, Markdown and JSON, and the list of programs in `docs/plan.md`."""
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -10,46 +11,55 @@ from common.files import write_atomically
 from plan.chips import GIB, Topology
 from plan.compiled import Result, from_result, measure
 from plan.hlo import KINDS, Collectives
-from plan.request import Request
+from plan.memory import evaluation_memory, step_memory
+from plan.request import Program, Request
 from reference.routers import ROUTERS
 
-SCHEMA = "routelaw.plan/1"
+SCHEMA = "routelaw.plan/2"
 BEGIN, END = "<!-- begin: cli.py plan --all -->", "<!-- end: cli.py plan --all -->"
-"""What `write` replaces lies between these lines of a page;
-a page without them is replaced whole."""
+"""`write` replaces what is between these lines of a page; a page without them is replaced whole."""
 
-ALL: tuple[Request, ...] = (
-    *(
-        Request("layer", topology=topology, router=router)
-        for topology in ("v5e:4x4", "v5p:2x2x4")
-        for router in ROUTERS
-    ),
-    *(
-        Request("step", size, topology=topology)
-        for topology in ("v5e:4x4", "v5p:2x2x4")
-        for size in ("370M", "1.3B")
-    ),
-    Request("step", "370M", topology="v5e:4x4", parts=16),
-)
-"""Each router's layer on two kinds of chip, and whole steps of two sizes on slices of 16 chips;
-one of them in parts."""
+TITLES: dict[Program, str] = {
+    "layer": "One routed layer, value and gradient",
+    "step": "A training step",
+    "evaluation": "One batch of an evaluation, with one round in each layer",
+}
 
 Progress = Callable[[int, int, str], None]
+
+
+def evaluation_of(step: Request) -> Request:
+    """The evaluation in a run of such steps: its batches are microbatches."""
+    batch = step.batch // step.microbatches
+    return replace(step, program="evaluation", batch=batch, microbatches=1)
+
+
+_EVALUATED = (
+    Request("step", "370M"),
+    Request("step", "1.3B"),
+    Request("step", "1.3B", experts=512, topology="v5p:4x4x4"),
+    Request("step", "370M", topology="v5e:4x4", microbatches=16),
+)
+
+ALL: tuple[Request, ...] = (
+    *(Request("layer", router=router) for router in ROUTERS),
+    *_EVALUATED,
+    Request("step", "370M", topology="v5e:4x4"),
+    *map(evaluation_of, _EVALUATED),
+)
+"""Each router's layer; steps with their evaluations, and one that does not fit."""
 
 
 def measure_all(requests: Sequence[Request], page: Path | None, progress: Progress) -> list[Result]:
     """Results of `requests` in order.
 
-    With a page, those that its JSON has are taken from there, and both are written after each.
+    With a page, those that its JSON has are not compiled again, and both are written after each.
     """
     known = {result.request: result for result in _read(page)} if page else {}
     results: list[Result] = []
     for number, request in enumerate(requests):
-        progress(
-            number,
-            len(requests),
-            f"{request.program} {request.size} {request.router} {request.topology}",
-        )
+        name = f"{request.program} {request.model} {request.topology}"
+        progress(number, len(requests), name)
         result = known.get(request)
         results.append(measure(request) if result is None else result)
         if page and result is None:
@@ -63,15 +73,12 @@ def measure_all(requests: Sequence[Request], page: Path | None, progress: Progre
 def record(results: Sequence[Result]) -> dict[str, Any]:
     """Everything, for JSON."""
     versions = {name: metadata.version(name) for name in ("jax", "libtpu")}
-    return {
-        "schema": SCHEMA,
-        "versions": versions,
-        "programs": [result.record() for result in results],
-    }
+    programs = [result.record() for result in results]
+    return {"schema": SCHEMA, "versions": versions, "programs": programs}
 
 
 def write(results: Sequence[Result], page: Path) -> None:
-    """The tables into `page`, between its marks if it has them, and the record beside it as JSON."""
+    """The tables into `page`, and the record beside it as JSON."""
     text = page.read_text() if page.exists() else ""
     before, begin, rest = text.partition(BEGIN)
     after = rest.partition(END)[2] if begin else "\n"
@@ -80,62 +87,52 @@ def write(results: Sequence[Result], page: Path) -> None:
 
 
 def markdown(results: Sequence[Result]) -> str:
-    """A table of layers and one of steps."""
-    versions = record([])["versions"]
-    made = ", ".join(f"{name} {version}" for name, version in versions.items())
-    return "\n".join(
-        (
-            *(f"{title}\n\n{_table(rows)}" for title, rows in _tables(results)),
-            f"Compiled by {made}.\n",
-        )
-    )
+    """A table of each kind of program."""
+    tables = (f"**{title}**\n\n{_table(rows)}" for title, rows in _tables(results))
+    made = ", ".join(f"{name} {version}" for name, version in record([])["versions"].items())
+    return "\n".join((*tables, f"Compiled by {made}.\n"))
 
 
 def text(results: Sequence[Result]) -> str:
-    """The same for a terminal, each result a block of lines."""
-    blocks = (
-        "\n".join(f"{name:>21}  {value}" for name, value in row.items())
-        for _, rows in _tables(results)
+    """The same for a terminal, a block of lines for each result."""
+    return "\n\n".join(
+        "\n".join(f"{name:>21}  {value}" for name, value in {"program": title, **row}.items())
+        for title, rows in _tables(results)
         for row in rows
     )
-    return "\n\n".join(blocks)
 
 
 def _read(page: Path) -> list[Result]:
     path = page.with_suffix(".json")
-    return (
-        [from_result(result) for result in json.loads(path.read_text())["programs"]]
-        if path.exists()
-        else []
-    )
+    if not path.exists():
+        return []
+    record = json.loads(path.read_text())
+    return [from_result(each) for each in record["programs"]] if record["schema"] == SCHEMA else []
 
 
 def _tables(results: Sequence[Result]) -> list[tuple[str, list[dict[str, str]]]]:
-    found = [
-        (f"**{title}**", [_row(result) for result in results if result.request.program == program])
-        for program, title in (
-            ("layer", "One routed layer, value and gradient"),
-            ("step", "A whole training step"),
-        )
+    return [
+        (title, rows)
+        for program, title in TITLES.items()
+        if (rows := [_row(result) for result in results if result.request.program == program])
     ]
-    return [(title, rows) for title, rows in found if rows]
 
 
 def _row(result: Result) -> dict[str, str]:
-    request, memory = result.request, result.memory
-    data, expert, model = request.axes
-    moved = result.collectives
+    request, memory, moved = result.request, result.memory, result.collectives
+    number, hbm = request.microbatches, Topology(request.topology).chip.hbm
+    peak = {"step": step_memory, "evaluation": evaluation_memory}.get(request.program)
     return {
         "topology": request.topology,
-        "data x expert x model": f"{data} x {expert} x {model}",
-        "model": f"{request.size} {request.router}"
-        + ("" if request.router == "dense" else f" E={request.experts}"),
-        "batch": f"{request.batch}" + (f" in {request.parts}" if request.parts > 1 else ""),
-        "fits": f"{'yes' if result.fits else 'no'}: {_gib(memory.total)} of {_gib(Topology(request.topology).chip.hbm)} GiB",
+        "data x expert x model": request.mesh_text,
+        "model": request.model,
+        "batch": f"{request.batch}" + (f" in {number}" if number > 1 else ""),
+        "fits": f"{'yes' if result.fits else 'no'}: {_gib(memory.total)} of {_gib(hbm)} GiB",
         "arguments GiB": _gib(memory.arguments),
         "temporaries GiB": _gib(memory.temporaries),
+        **({"closed form GiB": _gib(peak(request.step).peak)} if peak else {}),
         "FLOPs": "" if result.flops is None else f"{result.flops:.3g}",
-        "of closed form": "" if result.ratio is None else f"{result.ratio:.3f}",
+        "FLOPs of closed form": "" if result.ratio is None else f"{result.ratio:.3f}",
         **{
             f"{kind} (GiB)": "" if moved is None else _moved(moved[kind])
             for kind in KINDS

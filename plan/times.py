@@ -1,23 +1,19 @@
-"""How long a step takes at least, by what the chips' pages promise: products at their peak, memory
-and links at their bandwidth.
+"""Lower bounds on the time of a step, from the chips' documented rates: products at peak, memory
+and links at their bandwidth. No latency, no imbalance, no failures.
 
-Pure functions, and bounds: no latency, no imbalance, nothing that fails. Costs of collectives on
-rows of chips, each with one or two links that every chip can receive by (`chips.Side`), of V bytes
-(the larger of what goes in and comes out on one chip) over n chips:
+Collectives of V bytes (the larger of the input and the output on one chip) over n chips in rows,
+each with one or two links by which every chip can receive (`chips.Side`):
 
 - all-gather, reduce-scatter: each chip receives, or sends, V (n-1)/n by all its links at once. A
-ring attains it (Chan et al. 2007,
-  "Collective communication: theory, practice, and experience", section 4); on several rows, rings
-  along each carry a share.
+  ring attains it (Chan et al. 2007, "Collective communication: theory, practice, and experience",
+  section 4); on several rows, rings along each carry a share.
 - all-reduce: a reduce-scatter and an all-gather, twice that (same source).
-- all-to-all: each chip sends V (n-1)/n, and of all that is sent a half's share for the other half
-crosses the middle of the longest row:
-  the larger of the two. The bisection bound (Dally and Towles 2004, "Principles and Practices of
-  Interconnection Networks", section 3.3).
+- all-to-all: the larger of V (n-1)/n by all links, and of what one half sends to the other across
+  the middle of the longest row: the bisection bound (Dally and Towles 2004, "Principles and
+  Practices of Interconnection Networks", section 3.3).
 - collective-permute: V over one link.
 
-That a step does everything at once, or one thing after the other, is ours: what a compiler overlaps
-lies between.
+A compiled step lies between everything overlapped and everything serial.
 """
 
 import math
@@ -28,8 +24,8 @@ from plan.chips import Chip, Side
 
 
 def collective_seconds(kind: str, size: int, rows: Sequence[Side], link_bandwidth: float) -> float:
-    """Seconds of a collective of `size` bytes on a block of chips with these `rows`;
-    0 on a single chip. `kind` as in `hlo.KINDS`."""
+    """Seconds of a collective of `size` bytes on a block of chips with these `rows`; 0 on one chip.
+    `kind` is one of `hlo.KINDS`."""
     chips = math.prod(side.length for side in rows)
     if chips == 1:
         return 0.0
@@ -53,7 +49,7 @@ def _across(size: int, side: Side, link_bandwidth: float) -> float:
 
 @dataclass(frozen=True)
 class StepTime:
-    """Least seconds of one step, by what bounds it."""
+    """Lower bounds on the seconds of one step."""
 
     products: float
     """Matrix products at the chip's peak."""
@@ -64,12 +60,12 @@ class StepTime:
 
     @property
     def links(self) -> float:
-        """All collectives, one after the other: they share the links."""
+        """All collectives, serially: they share the links."""
         return sum(self.collectives.values(), start=0.0)
 
     @property
     def overlapped(self) -> float:
-        """Everything at once: no step is shorter."""
+        """Everything at once: a lower bound."""
         return max(self.products, self.memory, self.links)
 
     @property
@@ -79,10 +75,10 @@ class StepTime:
 
     @property
     def bottleneck(self) -> str:
-        """What takes longest, and so bounds the step first;
-        of the links, with the collective that takes longest."""
+        """What takes longest; of links, with the collective that does."""
         if self.links >= max(self.products, self.memory):
-            return f"links, most of all {max(self.collectives, key=lambda kind: self.collectives[kind])}"
+            slowest = max(self.collectives, key=lambda kind: self.collectives[kind])
+            return f"links, most of all {slowest}"
         return "matrix products" if self.products >= self.memory else "HBM"
 
 
@@ -93,18 +89,18 @@ def step_time(chip: Chip, flops: float, hbm: int, collectives: dict[str, float])
 
 @dataclass(frozen=True)
 class RunTotals:
-    """A whole run, if every step took the same time."""
+    """A whole run of equal steps."""
 
     steps: int
     hours: float
-    """With everything overlapped: no run is shorter."""
+    """With everything overlapped: a lower bound."""
     serial_hours: float
     chip_hours: float
     """Of all chips, overlapped."""
     flops: float
-    """That the model asks for, on all chips, forward and backward."""
+    """The model's own, on all chips, forward and backward."""
     done_flops: float
-    """That are done, with empty slots and rematerialisation."""
+    """With empty slots and rematerialisation."""
     link_bytes: float
     """Of all collectives' arrays, on all chips."""
     tokens: float
@@ -120,17 +116,22 @@ def run_totals(
     link_bytes: int,
     tokens: int,
 ) -> RunTotals:
-    """Of `steps` steps; FLOPs and bytes are one chip's in one step, `tokens` all chips'."""
+    """Of `steps` steps. FLOPs and bytes are those of one chip in one step, `tokens` those of all
+    chips."""
     hours = steps * time.overlapped / 3600
     return RunTotals(
-        steps, hours, steps * time.serial / 3600, hours * chips, steps * chips * model_flops, steps * chips * flops,
-        float(steps * chips * link_bytes), float(steps) * tokens,
-    )  # fmt: skip
+        steps=steps,
+        hours=hours,
+        serial_hours=steps * time.serial / 3600,
+        chip_hours=hours * chips,
+        flops=steps * chips * model_flops,
+        done_flops=steps * chips * flops,
+        link_bytes=float(steps * chips * link_bytes),
+        tokens=float(steps) * tokens,
+    )
 
 
 def utilisation(model_flops: float, seconds: float, chip: Chip) -> float:
-    """Model FLOPs utilisation (Chowdhery et al.
-
-    2022, appendix B): one chip's model FLOPs over its peak in that time.
-    """
+    """Model FLOPs utilisation: one chip's model FLOPs over its peak in that time (Chowdhery et al.
+    2022, appendix B)."""
     return model_flops / (seconds * chip.flops)

@@ -1,59 +1,35 @@
 """What a training step multiplies, reads and sends, by closed form: FLOPs, bytes of HBM, bytes of
-each collective. Per device; no JAX.
+each collective; and what an evaluation multiplies and sends. Per device.
 
 Collectives follow the partition specs of `mesh.py` and `optimizer.zero_specs`:
 
 - a routed layer's tokens go to their experts and back, forward and backward: four all-to-alls of
-its buffers over `expert`, and the forward
-  pass's two again with rematerialisation;
-- what `mesh.sum_gradients_later` names is summed at the end of a step, in float32, into the shares
-of ZeRO stage 1: a reduce-scatter over
-  the axes that its gradient is a sum over. TPUs' compiler makes an all-reduce of it, with a slice
-  (`docs/plan.md`);
-- the gradients of all other weights are summed for each part of a batch where they arise, an
-all-reduce: the embedding's twice, as
-  the table that is read, whole and in the activations' type, and as the output's matrix, in
-  float32. Of the positions' matrix it is the gradient of the projected positions that is summed, T
-  x A in the activations' type, once for a block;
-- updated weights are gathered whole again in float32, over the axes that their shares were spread
-over;
-- with a `model` axis: each attention and feed-forward ends with a sum over it, and its gradient
-begins with one, for queries, keys
-  and values each; the embedding is gathered to be read.
+  its buffers over `expert`, and the forward pass's two again with rematerialisation;
+- the gradients of the matrices that `mesh.sum_gradients_later` marks are summed at the end of a
+  step, in float32, into the shares of ZeRO stage 1: a reduce-scatter over the axes that the
+  gradient is a sum over. TPUs' compiler makes an all-reduce and a slice of it (`docs/plan.md`);
+- all other gradients are summed in each microbatch where they arise, by an all-reduce. The
+  embedding has two: as the table that is read, whole and in the activations' type, and as the
+  output's matrix, in float32. For the positions' matrix it is the gradient of the projected
+  positions that is summed, T x A in the activations' type, once for each block;
+- updated weights are gathered whole in float32, over the axes that their shares were spread over;
+- with a `model` axis each attention and feed-forward ends with a sum over it, and its gradient
+  begins with one, for queries, keys and values each; the embedding is gathered to be read;
+- an evaluation has the two all-to-alls of each routed layer in each round, gathers the tokens'
+  choices, and with a `model` axis has the sums of the forward pass.
 
-Bytes of a collective are those of the larger of what goes in and what comes out on one device, over
-all runs, as in `hlo.Collectives`.
+Bytes of a collective are those of the larger of its input and its output on one device, over all
+runs, as in `hlo.Collectives`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
-from plan.hlo import KINDS
-from plan.memory import (
-    Axes,
-    activation_bytes,
-    block_activations,
-    kept_activations,
-    local_parameters,
-    weight_bytes,
-)
-from reference.config import ModelConfig
-from reference.count import Flops, expert_slots, flops_per_token, matmul_flops
+from plan.memory import Step, block_activations, kept_activations
+from reference.count import Flops, flops_per_token, matmul_flops
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 AXES = (DATA, EXPERT, MODEL)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A training step on a mesh."""
-
-    config: ModelConfig
-    batch: int
-    """Sequences."""
-    parts: int
-    """Parts that the gradient is computed in, one after the other."""
-    axes: Axes
 
 
 @dataclass(frozen=True)
@@ -74,163 +50,169 @@ class Traffic:
     """Of one step, on one device."""
 
     flops: float
-    """Of matrix products that are done:
-    those of capacity's empty slots and of rematerialisation too."""
+    """Of the matrix products that are done, for empty slots and rematerialisation too."""
     model_flops: float
-    """Of those that the model asks for:
-    no empty slots, nothing computed again. What utilisation is a fraction of."""
+    """Of the model's own: k experts a token, nothing twice, positions as the release charges them.
+    Utilisation counts these."""
     hbm: int
     """Bytes read and written."""
     collectives: tuple[Moved, ...]
 
     def total(self, kind: str) -> int:
         """Bytes of all collectives of one kind."""
-        return sum(moved.bytes for moved in self.collectives if moved.kind == kind)
+        return total(self.collectives, kind)
 
-    @property
-    def by_kind(self) -> dict[str, int]:
-        """Bytes of each kind there is."""
-        return {kind: self.total(kind) for kind in KINDS if self.total(kind)}
+
+def total(collectives: tuple[Moved, ...], kind: str) -> int:
+    """Bytes of all collectives of one kind."""
+    return sum(moved.bytes for moved in collectives if moved.kind == kind)
 
 
 def step_traffic(step: Step) -> Traffic:
-    """Of one step."""
-    config, devices = step.config, math.prod(step.axes)
-    forward = matmul_flops(config, step.batch, inference=False)
-    passes = 4 if config.remat else 3
+    """Of a training step."""
+    forward, passes = forward_flops(step, inference=False), 4 if step.config.remat else 3
     done = passes * (forward.total - forward.logits) + 3 * forward.logits
+    per_token, tokens = flops_per_token(step.config), step.batch * step.config.context
+    model_flops = per_token.total - per_token.softmax - per_token.norms
     return Traffic(
-        flops=done / devices,
-        model_flops=3 * _model_flops(config) * step.batch * config.context / devices,
+        flops=float(step.microbatches * done),
+        model_flops=3 * model_flops * tokens / math.prod(step.axes),
         hbm=hbm_bytes(step),
-        collectives=tuple(moved for moved in _collectives(step) if moved.bytes),
+        collectives=_some(_tokens(step), *_gradients(step), *_updates(step), *_model_axis(step)),
     )
 
 
-def _model_flops(config: ModelConfig) -> int:
-    """Of a token's forward pass:
-    the products alone, k experts, positions as charged by the release."""
-    flops: Flops = flops_per_token(config)
-    return flops.total - flops.softmax - flops.norms
+def evaluation_collectives(step: Step) -> tuple[Moved, ...]:
+    """Of the evaluation of a batch, with one round in each layer."""
+    config, layers, d = step.config, step.config.routed_layers, step.config.size.d_model
+    slots, k = step.evaluation_slots, config.router.k if config.router else 0
+    split = (2 * config.size.num_blocks - layers) * step.tokens + layers * slots
+    split += layers * step.tokens if step.shared_hidden else 0
+    sums = step.activation * d * split
+    choices = 4 * layers * step.batch * config.context * k
+    return _some(
+        _moved(step, "all-to-all", (EXPERT,), 2 * layers * step.activation * d * slots, _THERE),
+        _moved(step, "all-gather", BATCH, choices, "choices of experts"),
+        _moved(step, "all-reduce", (MODEL,), sums, "outputs of split products"),
+        _moved(step, "all-gather", (MODEL,), _table(step), "the embedding, to be read"),
+    )
+
+
+def forward_flops(step: Step, *, inference: bool) -> Flops:
+    """Matrix products of a microbatch's forward pass on one device; in evaluation with one round
+    in each layer. Only routers are not split over `model`."""
+    config, model = step.config, step.axes[2]
+    found = asdict(matmul_flops(config, step.sequences, inference=inference))
+    if inference:
+        columns = step.evaluation_slots * config.expert_hidden + step.tokens * step.shared_hidden
+        found["experts"] = config.routed_layers * 4 * config.size.d_model * columns
+    whole = ("router", "baseline")
+    return Flops(**{name: n if name in whole else n // model for name, n in found.items()})
+
+
+def counted_once(program: str, step: Step) -> float | None:
+    """FLOPs of a program's matrix products on one device as XLA counts them: a loop's body once.
+
+    The loops are those over groups of blocks, over the microbatches after the first, and over an
+    evaluation's rounds. A gradient is two products of a product's size; with `remat` a group's
+    forward pass runs once more. Experts work on whole buffers, empty slots too. None for an
+    evaluation where every device has all experts, which go through a loop over blocks of tokens.
+    """
+    config, groups = step.config, step.config.size.num_blocks // step.config.period
+    forward = forward_flops(step, inference=program == "evaluation")
+    if program == "layer":
+        return 3 * (forward.experts + forward.router + forward.baseline) / config.routed_layers
+    in_group = (forward.total - forward.logits) / groups
+    if program == "evaluation":
+        by_block = config.router is not None and step.axes[1] == 1
+        return None if by_block else in_group + forward.logits
+    passes = 4 if config.remat else 3
+    return min(step.microbatches, 2) * (passes * in_group + 3 * forward.logits)
 
 
 def hbm_bytes(step: Step) -> int:
-    """Bytes that a step reads and writes. Ours: each array that the model's code names, once for
-    each pass that needs it.
+    """Bytes that a step reads and writes. Our estimate: each array that the model's code names,
+    once for each pass that needs it.
 
     Weights are read in every pass, in float32, and their gradients written and read; AdamW reads
     and writes two moments and the weight of its share. A block's arrays are written and read
-    forward, again and backward, where their gradients are too; what is kept once more. Logits are
+    forward, again and backward, and their gradients backward; what is kept once more. Logits are
     written and read, and their gradient.
     """
-    config, axes = step.config, step.axes
-    data, expert, model = axes
-    local, sequences = local_parameters(config, axes), step.batch // step.parts
+    config, (data, expert, model), local = step.config, step.axes, step.parameters
+    layers, passes = config.routed_layers, 3 if config.remat else 2
     share = (local.everything - local.experts) // (data * expert) + local.experts // data
-    passes = 3 if config.remat else 2
-    wide = weight_bytes(config)
-    weights = wide * (step.parts * (passes + 2) * local.everything + 6 * share)
-    dense, routed = block_activations(config, sequences, axes)
-    blocks = (config.size.num_blocks - config.routed_layers) * dense + config.routed_layers * routed
-    tokens = sequences * config.context // (data * expert)
-    logits = wide * tokens * config.vocabulary // model
-    return weights + step.parts * (
-        2 * (passes + 1) * blocks + 2 * kept_activations(config, sequences, axes) + 4 * logits
+    weights = step.wide * (step.microbatches * (passes + 2) * local.everything + 6 * share)
+    dense, routed = block_activations(step)
+    blocks = (config.size.num_blocks - layers) * dense + layers * routed
+    logits = step.wide * step.tokens * config.embedding_rows // model
+    activations = 2 * (passes + 1) * blocks + 2 * kept_activations(step) + 4 * logits
+    return weights + step.microbatches * activations
+
+
+_THERE = "tokens to their experts and back"
+
+
+def _moved(step: Step, kind: str, axes: tuple[str, ...], size: int, what: str) -> Moved:
+    """Over those of `axes` that have several devices; nothing if there are none."""
+    over = tuple(axis for axis in axes if step.axes[AXES.index(axis)] > 1)
+    return Moved(kind, over, size if over else 0, what)
+
+
+def _some(*moved: Moved) -> tuple[Moved, ...]:
+    return tuple(each for each in moved if each.bytes)
+
+
+def _tokens(step: Step) -> Moved:
+    once = step.microbatches * step.slots * step.config.size.d_model * step.activation
+    runs = step.config.routed_layers * (6 if step.config.remat else 4)
+    return _moved(step, "all-to-all", (EXPERT,), runs * once, _THERE)
+
+
+def _gradients(step: Step) -> tuple[Moved, ...]:
+    config, size, local = step.config, step.config.size, step.parameters
+    positions = local.attention // 5
+    later = step.wide * (local.attention - positions + local.feed_forward)
+    whole = local.norms + local.router + local.baseline + local.final_norm + local.embedding
+    inner = size.num_heads * size.kqv_size // step.axes[2]
+    projected = step.activation * size.num_blocks * config.context * inner
+    at_once = step.microbatches * step.wide * whole + _table(step) + step.microbatches * projected
+    return (
+        _moved(step, "reduce-scatter", BATCH, later, "gradients of matrices"),
+        _moved(step, "all-reduce", BATCH, at_once, "other gradients"),
+        _moved(step, "reduce-scatter", (DATA,), step.wide * local.experts, "gradients of experts"),
     )
 
 
-def _collectives(step: Step) -> list[Moved]:
-    return [*_tokens(step), *_gradients(step), *_updates(step), *_model_axis(step)]
-
-
-def _over(step: Step, *axes: str) -> tuple[str, ...]:
-    """Those of `axes` that the mesh spreads anything over."""
-    return tuple(axis for axis in axes if step.axes[AXES.index(axis)] > 1)
-
-
-def _tokens(step: Step) -> list[Moved]:
-    config, axes = step.config, _over(step, EXPERT)
-    if config.router is None or not axes:
-        return []
-    slots = expert_slots(config, step.batch, inference=False) // (step.axes[0] * step.axes[1])
-    once = slots * config.size.d_model * activation_bytes(config)
-    runs = config.routed_layers * (6 if config.remat else 4)
-    return [Moved("all-to-all", axes, runs * once, "tokens to their experts and back")]
-
-
-def _gradients(step: Step) -> list[Moved]:
-    config, local = step.config, local_parameters(step.config, step.axes)
-    width, wide, positions = activation_bytes(config), weight_bytes(config), local.attention // 5
-    over, data = _over(step, *BATCH), _over(step, DATA)
-    later = wide * (local.attention - positions + local.feed_forward)
-    whole = wide * (
-        local.norms + local.router + local.baseline + local.final_norm + local.embedding
+def _updates(step: Step) -> tuple[Moved, ...]:
+    local = step.parameters
+    spread = local.everything - local.experts
+    return (
+        _moved(step, "all-gather", BATCH, step.wide * spread, "updated weights"),
+        _moved(step, "all-gather", (DATA,), step.wide * local.experts, "updated experts"),
     )
-    projected = (
-        config.size.num_blocks
-        * config.context
-        * config.size.num_heads
-        * config.size.kqv_size
-        // step.axes[2]
-    )
-    at_once = step.parts * (whole + width * (config.vocabulary * config.size.d_model + projected))
-    return [
-        *(
-            [
-                Moved("reduce-scatter", over, later, "gradients of matrices"),
-                Moved("all-reduce", over, at_once, "other gradients"),
-            ]
-            if over
-            else []
-        ),
-        *(
-            [Moved("reduce-scatter", data, wide * local.experts, "gradients of experts")]
-            if data
-            else []
-        ),
-    ]
 
 
-def _updates(step: Step) -> list[Moved]:
-    local, wide = local_parameters(step.config, step.axes), weight_bytes(step.config)
-    over, data = _over(step, *BATCH), _over(step, DATA)
-    return [
-        *(
-            [
-                Moved(
-                    "all-gather", over, wide * (local.everything - local.experts), "updated weights"
-                )
-            ]
-            if over
-            else []
-        ),
-        *([Moved("all-gather", data, wide * local.experts, "updated experts")] if data else []),
-    ]
-
-
-def _model_axis(step: Step) -> list[Moved]:
+def _model_axis(step: Step) -> tuple[Moved, ...]:
     """Sums over `model`: of each block's two outputs forward, of the gradients of what its products
     read backward.
 
-    With rematerialisation outputs are summed again, but for that of a feed-forward that is not
-    routed, which no gradient reads.
+    With rematerialisation outputs are summed again, but for those of a feed-forward that is not
+    routed or of shared experts, which no gradient reads.
     """
-    config, axes = step.config, _over(step, MODEL)
-    if not axes:
-        return []
-    devices, width, d = step.axes[0] * step.axes[1], activation_bytes(config), config.size.d_model
-    tokens = step.batch * config.context // devices
-    slots = expert_slots(config, step.batch, inference=False) // devices
-    forward, layers = 2 if config.remat else 1, config.routed_layers
-    attention = config.size.num_blocks * tokens * (forward + 3)
-    feed_forward = 2 * (config.size.num_blocks - layers) * tokens + (forward + 1) * layers * slots
-    table = step.parts * width * config.vocabulary * d
-    return [
-        Moved(
-            "all-reduce",
-            axes,
-            width * d * (attention + feed_forward) + weight_bytes(config) * tokens * d,
-            "outputs and gradients of split products",
-        ),
-        Moved("all-gather", axes, table, "the embedding, to be read"),
-    ]
+    size, layers, forward = step.config.size, step.config.routed_layers, 1 + step.config.remat
+    attention = size.num_blocks * (forward + 3) * step.tokens
+    plain = size.num_blocks - layers + (layers if step.shared_hidden else 0)
+    feed_forward = 2 * plain * step.tokens + (forward + 1) * layers * step.slots
+    sums = step.activation * (attention + feed_forward) + step.wide * step.tokens
+    products = step.microbatches * size.d_model * sums
+    return (
+        _moved(step, "all-reduce", (MODEL,), products, "outputs and gradients of split products"),
+        _moved(step, "all-gather", (MODEL,), _table(step), "the embedding, to be read"),
+    )
+
+
+def _table(step: Step) -> int:
+    """Bytes of the whole embedding in the activations' type, in each microbatch."""
+    rows = step.config.embedding_rows * step.config.size.d_model
+    return step.microbatches * step.activation * rows

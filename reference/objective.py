@@ -131,7 +131,7 @@ def dropped_by_tenth(routing: Routing, context: int) -> Float[Array, "layers ten
     layers, groups, tokens, k = routing.kept.shape
     shape = (layers, groups * tokens // context, context, k)
     kept = reshaped(routing.kept, shape, (None, BATCH, None, None))
-    dropped = 1 - jnp.mean(kept, axis=(1, 3), dtype=jnp.float32)
+    dropped = jnp.mean(~kept, axis=(1, 3), dtype=jnp.float32)
     tenths = min(10, context)
     tenth = jnp.arange(context) * tenths // context == jnp.arange(tenths)[:, None]
     return jnp.sum(jnp.where(tenth, dropped[:, None], 0), axis=-1) / jnp.sum(tenth, axis=-1)

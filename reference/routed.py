@@ -70,7 +70,7 @@ class RoutedFeedForward(eqx.Module):
         )
         y, kept = self._through_experts(groups, routing, drop_keys, inference)
         gate = jnp.mean(jnp.sum(jax.lax.stop_gradient(routing.gates), axis=-1), axis=-1)
-        dropped = 1 - jnp.mean(kept, axis=(1, 2), dtype=jnp.float32)
+        dropped = jnp.mean(~kept, axis=(1, 2), dtype=jnp.float32)
         metrics = routing.metrics | {"dropped_fraction": dropped, "gate": gate}
         y = reshaped(y, x.shape, TOKENS)
         if self.shared is not None:

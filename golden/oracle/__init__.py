@@ -4,11 +4,11 @@ Written from the paper's formulas, never from `reference/`, which it must not sh
 batching, no scans, no automatic differentiation. Each module has the forward formula and, beside it, its derivative.
 
     setting.py      what a case is made of
-    elementary.py   softmax, GELU, layer norm, and their derivatives
+    elementary.py   softmax, sigmoid, GELU, layer norm, and their derivatives
     attention.py    causal attention with relative positions
-    routers.py      S-BASE, HASH, RL-R and Switch: who goes where, with which gate
+    routers.py      S-BASE, HASH, RL-R, Switch and loss-free balancing: who goes where, with which gate
     terms.py        what each router adds to the loss, what it reports
-    dispatch.py     capacity, order, dropping; the experts
+    dispatch.py     capacity, order, dropping; the experts, routed and shared
     model.py        the whole Transformer: logits, losses and metrics
     gradient.py     the gradient of the total loss by every weight
     adamw.py        one step of the optimizer

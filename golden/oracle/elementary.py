@@ -1,4 +1,4 @@
-"""Softmax, GELU and layer norm of one token, each with its derivative. A `d_` name is the loss's gradient by that quantity."""
+"""Softmax, sigmoid, GELU and layer norm of one token, each with its derivative. A `d_` name is the loss's gradient by that quantity."""
 
 import math
 
@@ -22,6 +22,11 @@ def softmax_backward(probabilities: Float[np.ndarray, " n"], d_probabilities: Fl
 def log_softmax(logits: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
     """l_j - log sum exp(l)."""
     return logits - np.logaddexp.reduce(logits)
+
+
+def sigmoid(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """1 / (1 + exp(-z)), without overflow. Its derivative is sigmoid(z) (1 - sigmoid(z))."""
+    return np.exp(-np.logaddexp(0, -z))
 
 
 def gelu(z: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

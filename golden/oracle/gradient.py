@@ -4,22 +4,28 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from golden.oracle.attention import attention_backward
-from golden.oracle.dispatch import feed_forward_backward, routed_feed_forward_backward
+from golden.oracle.dispatch import feed_forward_backward, routed_feed_forward_backward, shared_feed_forward_backward
 from golden.oracle.elementary import layer_norm, layer_norm_backward, softmax
 from golden.oracle.model import Group, Pass, norm_all, of_group, part
 from golden.oracle.setting import Arrays, ModelSetting, RouterSetting
 from golden.oracle.terms import router_backward
 
+UNTRAINED = ("/table", "/bias")
+"""Ends of the names of what has no gradient: HASH's tables, and the biases of loss-free balancing."""
+
 
 def gradient(model: ModelSetting, weights: Arrays, tokens: Int[np.ndarray, "batch context_and_next"], run: Pass) -> Arrays:
     """Gradient of the total loss by every trained weight, under the same names; `run` is `forward` on the same arguments."""
-    gradients: Arrays = {name: np.zeros_like(weight) for name, weight in weights.items() if not name.endswith("/table")}
+    gradients: Arrays = {name: np.zeros_like(weight) for name, weight in weights.items() if not name.endswith(UNTRAINED)}
     d_x = _head_backward(weights, tokens, run, gradients)
     for block in reversed(range(model.num_blocks)):
         own = part(weights, f"blocks/{block}")
         h = norm_all(run.attended[block], part(own, "feedforward_norm"))
         if model.routed(block) and model.router is not None:
             d_h, by_weight = _routed_backward(model.router, own, run.groups[block], run, h, d_x)
+            if model.router.shared_experts:
+                by_input, by_shared = _shared_backward(model.router.shared_experts, own, h, d_x)
+                d_h, by_weight = d_h + by_input, by_weight | by_shared
         else:
             d_h, by_weight = _dense_backward(own, h, d_x)
         d_norm, by_norm = _norm_backward(part(own, "feedforward_norm"), run.attended[block], d_h)
@@ -113,4 +119,18 @@ def _routed_backward(
         of_all = {"experts/w_in": d_w_in, "experts/w_out": d_w_out} | {f"router/{name}": g for name, g in by_router.items()}
         for name, value in of_all.items():
             by_weight[name] = by_weight.get(name, np.zeros_like(value)) + value
+    return d_h, by_weight
+
+
+def _shared_backward(
+    number: int, own: Arrays, h: Float[np.ndarray, "batch context d_model"], d_y: Float[np.ndarray, "batch context d_model"]
+) -> tuple[Float[np.ndarray, "batch context d_model"], Arrays]:
+    w_in, w_out = own["shared/w_in"], own["shared/w_out"]
+    d_h = np.zeros_like(h)
+    by_weight: Arrays = {"shared/w_in": np.zeros_like(w_in), "shared/w_out": np.zeros_like(w_out)}
+    for b in range(h.shape[0]):
+        for t in range(h.shape[1]):
+            d_h[b, t], d_w_in, d_w_out = shared_feed_forward_backward(h[b, t], w_in, w_out, number, d_y[b, t])
+            by_weight["shared/w_in"] += d_w_in
+            by_weight["shared/w_out"] += d_w_out
     return d_h, by_weight

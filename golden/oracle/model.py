@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from golden.oracle.attention import attention
-from golden.oracle.dispatch import feed_forward, kept_choices, routed_feed_forward
+from golden.oracle.dispatch import feed_forward, kept_choices, routed_feed_forward, shared_feed_forward
 from golden.oracle.elementary import layer_norm, log_softmax
 from golden.oracle.routers import Routing, route
 from golden.oracle.setting import Arrays, ModelSetting, RouterSetting, capacity
@@ -50,8 +50,11 @@ def weight_shapes(model: ModelSetting) -> dict[str, tuple[int, ...]]:
         if not model.routed(block) or model.router is None:
             shapes |= {f"{at}/feedforward/w_in": (d, 4 * d), f"{at}/feedforward/w_out": (4 * d, d)}
             continue
-        e = model.router.num_experts
-        shapes |= {f"{at}/experts/w_in": (e, d, 4 * d), f"{at}/experts/w_out": (e, 4 * d, d)}
+        e, hidden = model.router.num_experts, 4 * d // model.router.granularity
+        shapes |= {f"{at}/experts/w_in": (e, d, hidden), f"{at}/experts/w_out": (e, hidden, d)}
+        if model.router.shared_experts:
+            of_all = model.router.shared_experts * hidden
+            shapes |= {f"{at}/shared/w_in": (d, of_all), f"{at}/shared/w_out": (of_all, d)}
         if model.router.technique != "hash":
             shapes |= {f"{at}/router/weight": (d, e)}
         if model.router.technique == "rl-r":
@@ -91,9 +94,10 @@ def forward(
         h = norm_all(x, part(own, "feedforward_norm"))
         if model.routed(block) and model.router is not None:
             layer = model.routed_blocks().index(block)
-            drawn = None if sampled is None else sampled[layer]
+            drawn = sampled[layer] if training and sampled is not None else None
             groups[block] = _route_groups(model.router, part(own, "router"), h, inputs, training, drawn)
             x = x + _through_experts(groups[block], part(own, "experts"), h)
+            x = x + _through_shared(model.router.shared_experts, part(own, "shared"), h)
         else:
             w_in, w_out = own["feedforward/w_in"], own["feedforward/w_out"]
             x = x + np.array([[feed_forward(token, w_in, w_out) for token in sequence] for sequence in h])
@@ -119,7 +123,8 @@ def _route_groups(
         flat = np.concatenate([h[b] for b in sequences])
         ids = np.concatenate([inputs[b] for b in sequences])
         routing = route(router, weights, flat, ids, training, None if sampled is None else sampled[len(groups)])
-        kept = kept_choices(routing.experts, router.num_experts, capacity(router, len(flat), training))
+        room = capacity(router, len(flat), training)
+        kept = kept_choices(routing.experts, router.num_experts, room, router.drop_order, routing.gates)
         groups.append(Group(sequences, routing, kept))
     return groups
 
@@ -134,6 +139,14 @@ def _through_experts(
         for place, b in enumerate(group.sequences):
             y[b] = out[place * h.shape[1] : (place + 1) * h.shape[1]]
     return y
+
+
+def _through_shared(
+    number: int, shared: Arrays, h: Float[np.ndarray, "batch context d_model"]
+) -> Float[np.ndarray, "batch context d_model"]:
+    if not number:
+        return np.zeros_like(h)
+    return np.array([[shared_feed_forward(token, shared["w_in"], shared["w_out"], number) for token in sequence] for sequence in h])
 
 
 def of_group(values: Float[np.ndarray, "batch context"], group: Group) -> Float[np.ndarray, " tokens"]:

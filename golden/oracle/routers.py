@@ -1,4 +1,5 @@
-"""The four routers over one group of tokens: S-BASE, HASH, RL-R and Switch (paper, section 3). Who goes where, with which gate.
+"""The routers over one group of tokens: S-BASE, HASH, RL-R and Switch (paper, section 3), and loss-free balancing (Wang et al. 2024).
+Who goes where, with which gate.
 
 What each adds to the loss is in `terms.py`, and so is the gradient by a router's weights.
 """
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float, Int
 
-from golden.oracle.elementary import gelu, softmax
+from golden.oracle.elementary import gelu, sigmoid, softmax
 from golden.oracle.setting import Arrays, RouterSetting
 
 
@@ -22,6 +23,7 @@ class Routing:
     logits: Float[np.ndarray, "tokens experts"] | None = None
     log_plan: Float[np.ndarray, "tokens experts"] | None = None
     baseline: Float[np.ndarray, " tokens"] | None = None
+    biased: Float[np.ndarray, "tokens experts"] | None = None
 
 
 def route(
@@ -32,7 +34,8 @@ def route(
     training: bool,
     sampled: Int[np.ndarray, "tokens 1"] | None = None,
 ) -> Routing:
-    """Route a group. `weights`: weight [D, E], baseline_in [D, D/8], baseline_out [D/8], table [V, k], as the technique has them.
+    """Route a group. `weights`: weight [D, E], baseline_in [D, D/8], baseline_out [D/8], table [V, k], bias [E], as the technique
+    has them.
 
     `sampled`: the experts that RL-R's policy drew, which only its training reads.
     """
@@ -44,6 +47,12 @@ def route(
         baseline = np.array([gelu(row @ weights["baseline_in"]) @ weights["baseline_out"] for row in h])
         experts = sampled if training and sampled is not None else largest(logits, 1)
         return Routing(experts, np.ones(experts.shape), logits, None, baseline)
+    if router.technique == "loss-free":
+        scores = np.array([sigmoid(row) for row in logits])
+        biased = np.array([row + weights["bias"] for row in scores])
+        experts = largest(biased, router.k)
+        gates = np.array([row[chosen] for row, chosen in zip(scores, experts, strict=True)])
+        return Routing(experts, gates, logits, biased=biased)
     log_plan = sinkhorn(logits, router.iterations) if training and router.technique == "s-base" else None
     experts = largest(logits, router.k) if log_plan is None else largest_of_plan(log_plan, spread(logits), router.k)
     gates = np.array([softmax(row)[chosen] for row, chosen in zip(logits, experts, strict=True)])

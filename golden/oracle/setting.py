@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from fractions import Fraction
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +16,7 @@ Arrays = dict[str, Shaped[np.ndarray, "..."]]
 class RouterSetting:
     """A routed layer. Weights of terms that a technique does not have are not read."""
 
-    technique: Literal["s-base", "hash", "rl-r", "switch"]
+    technique: Literal["s-base", "hash", "rl-r", "switch", "loss-free"]
     num_experts: int
     k: int = 1
     iterations: int = 10
@@ -27,6 +28,9 @@ class RouterSetting:
     capacity_factor: float | None = 1.25
     evaluation_capacity_factor: float | None = None
     sequences_per_group: int = 1
+    drop_order: Literal["position", "choice", "gate"] = "position"
+    granularity: int = 1
+    shared_experts: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,8 +68,11 @@ def model_setting(plain: dict[str, Any]) -> ModelSetting:
 
 
 def capacity(router: RouterSetting, tokens: int, training: bool) -> int:
-    """C = ceil(capacity factor * k * T / E) tokens per expert of a group of `tokens`, at most T; T where none is dropped."""
+    """C = ceil(capacity factor * k * T / E) tokens per expert of a group of `tokens`, at most T; T where none is dropped.
+
+    Exact: 1.1 is eleven tenths.
+    """
     factor = router.capacity_factor if training else router.evaluation_capacity_factor
     if factor is None:
         return tokens
-    return min(tokens, math.ceil(factor * router.k * tokens / router.num_experts))
+    return min(tokens, math.ceil(Fraction(str(factor)) * router.k * tokens / router.num_experts))

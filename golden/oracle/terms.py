@@ -1,13 +1,13 @@
 """What a router adds to the loss, the gradient by its weights, and what it reports. One group of tokens.
 
-Gradients stop at: S-BASE's choice; RL-R's input, so that its terms reach only the router's own weights; the reward; and the baseline
-inside the policy term. Fractions of tokens per expert are counts and have no gradient.
+Gradients stop at: S-BASE's choice; loss-free balancing's choice, and so its bias; RL-R's input, so that its terms reach only the router's
+own weights; the reward; and the baseline inside the policy term. Fractions of tokens per expert are counts and have no gradient.
 """
 
 import numpy as np
 from jaxtyping import Bool, Float
 
-from golden.oracle.elementary import gelu, gelu_slope, log_softmax, softmax, softmax_backward
+from golden.oracle.elementary import gelu, gelu_slope, log_softmax, sigmoid, softmax, softmax_backward
 from golden.oracle.routers import Routing
 from golden.oracle.setting import Arrays, RouterSetting
 
@@ -106,6 +106,10 @@ def _logits_backward(
             for expert, d_gate in zip(routing.experts[i], d_gates[i], strict=True):
                 d_p[expert] += d_gate
             d_logits[i] += softmax_backward(p, d_p)
+        if router.technique == "loss-free":
+            slopes = sigmoid(row) * (1 - sigmoid(row))
+            for expert, d_gate in zip(routing.experts[i], d_gates[i], strict=True):
+                d_logits[i, expert] += d_gate * slopes[expert]
         if router.technique in ("rl-r", "switch"):
             d_logits[i] += each * router.balance_weight * router.num_experts * softmax_backward(p, fractions)
         if router.technique == "switch":

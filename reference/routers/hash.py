@@ -88,7 +88,8 @@ class HashRouter(AbstractRouter):
         inference: bool,
     ) -> Routing:
         """Look up the experts of `token_id`; only the dtype of `x` is used."""
-        experts = rows(self.table, token_id, (None, None))
+        # An invalid id makes `x` NaN; its experts must be valid, or other tokens' slots change.
+        experts = jnp.maximum(rows(self.table, token_id, (None, None)), 0)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         load = expert_load(experts, self.num_experts, dtype)
         entropy = -jnp.sum(load * jnp.log(jnp.where(load > 0, load, 1)))

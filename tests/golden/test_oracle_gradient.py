@@ -13,7 +13,7 @@ import pytest
 from golden.cases import Case, cases, load
 from golden.oracle.attention import attention
 from golden.oracle.dispatch import routed_feed_forward
-from golden.oracle.gradient import gradient
+from golden.oracle.gradient import UNTRAINED, gradient
 from golden.oracle.model import forward, losses, of_group
 from golden.oracle.setting import Arrays, ModelSetting, model_setting
 from golden.oracle.terms import router_terms
@@ -56,10 +56,10 @@ def directional(case: Case, name: str, seed: int) -> tuple[float, np.ndarray]:
     return float((case.outputs[f"training/gradients/{name}"] * direction).sum()), direction
 
 
-@pytest.mark.parametrize("name", of_technique("dense", "s-base", "hash", "switch"))
+@pytest.mark.parametrize("name", of_technique("dense", "s-base", "hash", "switch", "loss-free"))
 def test_the_gradient_by_every_weight_is_the_slope_of_the_total_loss(name: str) -> None:
     case, model = load(name), setting(load(name))
-    for seed, weight in enumerate(w for w in case.weights if not w.endswith("/table")):
+    for seed, weight in enumerate(w for w in case.weights if not w.endswith(UNTRAINED)):
         committed, direction = directional(case, weight, seed)
 
         def total(by: float, weight: str = weight, direction: np.ndarray = direction) -> float:

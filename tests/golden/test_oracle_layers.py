@@ -6,13 +6,14 @@ import numpy as np
 import optax
 import pytest
 from jaxtyping import Float
+from scipy.special import expit
 from scipy.special import softmax as scipy_softmax
 from scipy.stats import norm
 
 from golden.cases import load
 from golden.oracle.attention import PROJECTIONS, attention, sinusoid
-from golden.oracle.dispatch import kept_choices, routed_feed_forward
-from golden.oracle.elementary import gelu, gelu_slope, layer_norm
+from golden.oracle.dispatch import feed_forward, kept_choices, routed_feed_forward, shared_feed_forward
+from golden.oracle.elementary import gelu, gelu_slope, layer_norm, sigmoid
 from golden.oracle.setting import Arrays
 
 
@@ -22,6 +23,11 @@ def test_gelu_is_the_published_approximation_of_z_times_the_normal_distribution(
     assert np.abs(gelu(z) - z * norm.cdf(z)).max() < 5e-4
     # A central difference of step 1e-5 is within 1e-10 of the slope; its rounding is 1e-11.
     np.testing.assert_allclose(gelu_slope(z), (gelu(z + 1e-5) - gelu(z - 1e-5)) / 2e-5, atol=1e-9)
+
+
+def test_the_sigmoid_is_scipys_and_stands_large_numbers() -> None:
+    z = np.array([-700.0, -30.0, -1.0, 0.0, 1.0, 30.0, 700.0])
+    np.testing.assert_allclose(sigmoid(z), expit(z), rtol=1e-13)  # exp of 700, an ulp of which is 1e-13
 
 
 def test_layer_norm_has_zero_mean_and_biased_unit_variance_less_epsilon() -> None:
@@ -71,6 +77,38 @@ def test_an_expert_keeps_the_first_of_its_choices_up_to_capacity() -> None:
         one_hot = np.eye(3, dtype=int)[experts.ravel()]
         place = (np.cumsum(one_hot, axis=0) * one_hot).sum(axis=1) - 1
         np.testing.assert_array_equal(kept_choices(experts, 3, capacity), (place < capacity).reshape(20, 2))
+
+
+def test_in_the_order_of_choices_every_first_choice_comes_before_a_second() -> None:
+    # All of four tokens want experts 0 and 1, the last two in the other order: two places each.
+    experts = np.array([[0, 1], [0, 1], [1, 0], [1, 0]])
+    np.testing.assert_array_equal(kept_choices(experts, 2, 2, "choice"), [[True, False]] * 4)
+    np.testing.assert_array_equal(kept_choices(experts, 2, 2), [[True, True], [True, True], [False, False], [False, False]])
+
+
+def test_in_the_order_of_gates_an_expert_keeps_its_largest() -> None:
+    rng = np.random.default_rng(0)
+    experts, gates = np.argsort(rng.random((20, 3)), axis=1)[:, :2], rng.random((20, 2))
+    kept = kept_choices(experts, 3, 4, "gate", gates)
+    for expert in range(3):
+        its = experts == expert
+        assert kept[its].sum() == 4
+        np.testing.assert_array_equal(kept[its], gates[its] >= np.sort(gates[its])[-4])
+
+
+def test_choices_of_equal_gates_are_dropped_by_position() -> None:
+    experts = np.array([[0, 1], [1, 0], [0, 1]])
+    np.testing.assert_array_equal(kept_choices(experts, 2, 2, "gate", np.ones((3, 2))), kept_choices(experts, 2, 2))
+
+
+def test_shared_experts_add_up_and_together_are_one_wide_feed_forward() -> None:
+    rng = np.random.default_rng(0)
+    h, w_in, w_out = rng.standard_normal(4), rng.standard_normal((4, 6)), rng.standard_normal((6, 4))
+    apart = sum(feed_forward(h, w_in[:, 2 * s : 2 * s + 2], w_out[2 * s : 2 * s + 2]) for s in range(3))
+    found = shared_feed_forward(h, w_in, w_out, 3)
+    # Sums of six numbers of size one in other orders.
+    np.testing.assert_allclose(found, apart, rtol=0, atol=1e-14)
+    np.testing.assert_allclose(found, feed_forward(h, w_in, w_out), rtol=0, atol=1e-14)
 
 
 def routed(x: Float[np.ndarray, "tokens d_model"], order: list[int], capacity: int) -> Float[np.ndarray, "tokens d_model"]:

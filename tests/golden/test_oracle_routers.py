@@ -101,6 +101,25 @@ def test_collapsed_switch_has_balance_e() -> None:
     assert group_metrics(router, routing, np.ones((5, 1), bool), np.zeros(5))["load_max_over_mean"] == 4.0
 
 
+def test_the_bias_of_loss_free_balancing_decides_who_is_chosen_and_is_in_no_gate() -> None:
+    router, h = RouterSetting("loss-free", 3), np.array([[2.0, 1.0, 0.0], [0.0, 1.0, 2.0]])
+    fresh, biased = (
+        route(router, {"weight": np.eye(3), "bias": np.array(b)}, h, np.arange(2), True) for b in ([0.0] * 3, [-0.2, 0.0, 0.0])
+    )
+    assert fresh.experts[:, 0].tolist() == [0, 2]
+    # sigmoid(2) - sigmoid(1) = 0.15: less than the bias takes away.
+    assert biased.experts[:, 0].tolist() == [1, 2]
+    assert fresh.gates[0, 0] == pytest.approx(1 / (1 + math.exp(-2.0)), rel=1e-14)
+    assert biased.gates[0, 0] == pytest.approx(1 / (1 + math.exp(-1.0)), rel=1e-14)
+    # And no loss.
+    assert router_terms(router, biased, np.zeros(2)) == {}
+
+
+def test_capacity_takes_a_factor_for_the_decimal_that_is_written() -> None:
+    # 1.1 * 100 / 10 is 11, and in floats a little more.
+    assert capacity(RouterSetting("switch", 10, capacity_factor=1.1), 100, True) == 11
+
+
 def test_the_policy_gradient_is_that_of_the_expected_reward_whatever_the_baseline() -> None:
     # Two tokens, three experts: all nine joint choices, weighted by their probability, against the gradient of the mean expected reward.
     rng = np.random.default_rng(0)

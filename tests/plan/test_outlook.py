@@ -1,4 +1,4 @@
-"""Times, bytes and memory on paper: against computations by hand, published figures of whole pods, and compiled steps."""
+"""Times, bytes and memory by closed form: against computations by hand, published figures of whole pods, and compiled steps."""
 
 import json
 from dataclasses import replace
@@ -8,18 +8,27 @@ import pytest
 
 from cli import main
 from plan.chips import CHIPS, GIB, Side, Topology
-from plan.compiled import Result, from_result
-from plan.memory import step_memory
+from plan.compiled import Memory, Result, from_result
+from plan.hlo import Collectives
+from plan.memory import Step, evaluation_memory, step_memory
 from plan.outlook import by_closed_form, by_compiler, rows_of
 from plan.request import Request
 from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
-from plan.traffic import Step, step_traffic
+from plan.traffic import evaluation_collectives, step_traffic, total
 from reference.config import ModelConfig, RouterConfig, Size
-from reference.count import training_flops
+from reference.count import expert_slots, held_parameters, training_flops
 from reference.errors import ConfigError
+from reference.routers import Switch
 
 PAGE = Path(__file__).parents[2] / "docs" / "plan.json"
-COMPILED = [result for each in json.loads(PAGE.read_text())["programs"] if (result := from_result(each)).request.program == "step"]
+PROGRAMS = [from_result(each) for each in json.loads(PAGE.read_text())["programs"]]
+COMPILED = [result for result in PROGRAMS if result.request.program != "layer"]
+
+
+def name(result: Result) -> str:
+    """Of a request among those of the page."""
+    request = result.request
+    return f"{request.program} {request.topology} {request.model} {request.batch} in {request.microbatches}"
 
 
 @pytest.mark.parametrize(("pod", "bisection", "each_way"), [("v5e:16x16", 1.6e12, 200e9), ("v6e:16x16", 3.2e12, 400e9)])
@@ -98,51 +107,80 @@ def test_a_run_is_its_steps() -> None:
 def test_products_of_a_step_are_three_forward_passes_and_a_fourth_through_the_blocks_with_rematerialisation() -> None:
     config = Request("step", "370M", remat=False).config()
     without, with_remat = (step_traffic(Step(each, 256, 1, (1, 16, 1))) for each in (config, replace(config, remat=True)))
-    assert without.flops * 16 == training_flops(config, 256)
-    blocks_share = 1 - 2 * 32_000 * 1536 * 2048 * 256 * 3 / training_flops(config, 256)
+    # 16 sequences on a device, which is what groups and positions are shared by.
+    assert without.flops == training_flops(config, 16)
+    blocks_share = 1 - 2 * 32_000 * 1536 * 2048 * 16 * 3 / training_flops(config, 16)
     assert with_remat.flops / without.flops == pytest.approx(1 + blocks_share / 3)
     # The capacity factor's empty slots are no work that the model asks for.
     assert without.model_flops < without.flops
 
 
-@pytest.mark.parametrize("result", COMPILED, ids=lambda result: f"{result.request.topology} {result.request.size} {result.request.parts}")
+@pytest.mark.parametrize("result", COMPILED, ids=name)
 def test_closed_forms_are_what_the_tpu_compiler_found(result: Result) -> None:
-    request = result.request
-    memory = step_memory(request.config(), request.batch, axes=request.axes, parts=request.parts)
+    step, is_step = result.request.step, result.request.program == "step"
+    memory = step_memory(step) if is_step else evaluation_memory(step)
     # Besides weights, moments and tokens, arguments are a few counters, and arrays padded to the chip's tiles.
     assert memory.state == pytest.approx(result.memory.arguments, rel=1e-3)
     # Our limit for a peak.
     assert memory.peak == pytest.approx(result.memory.total, rel=0.15)
     if result.collectives is None:
         return
-    traffic = step_traffic(Step(request.config(), request.batch, request.parts, request.axes))
-    assert traffic.total("all-to-all") == result.collectives["all-to-all"].bytes
-    # Norms and routers too small to be spread are not gathered.
-    assert traffic.total("all-gather") == pytest.approx(result.collectives["all-gather"].bytes, rel=1e-3)
-    # TPUs' compiler writes a reduce-scatter as an all-reduce. Losses and metrics, numbers each, are left out.
-    summed = traffic.total("reduce-scatter") + traffic.total("all-reduce")
-    assert summed == pytest.approx(result.collectives["all-reduce"].bytes, rel=1e-3)
+    moved, closed = result.collectives, step_traffic(step).collectives if is_step else evaluation_collectives(step)
+    assert moved["all-to-all"].bytes == total(closed, "all-to-all")
+    # TPUs' compiler writes a reduce-scatter as an all-reduce, and some gathers of integers too. Losses and metrics, numbers each or one
+    # for each expert, are left out, and norms and routers too small to be spread are not gathered.
+    kinds = ("all-gather", "reduce-scatter", "all-reduce")
+    found, left_out = sum(moved[kind].bytes for kind in kinds), 4 * step.config.routed_layers * (result.request.experts + 8)
+    assert found == pytest.approx(sum(total(closed, kind) for kind in kinds), rel=1e-3, abs=left_out)
+    if is_step:
+        assert moved["all-gather"].bytes == pytest.approx(total(closed, "all-gather"), rel=1e-3)
+
+
+@pytest.mark.parametrize("result", [each for each in COMPILED if each.request.program == "evaluation"], ids=name)
+def test_on_tpus_an_evaluation_moves_tokens_in_its_rounds_and_gathers_no_expert(result: Result) -> None:
+    step, moved = result.request.step, result.collectives
+    assert moved is not None
+    # Two in each layer and round, of which one is counted, in the loop over rounds in the loop over layers: none is elsewhere.
+    assert moved["all-to-all"].runs == 2 * step.config.routed_layers
+    assert moved["all-to-all"].depth == 2
+    # The tokens' choices at most: one integer for each token and layer.
+    assert moved["all-gather"].bytes <= 4 * step.config.routed_layers * step.batch * step.config.context
+    assert evaluation_memory(step).temporary == pytest.approx(result.memory.temporaries, rel=0.15)
+
+
+@pytest.mark.parametrize("experts", [64, 512])
+def test_the_largest_models_can_be_evaluated_where_they_can_be_trained(experts: int) -> None:
+    asked = ("evaluation", "1.3B", experts)
+    result = next(each for each in COMPILED if (each.request.program, each.request.size, each.request.experts) == asked)
+    training = step_memory(replace(result.request, program="step").step)
+    assert training.peak < Topology(result.request.topology).chip.hbm
+    # Both with the training state in memory, so that an evaluation fits wherever a step does.
+    assert result.fits
+    assert result.memory.total < training.peak
 
 
 def test_an_outlook_by_the_compiler_has_its_bytes_and_scales_its_flops() -> None:
-    result = next(result for result in COMPILED if result.request.topology == "v5p:2x2x4" and result.request.size == "1.3B")
-    paper, found = by_closed_form(result.request, 10), by_compiler(result, 10)
+    request = Request("step", "1.3B")
+    memory = Memory(arguments=20 * GIB, temporaries=40 * GIB, outputs=20 * GIB, aliased=20 * GIB, code=0)
+    moved = {"all-to-all": Collectives(6, 72, 72 * 160 * 2**20), "all-gather": Collectives(0, 0, 0)}
+    result = Result(request, True, memory, flops=0.9, closed_form=1.0, collectives=moved)
+    closed, found = by_closed_form(request, 10), by_compiler(result, 10)
     assert found is not None
-    assert result.ratio is not None
-    assert found.flops == pytest.approx(paper.flops * result.ratio)
-    assert found.collectives["all-to-all"] == paper.collectives["all-to-all"]
-    assert found.memory["peak"] == result.memory.total
-    assert found.time.bottleneck == paper.time.bottleneck == "matrix products"
+    assert found.flops == pytest.approx(0.9 * closed.flops)
+    assert found.collectives == {"all-to-all": closed.collectives["all-to-all"]}
+    assert found.memory["peak"] == memory.total == 60 * GIB
+    assert found.time.bottleneck == closed.time.bottleneck == "matrix products"
     # 72 all-to-alls of 160 MiB on 2x2x4 without rings: the row of four is the narrowest, V * 4 / 4 over one link.
-    assert paper.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
-    unfit = next(result for result in COMPILED if result.collectives is None)
-    assert by_compiler(unfit, 10) is None
+    assert closed.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
+    # Nothing is known of a step that the compiler refused, or of another program.
+    assert by_compiler(replace(result, collectives=None), 10) is None
+    assert by_compiler(replace(result, request=replace(request, program="evaluation")), 10) is None
 
 
 def test_memory_of_a_small_step_is_what_a_hand_computes() -> None:
     # D = A = 8, two heads, T = 4 tokens of 2 sequences, one block, 16 words: all in float32.
     config = ModelConfig(Size(8, 1, 2, 4), None, vocabulary=16, context=4)
-    memory = step_memory(config, 2)
+    memory = step_memory(Step(config, 2))
     weights = 5 * 64 + 8 * 64 + 4 * 8 + 16 * 8 + 2 * 8
     assert memory.parameters == memory.gradients == 4 * weights
     assert memory.optimizer == 2 * 4 * weights
@@ -153,27 +191,31 @@ def test_memory_of_a_small_step_is_what_a_hand_computes() -> None:
     assert memory.logits == 2 * 4 * 8 * 16
     assert memory.working == memory.kept + 2 * 4 * 64
     assert memory.peak == memory.state + memory.kept + memory.gradients + memory.working
-    remat = step_memory(replace(config, remat=True), 2)
+    remat = step_memory(Step(replace(config, remat=True), 2))
     assert remat.kept == 4 * 8 * 8
-    assert step_memory(replace(config, dtype="bfloat16"), 2).cast == 2 * weights
+    assert step_memory(Step(replace(config, dtype="bfloat16"), 2)).cast == 2 * weights
+    # 13 ids are 16 rows, of which 3 are masked: the logits once more.
+    padded = step_memory(Step(replace(config, vocabulary=13, vocabulary_multiple=8), 2))
+    assert padded.parameters == memory.parameters
+    assert padded.logits == 3 * 4 * 8 * 16
 
 
 def test_memory_of_a_mesh_is_each_devices_share() -> None:
     config = ModelConfig(Size(16, 2, 4, 4), RouterConfig(num_experts=8), 0.5, vocabulary=32, context=8)
-    one, mesh = step_memory(config, 16), step_memory(config, 16, axes=(2, 4, 2))
+    one, mesh = step_memory(Step(config, 16)), step_memory(Step(config, 16, axes=(2, 4, 2)))
     assert one.summed == 0
     # Two moments of the experts are spread over all 16 devices, as those of all else that model splits.
     assert mesh.optimizer < one.optimizer / 8 + 2 * 4 * (2 * 4 * 16 + 16 * 8 + 32)
     assert mesh.kept < one.kept / 8
-    assert step_memory(config, 16, parts=2).summed == one.gradients
+    assert step_memory(Step(config, 16, 2)).summed == one.gradients
 
 
 def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:
     asked = ["plan", "--size", "1.3B", "--router", "s-base", "--experts", "64", "--topology", "v5p:2x2x4", "--closed-form"]
     assert main(asked) == 0
-    said = capsys.readouterr().out
-    assert "first bottleneck  matrix products" in said
-    assert "250,000 steps" in said
+    printed = capsys.readouterr().out
+    assert "first bottleneck  matrix products" in printed
+    assert "250,000 steps" in printed
     assert main([*asked, "--steps", "1000", "--json"]) == 0
     (record,) = json.loads(capsys.readouterr().out)
     assert record["run"]["hours"] == pytest.approx(1000 * record["seconds"]["overlapped"] / 3600)
@@ -190,7 +232,7 @@ def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck
         (["--only", "layer"], "closed forms are of a training step"),
         (["--steps", "0"], "a run has at least 1 step"),
         (["--topology", "v5p:4x4"], "v5p chips are linked in 3 dimensions; write one such as v5p:4x4x4"),
-        (["--out", "page.md"], "--out is for what is compiled"),
+        (["--out", "page.md"], "--out is for compiled programs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -198,12 +240,35 @@ def test_what_closed_forms_cannot_answer_is_one_line_and_code_2(
     arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["plan", "--closed-form", *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert words in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
 
 
 def test_a_routed_layer_has_no_outlook() -> None:
     with pytest.raises(ConfigError, match="of a training step"):
         by_closed_form(Request("layer"), 1)
+
+
+def test_shared_experts_have_the_layout_of_feed_forwards_and_fine_ones_their_width() -> None:
+    router = RouterConfig(Switch(), num_experts=8, k=2, granularity=2, shared_experts=3)
+    config = ModelConfig(Size(16, 2, 4, 4), router, 0.5, vocabulary=32, context=8)
+    local = Step(config, 16, axes=(2, 4, 2)).parameters
+    # One block is routed: experts are 16 x 32 twice, 2 of 8 on a device, half of each; shared ones are whole but for `model`.
+    assert local.experts == 2 * 2 * 16 * 32 // 2
+    assert local.feed_forward == (2 * 16 * 64 + 3 * 2 * 16 * 32) // 2
+    assert local.everything * 16 > held_parameters(config).everything
+    # Without a mesh all weights are held, whatever they are counted as.
+    assert Step(config, 16).parameters.everything == held_parameters(config).everything
+
+
+def test_an_evaluations_buffers_take_twice_the_mean_load() -> None:
+    step = Request("evaluation", "370M", k=2).step
+    # 16 sequences of 2048 tokens on a device, 2 choices each, over 64 experts.
+    assert step.evaluation_slots == 2 * 16 * 2048 * 2
+    # Without an `expert` axis as many blocks of the mean load as any routing can need.
+    assert replace(step, axes=(16, 1, 1)).evaluation_slots == expert_slots(step.config, 16, inference=True)
+    memory = evaluation_memory(step)
+    assert memory.state == step_memory(step).state
+    assert memory.gradients == memory.kept == 0

@@ -1,4 +1,4 @@
-"""Plans for TPUs: what is read from a compiled program, what is refused, and, with the TPU compiler, what a routed layer costs."""
+"""Plans for TPUs: what is read from a compiled program, what is refused, and, with the TPU compiler, what programs cost."""
 
 import importlib.util
 import json
@@ -11,15 +11,16 @@ from cli import main
 from plan.chips import GIB, Topology
 from plan.compiled import Memory, Result, from_result, measure, out_of_memory
 from plan.hlo import KINDS, Collectives, collectives
-from plan.programs import counted_once
+from plan.memory import evaluation_memory
 from plan.request import Request, parse_mesh
-from plan.table import ALL, BEGIN, END, measure_all, record, write
+from plan.table import ALL, BEGIN, END, evaluation_of, measure_all, record, write
+from plan.traffic import counted_once, evaluation_collectives, total
 from reference.count import matmul_flops
 from reference.errors import ConfigError
 from reference.routers import ROUTERS
 
-# As TPUs' compiler writes programs, shortened: a collective in a loop of 6 turns, one written as start and done in fusions, one in
-# a tuple, and one that only a computation holds that nothing calls.
+# As TPUs' compiler writes programs, shortened: a collective in a loop of 6 iterations and one in a loop inside of it, one written as
+# start and done in fusions, one in a tuple, and one in a computation that nothing calls.
 PROGRAM = """HloModule jit_f, is_scheduled=true
 
 %add (x: f32[], y: f32[]) -> f32[] {
@@ -44,11 +45,28 @@ PROGRAM = """HloModule jit_f, is_scheduled=true
   ROOT %all-reduce.9 = f32[8]{0} all-reduce(%u), to_apply=%add
 }
 
+%round (r: (s32[], bf16[16,8])) -> (s32[], bf16[16,8]) {
+  %r = (s32[], bf16[16,8]{1,0}) parameter(0)
+  %n = s32[] get-tuple-element(%r), index=0
+  %m = bf16[16,8]{1,0} get-tuple-element(%r), index=1
+  %all-to-all.6 = bf16[16,8]{1,0} all-to-all(%m), dimensions={0}
+  ROOT %after = (s32[], bf16[16,8]{1,0}) tuple(%n, %all-to-all.6)
+}
+
+%until (u: (s32[], bf16[16,8])) -> pred[] {
+  %u = (s32[], bf16[16,8]{1,0}) parameter(0)
+  %most = s32[] constant(2147483647)
+  %first = s32[] get-tuple-element(%u), index=0
+  %fullest = s32[] minimum(%first, %most)
+  ROOT %more = pred[] compare(%first, %fullest), direction=LT
+}
+
 %body (b: (s32[], bf16[16,8])) -> (s32[], bf16[16,8]) {
   %b = (s32[], bf16[16,8]{1,0}) parameter(0)
   %i = s32[] get-tuple-element(%b), index=0
   %v = bf16[16,8]{1,0} get-tuple-element(%b), index=1
   %all-to-all.3 = bf16[16,8]{1,0} all-to-all(%v), dimensions={0}
+  %rounds = (s32[], bf16[16,8]{1,0}) while(%b), condition=%until, body=%round
   ROOT %next = (s32[], bf16[16,8]{1,0}) tuple(%i, %all-to-all.3)
 }
 
@@ -73,7 +91,8 @@ ENTRY %main (a: bf16[4,8], w: f32[32]) -> f32[32] {
 
 def test_collectives_are_counted_as_often_as_they_run() -> None:
     assert collectives(PROGRAM) == {
-        "all-to-all": Collectives(instructions=1, runs=6, bytes=6 * 16 * 8 * 2),
+        # In the loop of 6, and in the loop inside of it, whose iterations depend on data.
+        "all-to-all": Collectives(instructions=2, runs=12, bytes=12 * 16 * 8 * 2, depth=1),
         "all-gather": Collectives(instructions=1, runs=1, bytes=64 * 8 * 2),
         "reduce-scatter": Collectives(instructions=1, runs=1, bytes=32 * 4),
         "all-reduce": Collectives(instructions=1, runs=1, bytes=2 * 32 * 4),
@@ -109,14 +128,29 @@ def test_donated_arguments_are_not_counted_twice() -> None:
 
 def test_the_closed_form_counts_each_loop_once_as_xla_does() -> None:
     request = Request("step", "370M", remat=False)
-    # 12 blocks in 6 groups, on 16 devices.
-    forward = matmul_flops(request.config(), 256, inference=False)
+    # 12 blocks in 6 groups; 16 of the 256 sequences on a device.
+    forward = matmul_flops(request.config(), 16, inference=False)
     once = (forward.total - forward.logits) / 6 + forward.logits
-    assert counted_once(request) == pytest.approx(3 * once / 16)
-    # Again with rematerialisation, but for the logits; and of 8 parts of 32 sequences, the first and one more.
-    part = matmul_flops(request.config(), 32, inference=False)
+    assert counted_once("step", request.step) == pytest.approx(3 * once)
+    # Again with rematerialisation, but for the logits; and of 8 microbatches of 2 sequences a device, the first and one more.
+    part = matmul_flops(request.config(), 2, inference=False)
     once, again = (part.total - part.logits) / 6 + part.logits, (part.total - part.logits) / 6
-    assert counted_once(replace(request, remat=True, parts=8)) == pytest.approx(2 * (3 * once + again) / 16)
+    step = replace(request, remat=True, microbatches=8).step
+    assert counted_once("step", step) == pytest.approx(2 * (3 * once + again))
+
+
+def test_the_closed_form_of_an_evaluation_has_one_round_of_twice_the_mean_load() -> None:
+    request = Request("evaluation", "370M")
+    training, found = matmul_flops(request.config(), 16, inference=False), counted_once("evaluation", request.step)
+    # In training an expert takes 1.25 of the mean load.
+    forward = training.total - training.logits + training.experts * (2 / 1.25 - 1)
+    assert found == pytest.approx(forward / 6 + training.logits)
+    # Without an `expert` axis there are no rounds, and no figure to compare with XLA's.
+    assert counted_once("evaluation", replace(request, mesh=(16, 1, 1)).step) is None
+
+
+def test_an_evaluation_has_the_sequences_of_a_microbatch() -> None:
+    assert evaluation_of(Request("step", microbatches=16)) == Request("evaluation", batch=16)
 
 
 def test_a_topology_knows_its_chips() -> None:
@@ -138,24 +172,27 @@ def test_left_to_itself_a_mesh_spreads_experts_as_far_as_they_divide() -> None:
     ("arguments", "words"),
     [
         (["--size", "3B"], "no size is called '3B'"),
+        (["--router", "base"], "no router is called 'base'; there are dense, s-base"),
+        (["--k", "65"], "k is 65"),
+        (["--routing-frequency", "0.3"], "use 1, 1/2, 1/3"),
         (["--topology", "v9:4x4"], "no topology is called 'v9:4x4'"),
         (["--topology", "v5e:4x0"], "no topology is called 'v5e:4x0'"),
         (["--mesh", "data=3"], "data x expert x model is 3 x 1 x 1, but v5p:2x2x4 has 16 chips"),
         (["--mesh", "rows=4"], "--mesh rows=4: takes numbers of devices"),
         (["--mesh", "expert=-16"], "--mesh expert=-16: takes numbers of devices"),
-        (["--batch", "100"], "100 sequences in a batch do not come out even on 16 devices"),
-        (["--parts", "3"], "does not come out even in 3 parts"),
+        (["--batch", "100"], "sequences of a batch = 100 is not divisible by the data x expert axis (16)"),
+        (["--microbatches", "3"], "a batch of 256 is not divisible into 3 microbatches"),
         (["--batch", "0"], "batch is 0"),
-        (["--router", "dense", "--mesh", "model=16", "--size", "55M"], "12 heads do not come out even on 16 devices"),
+        (["--router", "dense", "--mesh", "model=16", "--size", "55M"], "num_heads = 12 is not divisible by the model axis (16)"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
 def test_a_wrong_plan_is_one_line_and_code_2(arguments: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["plan", *arguments]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.count("\n") == 1
-    assert words in said.err
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert printed.err.count("\n") == 1
+    assert words in printed.err
 
 
 def test_without_the_compiler_one_line_says_how_to_have_it(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -179,14 +216,18 @@ def test_a_result_is_its_json() -> None:
     assert from_result(json.loads(json.dumps(replace(RESULT, collectives=None).record()))).collectives is None
 
 
-def test_the_committed_page_holds_every_program_of_the_list_and_is_what_its_json_says() -> None:
+def test_the_committed_page_holds_programs_of_the_list_in_its_order_and_is_what_its_json_says() -> None:
     page = Path(__file__).parents[2] / "docs" / "plan.md"
     results = [from_result(result) for result in json.loads(page.with_suffix(".json").read_text())["programs"]]
-    assert [result.request for result in results] == list(ALL)
-    before = page.read_text()
-    assert before.count(BEGIN) == before.count(END) == 1
+    # Not all may have been compiled since the list or the specification changed; `plan --all --out` adds the others.
+    compiled = {result.request for result in results}
+    assert [result.request for result in results] == [request for request in ALL if request in compiled]
+    evaluations = {request.experts for request in compiled if (request.program, request.size) == ("evaluation", "1.3B")}
+    assert evaluations == {64, 512}
+    written = page.read_text()
+    assert written.count(BEGIN) == written.count(END) == 1
     for result in results:
-        assert f"{result.memory.total / GIB:.2f} of" in before
+        assert f"{result.memory.total / GIB:.2f} of" in written
 
 
 @pytest.mark.parametrize("missing", [True, False])
@@ -199,10 +240,10 @@ def test_a_page_keeps_its_prose_and_its_results(missing: bool, tmp_path: Path, m
     write([complete], page)
     # Nothing is compiled again, so no compiler is needed.
     assert measure_all([complete.request], page, lambda done, total, what: None) == [complete]
-    said = page.read_text()
-    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3.00 of 95.00 GiB |" in said
-    assert "old" not in said
-    assert missing or (said.startswith("# Title\n") and said.endswith("\nMore.\n"))
+    written = page.read_text()
+    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3.00 of 95.00 GiB |" in written
+    assert "old" not in written
+    assert missing or (written.startswith("# Title\n") and written.endswith("\nMore.\n"))
     assert json.loads(page.with_suffix(".json").read_text()) == record([complete])
 
 
@@ -217,6 +258,20 @@ def test_on_tpu_a_routed_layer_moves_its_tokens_in_four_all_to_alls_and_does_the
     assert found.ratio is not None
     # Sorting, gates and GELU come on top of the products; the loss's gradient does not reach every product of RL-R's router.
     assert 0.99 < found.ratio < 1.05
+
+
+@pytest.mark.tpu
+def test_on_tpu_an_evaluation_moves_tokens_in_rounds_and_gathers_no_experts() -> None:
+    request = Request("evaluation", "370M")
+    found = measure(request)
+    assert found.collectives is not None
+    # Two in each of 6 routed layers, in the loop over rounds in the loop over layers; at most the tokens' choices are gathered.
+    assert found.collectives["all-to-all"].runs == 2 * 6
+    assert found.collectives["all-to-all"].depth == 2
+    assert found.collectives["all-gather"].bytes <= total(evaluation_collectives(request.step), "all-gather")
+    # Our limit for a peak, as for a step.
+    assert evaluation_memory(request.step).peak == pytest.approx(found.memory.total, rel=0.15)
+    assert found.ratio == pytest.approx(1, rel=0.05)
 
 
 @pytest.mark.tpu

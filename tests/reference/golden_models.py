@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 from golden.cases import Case
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, Hash, Reinforce, Routing, SinkhornBase, Switch
+from reference.routers import AbstractRouter, Hash, LossFree, Reinforce, Routing, SinkhornBase, Switch
 from reference.transformer import Transformer
 
 Arrays = dict[str, Shaped[np.ndarray, "..."]]
@@ -43,6 +43,7 @@ def router_config(plain: dict[str, Any]) -> RouterConfig:
         "hash": Hash(),
         "rl-r": Reinforce(plain["policy_weight"], plain["baseline_weight"], plain["balance_weight"], plain["entropy_weight"]),
         "switch": Switch(plain["balance_weight"], plain["z_weight"]),
+        "loss-free": LossFree(),
     }
     return RouterConfig(
         technique=techniques[plain["technique"]],
@@ -51,6 +52,9 @@ def router_config(plain: dict[str, Any]) -> RouterConfig:
         capacity_factor=plain["capacity_factor"],
         evaluation_capacity_factor=plain["evaluation_capacity_factor"],
         sequences_per_group=plain["sequences_per_group"],
+        drop_order=plain["drop_order"],
+        granularity=plain["granularity"],
+        shared_experts=plain["shared_experts"],
     )
 
 
@@ -100,13 +104,19 @@ def in_groups(path: tuple[Any, ...]) -> bool:
     return getattr(path[0], "name", None) == "groups"
 
 
+def words_of(path: tuple[Any, ...]) -> list[str]:
+    """The attributes that lead to a leaf; a router's bias is one array, whatever holds it."""
+    words = [part.name for part in path if isinstance(part, jax.tree_util.GetAttrKey) and part.name != "inner"]
+    return words[:-1] if words[-2:] == ["bias", "value"] else words
+
+
 def names_of(path: tuple[Any, ...], config: ModelConfig) -> list[str]:
     """The oracle's names for a leaf of the model: one for each group of blocks that it is stacked from."""
-    words = [part.name for part in path if isinstance(part, jax.tree_util.GetAttrKey) and part.name != "inner"]
+    words = words_of(path)
     if not in_groups(path):
         return ["/".join(words)]
     words = words[2:]  # of groups.blocks[i].what
-    if words[0] == "feedforward" and words[1] in ("router", "experts"):
+    if words[0] == "feedforward" and words[1] in ("router", "experts", "shared"):
         words = words[1:]
     local = next(part.idx for part in path if isinstance(part, jax.tree_util.SequenceKey))
     return [f"blocks/{block}/{'/'.join(words)}" for block in range(local, config.size.num_blocks, config.period)]

@@ -3,11 +3,12 @@
 
     python sharded_worker.py '{"x64": true, "cases": [{"technique": "s-base", "mesh": [2, 2, 2]}, ...]}'
 
-prints one list, an entry per case. `processes`, `rank` and `port` make it one of several.
+prints one list, an entry per case, and then one for each of `evaluations`. `processes`, `rank` and `port` make it one of several.
 """
 
 import dataclasses
 import json
+import math
 import sys
 from dataclasses import asdict
 from functools import cache, partial
@@ -21,13 +22,15 @@ from jaxtyping import Array, Int, PyTree, install_import_hook
 with install_import_hook("reference", "beartype.beartype"):
     from plan.hlo import Collectives, collectives
     from reference.config import ModelConfig, RouterConfig, Size
-    from reference.mesh import batch_rows, make_mesh, place, place_batch
+    from reference.dispatch import block_length
+    from reference.mesh import batch_rows, make_mesh, parameter_specs, place, place_batch
     from reference.objective import Report, objective
     from reference.routers import ROUTERS, Reinforce
     from training.optimizer import OptimizerConfig, make_optimizer
     from training.step import TrainState, init_state, state_specs, train_step
 
 from tests.checks import HANG_SECONDS
+from tests.reference.golden_models import routed
 from tests.reference.small_models import draw
 
 BATCH = 16
@@ -157,6 +160,41 @@ def run(mesh: list[int], **options: Any) -> dict[str, Any]:
     }
 
 
+def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
+    """An evaluation of a vocabulary that no mesh divides, on very uneven text: most sequences repeat one token, so that all their tokens
+    go to the same experts. How far the mesh is from one device, how many rounds it took, and what its program moves."""
+    config = dataclasses.replace(Case(**options).config(), vocabulary=29, vocabulary_multiple=16)
+    model = draw(config)
+    tokens = np.where(np.arange(BATCH)[:, None] < BATCH - 4, 3, tokens_of(config))
+    unknown = tokens.copy()
+    unknown[5, 2] = config.vocabulary
+    evaluate = jax.jit(partial(objective, inference=True))
+    logits = jax.jit(lambda model, tokens: model(tokens[:, :-1], inference=True))
+    with jax.default_device(jax.local_devices()[0]):
+        expected = np.asarray(logits(model, tokens)[0]), evaluate(model, tokens)[1].loss
+    on = make_mesh(*mesh)
+    with jax.set_mesh(on):
+        placed = place(jax.tree.map(np.asarray, model), parameter_specs(model), on)
+        here, there = (place_batch(of, on, BATCH) for of in (tokens, unknown))
+        program = evaluate.lower(placed, here).compile()
+        found, routing = logits(placed, here)
+        report = program(placed, here)[1]
+        not_numbers = np.isnan(np.asarray(logits(placed, there)[0])[..., : config.vocabulary])
+    assert config.router is not None
+    choices = config.router.k * routing.experts.shape[2]
+    fullest = float(np.max(np.asarray(routing.load))) * choices
+    return {
+        "logits": float(np.max(np.abs(np.asarray(found) - expected[0]))),
+        "loss": abs(float(report.loss) - float(expected[1])),
+        "dropped": float(np.max(np.asarray(report.dropped))),
+        "rounds": math.ceil(fullest / (2 * block_length(choices, config.router.num_experts))),
+        "nan": [int(b) for b in np.nonzero(not_numbers.all(axis=(1, 2)))[0]],
+        "some_nan": [int(b) for b in np.nonzero(not_numbers.any(axis=(1, 2)))[0]],
+        "expert_bytes": sum(leaf.nbytes for leaf in jax.tree.leaves(routed(model).experts)),
+        "collectives": {kind: asdict(counts) for kind, counts in collectives(program.as_text() or "").items()},
+    }
+
+
 def main(request: dict[str, Any]) -> None:
     """Run the cases of `request` and print what they gave."""
     jax.config.update("jax_enable_x64", request["x64"])
@@ -165,7 +203,8 @@ def main(request: dict[str, Any]) -> None:
     if "processes" in request:
         address = f"127.0.0.1:{request['port']}"
         jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=HANG_SECONDS)
-    print(json.dumps([run(**case) for case in request["cases"]]))
+    found = [run(**case) for case in request["cases"]]
+    print(json.dumps(found + [evaluation(**case) for case in request.get("evaluations", [])]))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Attention against double loops in NumPy and against JAX's own, and the properties that relative positions have."""
 
+from typing import Any
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -96,6 +98,40 @@ def test_the_causal_softmax_is_in_float32_and_stands_large_scores() -> None:
     assert weights.dtype == jnp.float32
     # A third is no bfloat16 number: had it been rounded to one, it would be off by 1e-3.
     np.testing.assert_allclose(weights[0, 0, 2], 1 / 3, rtol=1e-6)
+
+
+def test_scores_of_bfloat16_activations_are_accumulated_in_float32(monkeypatch: pytest.MonkeyPatch) -> None:
+    # Queries, keys and positions that bfloat16 holds exactly: sums of 64 products of a sign and a quarter, positions as they come.
+    # So the attention rows of float64 are known, and what is left is how scores are kept. In float32 a score is off by at most
+    # 128 * 2^-24 of the sum of its terms' sizes, which is below 64, so 5e-4, and by a hundredth of that in the mean; a row moves by
+    # half the mean error of its scores. Rounded to bfloat16, a score from 4 to 8 is off by up to 2^-6, and rows by 2^-8, 4e-3, in the mean.
+    size, context = 64, 48
+    rng = np.random.default_rng(0)
+    signs = rng.choice([-1.0, 1.0], (2, size, 1, size)) / 4
+    chosen = np.eye(size)[:, None]
+    given = eqx.filter_eval_shape(Attention, Size(size, 1, 1, size), key=jax.random.key(0))
+    weights = (signs[0], signs[1], chosen, chosen, np.ones((1, size, size)))
+    attention = eqx.tree_at(
+        lambda a: (a.query, a.key, a.value, a.position, a.output), given, tuple(jnp.asarray(w, jnp.float32) for w in weights)
+    )
+    x = rng.choice([-1.0, 1.0], (1, context, size))
+    rows: list[Any] = []
+    monkeypatch.setattr("reference.attention.causal_softmax", lambda scores: rows.append(causal_softmax(scores)) or rows[-1])
+    attention(jnp.asarray(x, jnp.bfloat16))
+    query, key = (x[0] @ signs[which][:, 0] for which in (0, 1))
+    places = np.asarray(relative_sinusoids(context, size).astype(jnp.bfloat16).astype(jnp.float32), np.float64)
+    scores = np.full((context, context), -np.inf)
+    for i in range(context):
+        for j in range(i + 1):
+            scores[i, j] = query[i] @ (key[j] + places[context - 1 - (i - j)]) / size**0.5
+    expected = np.exp(scores - scores.max(axis=1, keepdims=True))
+    expected /= expected.sum(axis=1, keepdims=True)
+    assert 3 < scores[np.isfinite(scores)].std() < 6
+    distance = 0.5 * np.abs(np.asarray(rows[0], np.float64)[0, 0] - expected).sum(axis=1)
+    assert rows[0].dtype == jnp.float32
+    assert distance.mean() < 1e-5
+    rounded = np.asarray(causal_softmax(jnp.asarray(np.where(np.isfinite(scores), scores, 0), jnp.bfloat16)[None, None]), np.float64)[0, 0]
+    assert 0.5 * np.abs(rounded - expected).sum(axis=1).mean() > 1e-3
 
 
 def _weights_of_equal_tokens(context: int) -> Float[np.ndarray, "heads context context"]:

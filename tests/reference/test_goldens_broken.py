@@ -22,29 +22,15 @@ from reference.routers import AbstractRouter, PolicyTrace, Routing, SinkhornBase
 from reference.routers.balance import router_logits
 from tests.reference.golden_models import Arrays
 from tests.reference.golden_runs import (
+    FORWARD,
     disagreements,
-    expected_of_model,
-    expected_of_router,
     model_step,
     outcome_of_attention,
-    outcome_of_model,
-    outcome_of_router,
     three_steps,
+    wrong_in_model,
+    wrong_in_router,
 )
 from training import optimizer
-
-FORWARD = {"gradients": False, "modes": ("training",)}
-
-
-def wrong_in_router(name: str, change: Callable[[AbstractRouter], AbstractRouter] = lambda router: router) -> list[str]:
-    """What of a router case disagrees."""
-    return disagreements(outcome_of_router(name, "float64", change=change), expected_of_router(load(name)), rtol=1e-10, atol=1e-10)
-
-
-def wrong_in_model(name: str, **parts: Any) -> list[str]:
-    """What of a model case disagrees, of all or of the `parts` that are run."""
-    found, expected = outcome_of_model(name, "float64", **parts), expected_of_model(load(name), **parts)
-    return disagreements(found, expected, rtol=1e-10, atol=1e-10)
 
 
 class Changed(AbstractRouter):

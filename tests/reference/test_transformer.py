@@ -1,5 +1,6 @@
 """The Transformer: its scan against a loop, one expert against the dense model, types, rematerialisation, the size of its program."""
 
+import inspect
 from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from reference.config import ModelConfig, Size
+from reference.errors import ConfigError
 from reference.feedforward import FeedForward
 from reference.objective import objective
 from reference.routed import RoutedFeedForward
@@ -140,6 +142,29 @@ def test_in_evaluation_a_sequence_does_not_depend_on_its_batch_nor_on_what_follo
     np.testing.assert_array_equal(run(others)[1], in_batch[1])
     # Another program, for one sequence of 7 tokens: float32 rounding of logits of size three.
     np.testing.assert_allclose(run(tokens[1:2, :7])[0], in_batch[1, :7], rtol=0, atol=1e-5)
+
+
+def test_whether_it_is_training_or_evaluation_has_to_be_given() -> None:
+    # Equinox's `inference_mode` sets a field, of which there is none: nobody may believe that it did anything.
+    model = draw(small("s-base", routing_frequency=1.0))
+    parameter = inspect.signature(Transformer.__call__).parameters["inference"]
+    assert parameter.default is inspect.Parameter.empty
+    assert parameter.kind is inspect.Parameter.KEYWORD_ONLY
+    forgotten: dict[str, Any] = {}
+    with pytest.raises(TypeError, match="inference"):
+        eqx.nn.inference_mode(model)(some_tokens(1), **forgotten)
+
+
+@pytest.mark.parametrize("changed", [{"capacity_factor": 2.0}, {"evaluation_capacity_factor": 1.0}, {"drop_order": "gate"}])
+def test_layers_built_with_another_configuration_than_the_models_are_refused_in_a_line(changed: dict[str, Any]) -> None:
+    model, other = draw(small("switch")), draw(small("switch", router=changed))
+    mixed = eqx.tree_at(lambda model: model.groups, model, other.groups)
+    with pytest.raises(ConfigError, match="were built with another RouterConfig than") as error:
+        mixed(some_tokens(1), inference=True)
+    assert "\n" not in str(error.value)
+    # Layers of the same configuration may come from anywhere.
+    same = eqx.tree_at(lambda model: model.groups, model, draw(small("switch"), seed=5).groups)
+    eqx.filter_eval_shape(lambda model: model(some_tokens(1), inference=True), same)
 
 
 # Types ----------------------------------------------------------------------------------------------------------------------------

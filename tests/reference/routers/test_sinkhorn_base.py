@@ -1,6 +1,7 @@
 """S-BASE: the plan against ott-jax, the assignment against SciPy's, and balance where logits are hard."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import equinox as eqx
@@ -14,7 +15,7 @@ from hypothesis.extra.numpy import arrays
 from jaxtyping import Array, Float
 from scipy.optimize import linear_sum_assignment
 
-from reference.routers import SinkhornBase
+from reference.routers import SinkhornBase, sinkhorn_base
 from reference.routers.sinkhorn_base import SinkhornBaseRouter, balanced_top_k, marginal_error, rounding, sinkhorn
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_through, some_ids, some_logits
 
@@ -87,6 +88,18 @@ def test_the_marginal_error_is_the_mass_that_rows_have_too_much_or_too_little() 
     log_plan = some_logits(6, 3)
     expected = sum(abs(np.exp(row).sum() - 1 / 6) for row in log_plan)
     np.testing.assert_allclose(float(marginal_error(jnp.asarray(log_plan))), expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(("tokens", "experts"), [(5, 12), (16, 16)])
+def test_an_expert_that_no_token_comes_near_leaves_the_plan_finite(tokens: int, experts: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    # After two iterations at large logits all exponentials of a column can be 0 in float32; its logarithm must not be infinite.
+    logits = np.stack([some_logits(tokens, experts, scale, seed) for scale in (100.0, 1000.0) for seed in range(20)])
+    plans = jax.vmap(lambda one: sinkhorn(one, 2))
+    assert np.all(np.isfinite(plans(jnp.asarray(logits, jnp.float32))))
+    # These cases need the floor under a column: without it some are not.
+    without = vars(jnp) | {"finfo": lambda dtype: SimpleNamespace(tiny=0.0)}
+    monkeypatch.setattr(sinkhorn_base, "jnp", SimpleNamespace(**without))
+    assert not np.all(np.isfinite(plans(jnp.asarray(logits, jnp.float32))))
 
 
 SHIFT = st.floats(-50, 50)

@@ -88,7 +88,7 @@ class HashRouter(AbstractRouter):
         inference: bool,
     ) -> Routing:
         """Look up the experts of `token_id`; only the dtype of `x` is used."""
-        # An invalid id makes `x` NaN; its experts must be valid, or other tokens' slots change.
+        # An id outside the vocabulary makes its token NaN; expert 0 keeps the others' places.
         experts = jnp.maximum(rows(self.table, token_id, (None, None)), 0)
         dtype = jnp.promote_types(x.dtype, jnp.float32)
         load = expert_load(experts, self.num_experts, dtype)

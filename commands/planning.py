@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 class Plan:
     """Estimate a model's memory, FLOPs, communication and time on TPUs, without one.
 
-    With --closed-form, by formulas alone, at once. Otherwise a routed layer, a training step and an evaluation batch are compiled, which needs
-    the TPU compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, the others some minutes.
+    With --closed-form, by formulas alone, at once. Otherwise a routed layer, a training step and an evaluation batch are compiled, which
+    needs the TPU compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, the others some minutes.
     """
 
     size: str = "1.3B"

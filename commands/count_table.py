@@ -54,8 +54,8 @@ def text(models: dict[str, ModelConfig], sequences: int) -> str:
     blocks.append(
         "N: parameters of the dense model of that size; P: all parameters; both without\n"
         "embedding and final norm. F: FLOPs of a forward pass, per token and per step of\n"
-        f"{sequences:,} sequences of {context:,} tokens. All as the release of the paper's runs\n"
-        "counts them: docs/counts.md."
+        f"{sequences:,} sequences of {context:,} tokens. Counted as in the release of the\n"
+        "paper's runs: docs/counts.md."
     )
     return "\n\n".join(blocks)
 

@@ -1,4 +1,4 @@
-"""`plan`: what a model takes on TPUs, without one: by closed forms at once, or by what the TPUs' compiler makes of it."""
+"""`plan`: the cost of a model on TPUs, estimated without one."""
 
 import json
 from dataclasses import dataclass, fields, replace
@@ -15,24 +15,24 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Plan:
-    """Plan a model on TPUs, without one: memory, FLOPs, what moves between chips, times at the chips' published rates.
+    """Estimate a model's memory, FLOPs, communication and time on TPUs, without one.
 
-    With --closed-form by formulas alone, at once. Without, a routed layer, a training step and a batch of an evaluation are compiled, which
+    With --closed-form, by formulas alone, at once. Otherwise a routed layer, a training step and an evaluation batch are compiled, which
     needs the TPU compiler, `uv run --group tpu cli.py plan ...`; a layer takes half a minute, the others some minutes.
     """
 
     size: str = "1.3B"
-    """A rung of the ladder, from 7K to 7B."""
+    """A size from 7K to 7B."""
     router: str = "s-base"
-    """dense, s-base or another router; for an unknown one the error lists them."""
+    """dense, s-base or another router; an unknown name lists them."""
     experts: int = 64
     """Experts E of a routed layer."""
     k: int = 1
-    """Experts of a token."""
+    """Experts per token."""
     granularity: int = 1
     """G: an expert is 4 * d_model / G wide."""
     shared_experts: int = 0
-    """Experts that every token uses besides."""
+    """Experts that every token uses."""
     routing_frequency: float = 0.5
     """Fraction R of the blocks that are routed."""
     topology: str = "v5p:2x2x4"
@@ -40,21 +40,21 @@ class Plan:
     mesh: str = ""
     """Chips along each axis, such as data=2,expert=8,model=1; default: as many as divide both over experts, the rest over data."""
     batch: int = 256
-    """Sequences of a step. An evaluation has those of a microbatch."""
+    """Sequences per step; an evaluation batch is one microbatch."""
     context: int = 2048
-    """Tokens of a sequence."""
+    """Tokens per sequence."""
     microbatches: int = 1
-    """Gradient accumulation: microbatches of a step."""
+    """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the activations."""
     remat: bool = True
-    """Rematerialise each block in the backward pass."""
+    """Rematerialise blocks in the backward pass."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Compile nothing: estimate a training step by formulas alone."""
+    """Compile nothing: estimate by formulas alone."""
     steps: int = 250_000
-    """Steps of the run whose hours and FLOPs are given; the paper's."""
+    """Steps of the whole run, for its hours and FLOPs; the paper's by default."""
     only: Literal["layer", "step", "evaluation"] | None = None
-    """One of the programs."""
+    """Only this program."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile the programs of docs/plan.md instead of one model's; skips those in --out (delete it to recompile)."""
     out: Path | None = None
@@ -63,7 +63,7 @@ class Plan:
     """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Compile or compute, and print."""
+        """Compile or estimate, and print."""
         if self.closed_form:
             self._by_closed_form()
         else:
@@ -90,7 +90,7 @@ class Plan:
         from reference.errors import ConfigError
 
         if self.out:
-            raise ConfigError("--out is for what is compiled; leave --closed-form out, or take --json")
+            raise ConfigError("--out is for compiled programs; omit --closed-form, or use --json")
         requests = [request for request in self._requests() if request.program == (self.only or "step")]
         outlooks = [by_closed_form(request, self.steps) for request in requests]
         if self.json:

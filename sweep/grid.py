@@ -99,7 +99,7 @@ def _runs_of_grid(
     merged = {name: shared[name] | options for name, options in sections.items()}
     variant = grid.get("variant", "")
     if not re.fullmatch("[a-z0-9_.-]*", str(variant)):
-        raise ConfigError(f"{where}.variant is {variant!r}; use small letters, digits and -_.")
+        raise ConfigError(f"{where}.variant is {variant!r}; use lower-case letters, digits and -_.")
     configs = [_config(point, merged, base, source) for point in _points(grid)]
     runs = [Run(_name(config, variant), config, out, variant) for config in configs]
     if not runs:

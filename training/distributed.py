@@ -141,7 +141,7 @@ def decided(decide: Callable[[], Any]) -> Any:
 def peers(kept: str) -> Generator[None]:
     """Context for collective programs: if one process fails, the others end too.
 
-    JAX's error when another process is gone becomes a `WorkError` that says what is `kept`. A
+    JAX's error when another process is lost becomes a `WorkError` that says what is `kept`. A
     failing process exits as soon as Python ends, instead of waiting for the others as JAX does;
     they notice by its closed connections. Does nothing for a single process.
     """

@@ -204,7 +204,7 @@ def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
         was, now = before.get(name, "(not kept)"), getattr(data, name)
         if was != now:
             raise InputError(
-                f"{folder} was begun with {what.format(was)}, "
+                f"{folder} was started with {what.format(was)}, "
                 f"the corpus now gives {what.format(now)}; "
                 "restore the corpus, or train in another folder"
             )

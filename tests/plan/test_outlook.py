@@ -232,7 +232,7 @@ def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck
         (["--only", "layer"], "closed forms are of a training step"),
         (["--steps", "0"], "a run has at least 1 step"),
         (["--topology", "v5p:4x4"], "v5p chips are linked in 3 dimensions; write one such as v5p:4x4x4"),
-        (["--out", "page.md"], "--out is for what is compiled"),
+        (["--out", "page.md"], "--out is for compiled programs"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )

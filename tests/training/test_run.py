@@ -190,7 +190,7 @@ def test_text_of_the_same_length_but_other_content_is_refused(corpus: Path, cach
         if all(data[name] == before[name] for name in ("train_tokens", "held_out_tokens")):
             break
     assert {name for name in data if data[name] != before[name]} == {"content"}
-    with pytest.raises(InputError, match=r"was begun with text of SHA-256 \w{12}, the corpus now gives text of SHA-256 \w{12}"):
+    with pytest.raises(InputError, match=r"was started with text of SHA-256 \w{12}, the corpus now gives text of SHA-256 \w{12}"):
         run(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), folder, cache)
     path.write_text(original)
     assert run(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), folder, cache)[0].step == 2

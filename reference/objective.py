@@ -36,10 +36,10 @@ class Report(eqx.Module):
     """
     load: Float[Array, "layers experts"] | None
     """Fraction of the batch's choices on each expert."""
-    dropped: Float[Array, "layers tenths"] | None = None
-    """Fraction of choices dropped, by tenth of the context (by token, if it has fewer than ten)."""
     gradient_norm: Float[Array, ""] | None = None
     """Global norm before clipping; set by a training step."""
+    dropped: Float[Array, "layers tenths"] | None = None
+    """Fraction of choices dropped, by tenth of the context (by token, if it has fewer than ten)."""
 
 
 def objective(
@@ -74,7 +74,7 @@ def objective(
         }
     total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
     dropped = dropped_by_tenth(routing, tokens.shape[1] - 1)
-    return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load, dropped))
+    return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load, dropped=dropped))
 
 
 def target_log_prob(

@@ -14,7 +14,7 @@ from jaxtyping import Array, Int
 from benchmarks.coverage_truth import Design, make_truth
 from fit.laws import TOKENS
 from fit.runs import load_runs
-from reference.routers import HashRouter, Routing
+from reference.routers import ROUTERS, HashRouter, Routing
 
 ROOT = Path(__file__).parents[1]
 
@@ -72,7 +72,7 @@ def test_routed_layers_are_timed_beside_the_dense_one(tmp_path: Path) -> None:
     _run("routed_layer", *sizes, "--rounds", "1", "--sinkhorn-experts", "4", "--json", str(figures))
     found = json.loads(figures.read_text())
     (layer,) = found["layers"]
-    routers = ("s-base", "hash", "rl-r", "switch")
+    routers = tuple(ROUTERS)
     assert set(layer["milliseconds"]) == {"dense", "experts alone", *routers, *(f"{router} alone" for router in routers)}
     assert set(found["sinkhorn"]["4"]) == {"layer", "router", "sinkhorn", "dense"}
 

@@ -192,7 +192,7 @@ def test_a_matrix_that_no_layout_names_is_refused_in_a_line() -> None:
         router: eqx.Module
 
     unknown = Unknown(jnp.zeros((2, 3)), jnp.zeros(2))
-    with pytest.raises(ConfigError, match=r"no layout is known for the array inner\.w_across; name it in reference/mesh.py") as error:
+    with pytest.raises(ConfigError, match=r"no layout is known for the array inner\.w_across; add it to reference/mesh.py") as error:
         parameter_specs(Around(unknown))
     assert "\n" not in str(error.value)
     # Vectors, and all that is a router's, are whole on every device.

@@ -102,7 +102,7 @@ def test_no_run_gives_no_rows_and_a_file_that_is_no_curves_is_refused(runs: list
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--jobs", "0"], "--jobs 0: at least 1"),
+        (["--jobs", "0"], "--jobs 0: must be at least 1"),
         (["--slurm", "partition=gpu"], "--slurm is for --cluster slurm"),
         (["--cluster", "slurm", "--slurm", "gpu"], "--slurm gpu: give an option of sbatch and its value"),
         (["--cluster", "slurm"], "there is no SLURM here: no squeue"),

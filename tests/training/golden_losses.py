@@ -13,10 +13,11 @@ from typing import Any
 
 import jax
 
+import reference.routers
 from tests.training.tiny_runs import Started, tiny, write_corpus
 
 FILE = Path(__file__).with_name("golden_losses.json")
-ROUTERS = ("dense", "s-base", "hash", "rl-r", "switch")
+ROUTERS = ("dense", *reference.routers.ROUTERS)
 
 
 def fingerprint() -> dict[str, Any]:
@@ -41,6 +42,8 @@ def losses(router: str, folder: Path, steps: int = 100, **request: Any) -> list[
 
 
 if __name__ == "__main__":
+    # As in the tests (tests/conftest.py): XLA's optimizations change the last bits.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
     with tempfile.TemporaryDirectory() as folder:
         write_corpus(Path(folder) / "corpus")
         found = {router: losses(router, Path(folder)) for router in ROUTERS}

@@ -105,7 +105,7 @@ def test_a_second_signal_is_obeyed_at_once(config: TrainConfig, programs: Path) 
     run = Started(config, programs / "twice", programs)
     run.until("step", 3)
     run.process.send_signal(signal.SIGTERM)
-    assert "once more" in run.until("event")["event"]
+    assert "a second signal stops at once" in run.until("event")["event"]
     run.process.send_signal(signal.SIGTERM)
     run.finish()
     # Killed by the signal, unless the checkpoint was done before it came.

@@ -165,7 +165,7 @@ def test_other_text_or_another_tokenizer_for_the_same_folder_is_refused(routed: 
     (routed / "sample.txt").rename(tmp_path / "sample.txt")
     data = json.loads((routed / "data.json").read_text())
     try:
-        for changed, said in (({"train_tokens": 1}, "begun with 1 training tokens"), ({"vocabulary": 9}, "a vocabulary of 9 ids")):
+        for changed, said in (({"train_tokens": 1}, "started with 1 training tokens"), ({"vocabulary": 9}, "a vocabulary of 9 ids")):
             (routed / "data.json").write_text(json.dumps(data | changed))
             with pytest.raises(InputError, match=said):
                 run(tiny(corpus), routed, cache)
@@ -291,7 +291,7 @@ def test_the_sample_at_the_end_begins_a_document(corpus: Path, cache: Path, monk
 
 
 def test_balanced_hash_tables_are_balanced_on_the_training_text(corpus: Path, cache: Path) -> None:
-    config = dataclasses.replace(tiny(corpus, router="hash", steps=1), hash=Hash("balanced"))
+    config = dataclasses.replace(tiny(corpus, router="hash", steps=1), routers=TrainConfig().routers | {"hash": Hash("balanced")})
     run(config, cache / "balanced", cache)
     _, shards = prepare(config.data, cache)
     stream = TokenStream(shards, "train")

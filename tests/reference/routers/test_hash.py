@@ -109,8 +109,8 @@ def table_of(model: Transformer) -> Int[jax.Array, "layers vocabulary k"]:
     ("table", "message"),
     [
         ([[0], [1], [2]], "3 rows for a vocabulary of 4"),
-        ([[0, 1], [1, 2], [2, 0], [0, 1]], "2 experts for each token; k is 1"),
-        ([[0], [1], [2], [3]], "experts 0 to 3; with 3 experts they are 0 to 2"),
+        ([[0, 1], [1, 2], [2, 0], [0, 1]], "2 experts per token, but k is 1"),
+        ([[0], [1], [2], [3]], "experts 0 to 3; with 3 experts, they are 0 to 2"),
         ([[0], [-1], [2], [1]], "experts -1 to 2; with 3 experts"),
     ],
 )

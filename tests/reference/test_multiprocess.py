@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.checks import HANG_SECONDS
 
 ROOT = Path(__file__).parents[2]
@@ -46,6 +48,7 @@ def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> 
     return [json.loads(output.splitlines()[-1]) for output, _ in printed]
 
 
+@pytest.mark.slow
 def test_two_processes_of_two_devices_give_the_gradient_weights_and_losses_of_one_device() -> None:
     # Experts over processes: their all-to-all, and every sum, crosses from one to the other.
     case = {"technique": "s-base", "mesh": [1, 4, 1], "k": 2}

@@ -26,6 +26,7 @@ def xla(cache: Path) -> list[Path]:
     return sorted(cache.glob("xla-*/*-cache"))
 
 
+@pytest.mark.slow
 def test_results_are_the_same_bits_compiled_or_taken_from_the_cache_by_two_at_once_or_broken(config: TrainConfig, tmp_path: Path) -> None:
     # Two that compile at once and write the same entries.
     both = [started(config, tmp_path / name, tmp_path) for name in ("one", "other")]

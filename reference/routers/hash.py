@@ -35,8 +35,6 @@ class Hash(RouterOptions):
 
     name: ClassVar[str] = "hash"
     release_name: ClassVar[str] = "Hash"
-    max_k: ClassVar[int | None] = None
-    d_model_multiple: ClassVar[int] = 1
 
     table: HashTable = "modulo"
     """How the table is made: "modulo" (token id mod E), "random" or "balanced".

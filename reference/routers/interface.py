@@ -126,9 +126,9 @@ class RouterOptions(ABC):
     """Name in commands and tables."""
     release_name: ClassVar[str]
     """Name in the curves' column `router_type`."""
-    max_k: ClassVar[int | None]
+    max_k: ClassVar[int | None] = None
     """Maximum experts per token; None: no limit."""
-    d_model_multiple: ClassVar[int]
+    d_model_multiple: ClassVar[int] = 1
     """`d_model` must be a multiple of this."""
 
     @abstractmethod

@@ -41,8 +41,6 @@ class LossFree(RouterOptions):
 
     name: ClassVar[str] = "loss-free"
     release_name: ClassVar[str] = "Loss-Free"
-    max_k: ClassVar[int | None] = None
-    d_model_multiple: ClassVar[int] = 1
 
     speed: float = 1e-3
     """Size of a bias update (Wang et al. 2024, section 4.3)."""

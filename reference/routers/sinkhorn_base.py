@@ -51,8 +51,6 @@ class SinkhornBase(RouterOptions):
 
     name: ClassVar[str] = "s-base"
     release_name: ClassVar[str] = "S-Base"
-    max_k: ClassVar[int | None] = None
-    d_model_multiple: ClassVar[int] = 1
 
     iterations: int = 10
     """Number of Sinkhorn iterations, fixed so that shapes are static.

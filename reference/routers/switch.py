@@ -41,8 +41,6 @@ class Switch(RouterOptions):
 
     name: ClassVar[str] = "switch"
     release_name: ClassVar[str] = "Switch"
-    max_k: ClassVar[int | None] = None
-    d_model_multiple: ClassVar[int] = 1
 
     balance_weight: float = 1e-2
     """Weight alpha of the balancing loss (Fedus et al. 2021, Eq. 4)."""

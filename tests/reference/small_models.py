@@ -1,7 +1,5 @@
 """Models small enough to compile in a second, with weights drawn by NumPy: every array is filled, norms included."""
 
-from collections.abc import Generator
-from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import equinox as eqx
@@ -56,13 +54,3 @@ def some_tokens(batch: int, context: int = CONTEXT, seed: int = 1) -> Int[Array,
 def some_normal(*shape: int, seed: int = 0) -> Float[Array, "..."]:
     """Standard normal numbers, in float32 or, where JAX has it on, float64."""
     return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype=float)
-
-
-@contextmanager
-def quick_compiles() -> Generator[None]:
-    """Without most of XLA's optimisations, which take half of a small model's time and change nothing but rounding."""
-    name = "jax_disable_most_optimizations"
-    before = jax.config.read(name)
-    jax.config.update(name, True)
-    yield
-    jax.config.update(name, before)

@@ -11,16 +11,10 @@ import pytest
 from jaxtyping import Array, Float, Int, PyTree
 
 from reference.config import ModelConfig, Size
-from tests.reference.small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
+from tests.reference.small_models import VOCABULARY, draw, small, some_normal, some_tokens
 
 CONTEXT = 9
 SIZE = Size(d_model=8, num_blocks=2, num_heads=2, kqv_size=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quickly() -> Generator[None]:
-    with quick_compiles():
-        yield
 
 
 class Setting(NamedTuple):

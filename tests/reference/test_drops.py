@@ -16,7 +16,7 @@ from reference.dispatch import plan_capacity
 from reference.objective import objective
 from reference.routers import SinkhornBase
 from reference.routers.sinkhorn_base import balanced_top_k, rounding, sinkhorn
-from tests.reference.small_models import draw, quick_compiles, small, some_tokens
+from tests.reference.small_models import draw, small, some_tokens
 
 TOKENS, EXPERTS, K = 3, 3, 2
 
@@ -72,8 +72,7 @@ def test_a_layer_drops_in_the_order_of_its_configuration(technique: str, k: int,
     size, context = Size(8, 1, 1, 4), 12
     router = {"capacity_factor": 0.5, "drop_order": order}
     model = draw(small(technique, k=k, size=size, context=context, routing_frequency=1.0, router=router))
-    with quick_compiles():
-        routing: Any = eqx.filter_jit(lambda model: model(some_tokens(2, context), inference=False)[1])(model)
+    routing: Any = eqx.filter_jit(lambda model: model(some_tokens(2, context), inference=False)[1])(model)
     experts, gates, kept = (np.asarray(array)[0] for array in (routing.experts, routing.gates, routing.kept))
     for group in range(2):
         queue = sorted(np.ndindex(context, k), key=lambda at: at[1] if order == "choice" else -gates[group][at])
@@ -89,9 +88,8 @@ def test_drops_by_tenth_of_the_context_are_those_counted() -> None:
     router = {"capacity_factor": 0.75, "sequences_per_group": 2}
     model = draw(small("switch", k=2, size=Size(8, 2, 1, 4), context=context, routing_frequency=1.0, router=router))
     tokens = some_tokens(batch, context + 1)
-    with quick_compiles():
-        report = eqx.filter_jit(partial(objective, inference=False))(model, tokens)[1]
-        routing: Any = eqx.filter_jit(lambda model: model(tokens[:, :-1], inference=False)[1])(model)
+    report = eqx.filter_jit(partial(objective, inference=False))(model, tokens)[1]
+    routing: Any = eqx.filter_jit(lambda model: model(tokens[:, :-1], inference=False)[1])(model)
     dropped = ~np.asarray(routing.kept).reshape(2, batch, context, 2)
     tenths = [[place for place in range(context) if place * 10 // context == tenth] for tenth in range(10)]
     assert sorted(len(places) for places in tenths) == [2] * 7 + [3] * 3

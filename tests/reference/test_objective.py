@@ -1,6 +1,5 @@
 """The objective: cross-entropy against optax's, router losses by hand in NumPy, where gradients reach, and what is reported."""
 
-from collections.abc import Generator
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -16,7 +15,7 @@ from reference.config import Size
 from reference.objective import Report, objective, router_losses, target_log_prob
 from reference.routers import Reinforce, Routing
 from reference.transformer import Transformer
-from tests.reference.small_models import VOCABULARY, draw, quick_compiles, small, some_normal, some_tokens
+from tests.reference.small_models import VOCABULARY, draw, small, some_normal, some_tokens
 
 BATCH, CONTEXT, EXPERTS, LAYERS = 4, 6, 4, 2
 SIZE = Size(d_model=8, num_blocks=LAYERS, num_heads=1, kqv_size=4)
@@ -36,12 +35,6 @@ LOSSES: dict[str, set[str]] = {
     "rl-r": {"policy", "baseline", "balance", "entropy"},
     "switch": {"balance", "z"},
 }
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quickly() -> Generator[None]:
-    with quick_compiles():
-        yield
 
 
 class Outcome(NamedTuple):

@@ -1,7 +1,5 @@
 """Padding: targets that are none count for nothing, in the loss and in the terms that need a reward."""
 
-from collections.abc import Generator
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -11,16 +9,10 @@ import pytest
 
 from reference.config import Size
 from reference.objective import PADDING, mean_of, objective
-from tests.reference.small_models import draw, quick_compiles, small, some_normal, some_tokens
+from tests.reference.small_models import draw, small, some_normal, some_tokens
 
 BATCH, CONTEXT = 4, 6
 SIZE = Size(d_model=8, num_blocks=2, num_heads=1, kqv_size=4)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quickly() -> Generator[None]:
-    with quick_compiles():
-        yield
 
 
 def test_the_loss_is_optaxs_mean_over_the_real_targets() -> None:

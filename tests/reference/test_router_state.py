@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from reference.config import Size
 from reference.objective import objective
 from reference.transformer import partition_weights
-from tests.reference.small_models import draw, quick_compiles, small, some_tokens
+from tests.reference.small_models import draw, small, some_tokens
 from training.checkpoint import Checkpoints
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import TrainState, init_state, train_step
@@ -41,8 +41,7 @@ def _names(tree: PyTree) -> set[str]:
 
 
 def _step(state: TrainState, tokens: Int[Array, "*parts batch context_and_one"]) -> Any:
-    with quick_compiles():
-        return jax.jit(partial(train_step, optimizer=OPTIMIZER))(state, tokens, jax.random.key(0))
+    return jax.jit(partial(train_step, optimizer=OPTIMIZER))(state, tokens, jax.random.key(0))
 
 
 def test_a_state_is_no_weight_and_has_no_moments(state: TrainState) -> None:
@@ -68,8 +67,7 @@ def test_the_gradients_norm_is_that_of_the_weights(state: TrainState) -> None:
     tokens = some_tokens(3, CONTEXT + 1)
     _, report = _step(state, tokens)
     weights, fixed = partition_weights(state.model)
-    with quick_compiles():
-        gradient = jax.jit(jax.grad(lambda weights: objective(eqx.combine(weights, fixed), tokens)[0]))(weights)
+    gradient = jax.jit(jax.grad(lambda weights: objective(eqx.combine(weights, fixed), tokens)[0]))(weights)
     # One float32 sum of squares, fused otherwise.
     assert float(report.gradient_norm) == pytest.approx(float(optax.tree.norm(gradient)), rel=1e-5)
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Int
 
 from reference.config import Size
 from reference.transformer import Transformer
-from tests.reference.small_models import draw, quick_compiles, small, some_tokens
+from tests.reference.small_models import draw, small, some_tokens
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import init_state, train_step
 
@@ -51,8 +51,7 @@ def chosen() -> Int[np.ndarray, "keys layers groups tokens 1"]:
     """By two keys, of three equal sequences."""
     model = _uniform()
     run = eqx.filter_jit(lambda key: model(_same_tokens(3), key=key, inference=False)[1])
-    with quick_compiles():
-        routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
+    routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
     return np.stack([routing.experts for routing in routings])
 
 
@@ -79,8 +78,7 @@ def step() -> Any:
 def test_draws_differ_between_steps(step: Any) -> None:
     state, run = step
     tokens = _same_tokens(1, CONTEXT + 1)
-    with quick_compiles():
-        loads = [run(eqx.tree_at(lambda s: s.step, state, jnp.int32(number)), tokens)[1].load for number in (0, 1, 2, 0)]
+    loads = [run(eqx.tree_at(lambda s: s.step, state, jnp.int32(number)), tokens)[1].load for number in (0, 1, 2, 0)]
     # Nothing but the number of the step is another.
     assert _all_differ(loads[:3])
     np.testing.assert_array_equal(loads[3], loads[0])
@@ -88,8 +86,7 @@ def test_draws_differ_between_steps(step: Any) -> None:
 
 def test_draws_differ_between_microbatches(step: Any) -> None:
     state, run = step
-    with quick_compiles():
-        _, report = run(state, jnp.stack([_same_tokens(1, CONTEXT + 1)] * 2))
+    _, report = run(state, jnp.stack([_same_tokens(1, CONTEXT + 1)] * 2))
     counts = np.rint(np.asarray(report.load) * 2 * CONTEXT)
     np.testing.assert_array_equal(counts.sum(axis=1), [2 * CONTEXT] * 2)
     # Two equal draws of 12 tokens would give every expert an even number: by chance once in 2^15 in each of two layers.
@@ -102,8 +99,7 @@ def test_random_drops_differ_between_layers_groups_and_keys() -> None:
     model = draw(small("hash", num_experts=4, size=SIZE, context=CONTEXT, routing_frequency=1.0, router=router))
     tokens = jnp.full((3, CONTEXT), 5, jnp.int32)
     run = eqx.filter_jit(lambda key: model(tokens, key=key, inference=False)[1])
-    with quick_compiles():
-        routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
+    routings: list[Any] = [run(jax.random.key(seed)) for seed in (0, 1)]
     kept = np.stack([routing.kept for routing in routings])[..., 0]
     np.testing.assert_array_equal(kept.sum(axis=-1), np.full((2, 2, 3), 3))
     # Two of 220 ways to choose three of twelve are alike by chance: of the 66 pairs here some may be, not all of a layer's or a key's.

@@ -1,7 +1,6 @@
 """The Transformer: its scan against a loop, one expert against the dense model, types, rematerialisation, the size of its program."""
 
 import inspect
-from collections.abc import Generator
 from dataclasses import replace
 from typing import Any
 
@@ -19,13 +18,7 @@ from reference.objective import objective
 from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS
 from reference.transformer import Transformer
-from tests.reference.small_models import CONTEXT, SIZE, draw, quick_compiles, small, some_tokens
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quickly() -> Generator[None]:
-    with quick_compiles():
-        yield
+from tests.reference.small_models import CONTEXT, SIZE, draw, small, some_tokens
 
 
 def _logits(model: Transformer, *, inference: bool, batch: int = 2) -> Float[Array, "batch context vocabulary"]:

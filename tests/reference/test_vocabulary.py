@@ -1,6 +1,5 @@
 """Ids that the vocabulary does not have, and rows of the embedding that are no id's."""
 
-from collections.abc import Generator
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -13,18 +12,12 @@ import pytest
 
 from reference.objective import objective
 from reference.transformer import Transformer
-from tests.reference.small_models import CONTEXT, VOCABULARY, draw, quick_compiles, small, some_tokens
+from tests.reference.small_models import CONTEXT, VOCABULARY, draw, small, some_tokens
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import init_state, train_step
 
 ROWS = 32
 """Of the embedding, for the 23 ids of these tests."""
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _quickly() -> Generator[None]:
-    with quick_compiles():
-        yield
 
 
 def _padded(technique: str, **fields: Any) -> Transformer:

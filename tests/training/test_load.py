@@ -15,7 +15,6 @@ import pytest
 
 from common.errors import InputError
 from reference.config import Dtype
-from tests.reference.small_models import quick_compiles
 from tests.training.tiny_runs import ROOT, Quiet, tiny, write_corpus
 from training.checkpoint import read_checkpoint, read_weights
 from training.folder import CHECKPOINTS
@@ -35,8 +34,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def run(cache: Path) -> Path:
     """Three steps with S-BASE."""
     config = tiny(write_corpus(cache / "corpus"), steps=3, test=0.0, also="")
-    with quick_compiles():
-        train(config, cache / "run", Quiet(), cache)
+    train(config, cache / "run", Quiet(), cache)
     return cache / "run"
 
 

@@ -179,10 +179,10 @@ class ModelConfig:
     remat: bool = False
     """Rematerialise each block in the backward pass instead of storing its activations."""
     unroll: int = 1
-    """Groups of blocks per iteration of the scan.
+    """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
     Our choice of default, 1: compile time does not grow with depth. On CPU, unrolling a shallow
-    model fully saves a tenth of a step.
+    model saves a tenth of a step.
     """
     vocabulary_multiple: int = 1
     """The embedding's rows are padded to a multiple of this, so that a mesh axis divides them.

@@ -65,9 +65,9 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: int = 4
-    """Groups of blocks per iteration of the scan.
+    """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
-    Our choice for small models: on CPU a tenth of a step less than one at a time (docs/LOG.md), for
+    Our choice for small models: on CPU a tenth of a step less than scanning (docs/LOG.md), for
     little more compile time.
     """
 

@@ -15,7 +15,7 @@ from commands.models import Count
 from commands.planning import Plan
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
-from commands.training import Evaluate, Sample, Show, Tokenize, Train
+from commands.training import Evaluate, Sample, Show, Tokenize, Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -40,8 +40,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     asked = sys.argv[1:] if arguments is None else arguments
     commands = dict(COMMANDS)
-    if asked[:1] in (["fit"], ["compare"]) and {"-h", "--help"} & set(asked):
-        commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+    if {"-h", "--help"} & set(asked):
+        if asked[0] in ("fit", "compare"):
+            commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+        elif asked[0] == "train":
+            commands["train"] = with_defaults(Train)
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )

@@ -28,9 +28,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 from benchmarks.common import save, show, verdict
 from benchmarks.products import product_flops
 from reference import feedforward
-from reference.config import SIZES, ModelConfig, RouterConfig, Size
+from reference.config import SIZES, ModelConfig, RouterConfig, Size, block_length, num_blocks
 from reference.count import flops_per_step, matmul_flops
-from reference.dispatch import block_length, num_blocks
 from reference.feedforward import Experts
 from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS

@@ -31,7 +31,8 @@ from benchmarks.common import save, show, verdict
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.feedforward import Experts, FeedForward
 from reference.routed import RoutedFeedForward
-from reference.routers import ROUTERS, AbstractRouter, Routing
+from reference.routers import ROUTERS
+from reference.routers.interface import AbstractRouter, Routing
 from reference.routers.sinkhorn_base import sinkhorn
 from training.host import keep_freed_memory
 

@@ -21,8 +21,7 @@ from plan.chips import GIB, Topology
 from plan.hlo import Collectives, collectives
 from plan.request import Request, from_record
 from plan.traffic import counted_once
-from reference.config import check_shape
-from reference.mesh import DATA, EXPERT, MODEL
+from reference.config import DATA, EXPERT, MODEL, check_shape
 
 
 @dataclass(frozen=True)

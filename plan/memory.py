@@ -28,9 +28,8 @@ Symbols as in `count.py`.
 import math
 from dataclasses import asdict, dataclass, replace
 
-from reference.config import ModelConfig
+from reference.config import ModelConfig, block_length
 from reference.count import Parameters, expert_slots, held_parameters
-from reference.dispatch import block_length
 from reference.routers import Hash
 
 Axes = tuple[int, int, int]

@@ -16,8 +16,8 @@ from plan.memory import step_memory
 from plan.request import Request
 from plan.times import RunTotals, StepTime, collective_seconds, run_totals, step_time, utilisation
 from plan.traffic import step_traffic
+from reference.config import BATCH, DATA, EXPERT, MODEL
 from reference.errors import ConfigError
-from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 SCHEMA = "routelaw.outlook/1"
 

@@ -6,9 +6,8 @@ from typing import Any, Literal
 
 from plan.chips import Topology
 from plan.memory import Step
-from reference.config import ModelConfig, RouterConfig, technique
+from reference.config import DATA, EXPERT, MODEL, ModelConfig, RouterConfig, technique
 from reference.errors import ConfigError, require
-from reference.mesh import DATA, EXPERT, MODEL
 from training.config import LADDER, vocabulary_multiple
 
 Program = Literal["layer", "step", "evaluation"]

@@ -26,8 +26,8 @@ import math
 from dataclasses import asdict, dataclass
 
 from plan.memory import Step, block_activations, kept_activations
+from reference.config import BATCH, DATA, EXPERT, MODEL
 from reference.count import Flops, flops_per_token, matmul_flops
-from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 AXES = (DATA, EXPERT, MODEL)
 

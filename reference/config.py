@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Literal, get_args
 
 from reference.errors import ConfigError, require, require_count
-from reference.mesh import BATCH, DATA, EXPERT, MODEL
 from reference.routers import ROUTERS, RouterOptions, SinkhornBase
 
 Dtype = Literal["float32", "bfloat16", "float64"]
@@ -20,6 +19,11 @@ DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
 DropOrder = Literal["position", "choice", "gate", "random"]
 DROP_ORDERS: tuple[DropOrder, ...] = get_args(DropOrder)
+
+DATA, EXPERT, MODEL = "data", "expert", "model"
+"""The axes of a device mesh (`mesh`)."""
+BATCH = (DATA, EXPERT)
+"""The two axes that shard the batch, and hence groups of tokens."""
 
 WIDENING = 4
 """Hidden width of a feed-forward over d_model (released counts)."""
@@ -124,6 +128,20 @@ class RouterConfig:
                 f"{self.sequences_per_group}; use a divisor, or None"
             )
         return self.sequences_per_group
+
+
+def block_length(choices: int, num_experts: int) -> int:
+    """Slots per block of a buffer that drops nothing: the mean load of an expert, rounded up."""
+    return math.ceil(choices / num_experts)
+
+
+def num_blocks(choices: int, num_experts: int) -> int:
+    """The maximum number of blocks any routing needs.
+
+    All full blocks, and a partial one for each expert that can have one.
+    """
+    length, started = block_length(choices, num_experts), min(choices, num_experts)
+    return (choices - started) // length + started
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,9 @@ exactly for all 223 runs; the paper gives no formulas.
 
 from dataclasses import dataclass, fields, replace
 
-from reference.config import ModelConfig, RouterConfig
+from reference.config import ModelConfig, RouterConfig, block_length, num_blocks
 from reference.errors import ConfigError
-from reference.routers import Switch
-from reference.routers.interface import RouterWeights
+from reference.routers.options import RouterWeights, Switch
 
 SEQUENCES_PER_STEP = 256
 """Sequences of 2048 tokens per training step of the release (paper, section 4)."""
@@ -207,8 +206,8 @@ def expert_slots(config: ModelConfig, sequences: int, *, inference: bool) -> int
     if capacity is not None:
         return groups * router.num_experts * capacity
     choices = router.k * tokens
-    length, started = -(-choices // router.num_experts), min(choices, router.num_experts)
-    return groups * length * ((choices - started) // length + started)
+    blocks = num_blocks(choices, router.num_experts)
+    return groups * blocks * block_length(choices, router.num_experts)
 
 
 def widened(config: ModelConfig, flop_increase: int) -> ModelConfig:

@@ -10,12 +10,11 @@ Two layouts share this code: one buffer per expert of fixed capacity, which drop
 blocks of fixed length, as many as any routing can need, which drop nothing.
 """
 
-import math
-
 import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Shaped
 
+from reference.config import block_length, num_blocks
 from reference.fast import gather, weighted_sum
 
 
@@ -88,20 +87,6 @@ def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
     filled = in_expert < _at(counts, expert_of_slot)
     plan = _plan(_at(order, sorted_position), filled, slot.reshape(experts.shape))
     return BlockPlan(plan, expert_of_block)
-
-
-def block_length(choices: int, num_experts: int) -> int:
-    """Slots per block: the mean load of an expert, rounded up."""
-    return math.ceil(choices / num_experts)
-
-
-def num_blocks(choices: int, num_experts: int) -> int:
-    """The maximum number of blocks any routing needs.
-
-    All full blocks, and a partial one for each expert that can have one.
-    """
-    length, started = block_length(choices, num_experts), min(choices, num_experts)
-    return (choices - started) // length + started
 
 
 def to_slots(x: Float[Array, "tokens d_model"], plan: Plan) -> Float[Array, "slots d_model"]:

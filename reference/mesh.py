@@ -26,11 +26,8 @@ from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
+from reference.config import BATCH, DATA, EXPERT, MODEL
 from reference.errors import ConfigError
-
-DATA, EXPERT, MODEL = "data", "expert", "model"
-BATCH = (DATA, EXPERT)
-"""The two axes that shard the batch, and hence groups of tokens."""
 
 Axes = str | tuple[str, ...] | None
 """The mesh axes that shard one dimension."""

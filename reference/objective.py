@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
 from reference.mesh import BATCH, reshaped
-from reference.routers import Routing
+from reference.routers.interface import Routing
 from reference.transformer import Transformer
 
 PADDING = -1

@@ -12,13 +12,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped
 
-from reference.config import ModelConfig, RouterConfig
-from reference.dispatch import Plan, block_length, combine, plan_blocks, plan_capacity, to_slots
+from reference.config import ModelConfig, RouterConfig, block_length
+from reference.dispatch import Plan, combine, plan_blocks, plan_capacity, to_slots
 from reference.errors import ConfigError
 from reference.feedforward import Experts, FeedForward
 from reference.mesh import BATCH, EXPERT, TOKENS, devices_along, laid_out, reshaped
-from reference.routers import AbstractRouter, Routing
-from reference.routers.interface import RouterShape
+from reference.routers.interface import AbstractRouter, RouterShape, Routing, make_router
 
 T = TypeVar("T")
 
@@ -45,7 +44,7 @@ class RoutedFeedForward(eqx.Module):
             raise ConfigError("a dense model has no routed layer; give it a RouterConfig")
         router_key, experts_key = jax.random.split(key)
         shape = RouterShape(size.d_model, router.num_experts, router.k)
-        self.router = router.technique.build(shape, router_key, hash_table)
+        self.router = make_router(router.technique, shape, key=router_key, table=hash_table)
         self.experts = Experts(size, hidden, router.num_experts, key=experts_key)
         shared = router.shared_experts
         shared_key = jax.random.fold_in(experts_key, router.num_experts)

@@ -22,8 +22,9 @@ from reference.feedforward import FeedForward
 from reference.mesh import HIDDEN, TOKENS, is_array, laid_out, rows
 from reference.norm import LayerNorm
 from reference.routed import RoutedFeedForward
-from reference.routers import Hash, RouterState, Routing
+from reference.routers import Hash
 from reference.routers.hash import check_table, hash_table
+from reference.routers.interface import RouterState, Routing
 
 EMBEDDING_SCALE = 0.02
 """Standard deviation of the initial embeddings."""

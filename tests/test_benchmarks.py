@@ -14,7 +14,9 @@ from jaxtyping import Array, Int
 from benchmarks.coverage_truth import Design, make_truth
 from fit.laws import TOKENS
 from fit.runs import load_runs
-from reference.routers import ROUTERS, HashRouter, Routing
+from reference.routers import ROUTERS
+from reference.routers.hash import HashRouter
+from reference.routers.interface import Routing
 
 ROOT = Path(__file__).parents[1]
 

@@ -230,8 +230,11 @@ def test_count_without_a_size_counts_the_papers_dense_models(capsys: pytest.Capt
     assert models["1.3B dense"]["flops_per_token"] == sum(models["1.3B dense"]["flops"].values()) == 3_355_148_288
 
 
-def test_count_fits_80_columns_and_imports_no_plotting() -> None:
-    code = "import sys, cli\ncli.main(['count'])\nprint(sorted({'scipy', 'matplotlib', 'polars'} & set(sys.modules)))"
+def test_count_fits_80_columns_and_imports_neither_plotting_nor_jax() -> None:
+    code = (
+        "import sys, cli\ncli.main(['count'])\ncli.main(['count', '--size', '370M', '--router', 's-base,hash,rl-r'])\n"
+        "print(sorted({'scipy', 'matplotlib', 'polars', 'jax'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     lines = done.stdout.splitlines()
     assert lines[-1] == "[]"

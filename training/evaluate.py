@@ -13,7 +13,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reference.mesh import BATCH, devices_along, laid_out, reshaped
 from reference.objective import PADDING, target_log_prob
-from reference.routers import Routing
+from reference.routers.interface import Routing
 from reference.transformer import Transformer
 from training.batches import Batch
 

@@ -33,8 +33,9 @@ from common.files import write_atomically
 from golden import small_variants
 from reference.objective import Report
 from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, HashRouter, Routing
 from reference.routers.balance import expert_load, load_metrics
+from reference.routers.hash import HashRouter
+from reference.routers.interface import AbstractRouter, Routing
 from reference.transformer import Transformer
 from training.evaluate import evaluate, sums_of
 from training.host import keep_compiled, keep_freed_memory

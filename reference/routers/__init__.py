@@ -1,42 +1,17 @@
 """The routers: S-BASE, HASH and RL-R of the paper, Switch, and loss-free balancing.
 
-One file each, with a common interface (`interface`). A new router is a file and its line in
-`ROUTERS`.
+A router is a module in a file of its own (an `interface.AbstractRouter`), and its options with
+their entry in the registry (`options`). This file imports the options alone, which need no JAX.
 """
 
-from reference.routers.hash import Hash, HashRouter
-from reference.routers.interface import (
-    AbstractRouter,
-    PolicyTrace,
+from reference.routers.options import (
+    ROUTERS,
+    Hash,
+    LossFree,
+    Reinforce,
     RouterOptions,
-    RouterState,
-    Routing,
+    SinkhornBase,
+    Switch,
 )
-from reference.routers.loss_free import LossFree, LossFreeRouter
-from reference.routers.reinforce import Reinforce, ReinforceRouter
-from reference.routers.sinkhorn_base import SinkhornBase, SinkhornBaseRouter
-from reference.routers.switch import Switch, SwitchRouter
 
-ROUTERS: dict[str, type[RouterOptions]] = {
-    options.name: options for options in (SinkhornBase, Hash, Reinforce, Switch, LossFree)
-}
-"""Options class by the name used in commands and tables."""
-
-__all__ = [
-    "ROUTERS",
-    "AbstractRouter",
-    "Hash",
-    "HashRouter",
-    "LossFree",
-    "LossFreeRouter",
-    "PolicyTrace",
-    "Reinforce",
-    "ReinforceRouter",
-    "RouterOptions",
-    "RouterState",
-    "Routing",
-    "SinkhornBase",
-    "SinkhornBaseRouter",
-    "Switch",
-    "SwitchRouter",
-]
+__all__ = ["ROUTERS", "Hash", "LossFree", "Reinforce", "RouterOptions", "SinkhornBase", "Switch"]

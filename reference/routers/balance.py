@@ -1,8 +1,15 @@
-"""Shared by the routers: load, the balancing loss, and common metrics."""
+"""Shared by the routers: their matrix, load, the balancing loss, and common metrics."""
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from reference.routers.interface import RouterShape
+
+
+def initial_matrix(shape: RouterShape, key: PRNGKeyArray) -> Float[Array, "d_model experts"]:
+    """Normal with standard deviation 1/sqrt(D): initial logits have standard deviation 1."""
+    return jax.random.normal(key, (shape.d_model, shape.num_experts)) / shape.d_model**0.5
 
 
 def router_logits(

@@ -5,65 +5,16 @@ model, so it is saved in checkpoints. The released counts charge HASH a D x E ro
 which the module does not have.
 """
 
-from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
-
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import ConfigError, require, require_count
+from reference.errors import ConfigError
 from reference.mesh import rows
 from reference.routers.balance import expert_load, load_metrics
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
-)
-
-HashTable = Literal["modulo", "random", "balanced"]
-HASH_TABLES: tuple[HashTable, ...] = get_args(HashTable)
-
-
-@dataclass(frozen=True)
-class Hash(RouterOptions):
-    """HASH (paper, section 3; Roller et al. 2021): a fixed table from token id to expert."""
-
-    name: ClassVar[str] = "hash"
-    release_name: ClassVar[str] = "Hash"
-
-    table: HashTable = "modulo"
-    """How the table is made: "modulo" (token id mod E), "random" or "balanced".
-
-    Our choice of default is "modulo", which needs no other input. "random" is uniform. "balanced"
-    depends on token frequencies: make it with `hash_table(..., token_counts=...)` and pass it to
-    `Transformer` as `hash_tables`.
-    """
-    seed: int = 0
-    """Seed of the random table.
-
-    Each routed layer draws its own table; the other kinds are the same in every layer.
-    """
-
-    def __post_init__(self) -> None:
-        known = ", ".join(HASH_TABLES)
-        found = self.table in HASH_TABLES
-        require(found, f"no hash table is called {self.table!r}; there are {known}")
-        require_count("the hash table's seed", self.seed, at_least=0)
-
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "HashRouter":
-        """A HASH router. Raises `ConfigError` without a table."""
-        if table is None:
-            raise ConfigError("HASH was given no table; make one with routers.hash.hash_table")
-        return HashRouter(table, shape.num_experts)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """The module has none; the paper's counts charge a D x E matrix."""
-        return RouterWeights(d_model * num_experts, 0, 0)
+from reference.routers.interface import AbstractRouter, Routing
+from reference.routers.options import Hash
 
 
 class HashRouter(AbstractRouter):

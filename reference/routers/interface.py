@@ -3,17 +3,18 @@
 Axes, here and in the routers: `tokens` T in a group, `experts` E, `k` choices per token, `d_model`
 D, `vocabulary` V. Losses and metrics are returned, never stored, so that they work under `vmap`,
 `scan`, rematerialisation and pipelining.
-
-A router is one file: its options (a subclass of `RouterOptions`), its module (an `AbstractRouter`),
-and a line in the registry, `routers.ROUTERS`.
 """
 
-from abc import ABC, abstractmethod
-from typing import ClassVar, NamedTuple
+from abc import abstractmethod
+from importlib import import_module
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from reference.errors import ConfigError
+from reference.routers.options import Hash, RouterOptions
 
 
 class PolicyTrace(eqx.Module):
@@ -104,37 +105,21 @@ class RouterShape(NamedTuple):
     k: int
 
 
-Table = Int[Array, "vocabulary k"] | None
-"""HASH's table; None for other routers."""
+def make_router(
+    options: RouterOptions,
+    shape: RouterShape,
+    *,
+    key: PRNGKeyArray,
+    table: Int[Array, "vocabulary k"] | None = None,
+) -> AbstractRouter:
+    """The router of `options`, with weights initialised from `key`; HASH has its `table` instead.
 
-
-class RouterWeights(NamedTuple):
-    """Parameter counts of one layer's router."""
-
-    matrix: int
-    """The router's D * E parameters, as the paper counts every technique."""
-    baseline: int
-    """Further parameters that the paper counts (RL-R's baseline)."""
-    held: int
-    """What the module holds instead of `matrix`."""
-
-
-class RouterOptions(ABC):
-    """Options of one technique: frozen dataclasses, checked when they are made."""
-
-    name: ClassVar[str]
-    """Name in commands and tables."""
-    release_name: ClassVar[str]
-    """Name in the curves' column `router_type`."""
-    max_k: ClassVar[int | None] = None
-    """Maximum experts per token; None: no limit."""
-    d_model_multiple: ClassVar[int] = 1
-    """`d_model` must be a multiple of this."""
-
-    @abstractmethod
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> AbstractRouter:
-        """A router with weights initialised from `key`."""
-
-    @abstractmethod
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """Parameter counts of its router."""
+    Raises `ConfigError` for HASH without a table.
+    """
+    file, _, name = options.module.partition(".")
+    router = getattr(import_module(f"reference.routers.{file}"), name)
+    if not isinstance(options, Hash):
+        return router(options, shape, key=key)
+    if table is None:
+        raise ConfigError("HASH was given no table; make one with routers.hash.hash_table")
+    return router(table, shape.num_experts)

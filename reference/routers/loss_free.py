@@ -13,49 +13,20 @@ normalises, which at k = 1 would leave the router without a gradient), and there
 balancing loss.
 """
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require
-from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterState,
-    RouterWeights,
-    Routing,
-    Table,
+from reference.routers.balance import (
+    expert_load,
+    initial_matrix,
+    load_metrics,
+    mean_entropy,
+    router_logits,
 )
-
-
-@dataclass(frozen=True)
-class LossFree(RouterOptions):
-    """Sigmoid gates and a load-dependent bias (Wang et al. 2024)."""
-
-    name: ClassVar[str] = "loss-free"
-    release_name: ClassVar[str] = "Loss-Free"
-
-    speed: float = 1e-3
-    """Size of a bias update (Wang et al. 2024, section 4.3)."""
-
-    def __post_init__(self) -> None:
-        positive = 0 < self.speed < math.inf
-        require(positive, f"loss-free's speed is {self.speed}; make it a positive number")
-
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "LossFreeRouter":
-        """A loss-free router; biases start at 0."""
-        return LossFreeRouter(*shape, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix; biases are not counted as parameters."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
+from reference.routers.interface import AbstractRouter, RouterShape, RouterState, Routing
+from reference.routers.options import LossFree
 
 
 class ExpertBias(RouterState):
@@ -77,12 +48,10 @@ class LossFreeRouter(AbstractRouter):
     bias: ExpertBias
     k: int = eqx.field(static=True)
 
-    def __init__(
-        self, d_model: int, num_experts: int, k: int, options: LossFree, *, key: PRNGKeyArray
-    ) -> None:
-        self.weight = jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
-        self.bias = ExpertBias(jnp.zeros(num_experts), options.speed)
-        self.k = k
+    def __init__(self, options: LossFree, shape: RouterShape, *, key: PRNGKeyArray) -> None:
+        self.weight = initial_matrix(shape, key)
+        self.bias = ExpertBias(jnp.zeros(shape.num_experts), options.speed)
+        self.k = shape.k
 
     def __call__(
         self,

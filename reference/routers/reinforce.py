@@ -14,77 +14,23 @@ feed-forwards.
 No term has a gradient to the trunk: everything here starts from stop_gradient(x).
 """
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import ConfigError, require, require_weight
+from reference.errors import ConfigError
 from reference.fast import draw
 from reference.routers.balance import (
     balancing_loss,
     expert_load,
+    initial_matrix,
     load_metrics,
     mean_entropy,
     router_logits,
 )
-from reference.routers.interface import (
-    AbstractRouter,
-    PolicyTrace,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
-)
-
-
-@dataclass(frozen=True)
-class Reinforce(RouterOptions):
-    """RL-R (paper, section 3): a policy over experts, trained by REINFORCE with a learned baseline.
-
-    The weights of the four terms are our choice: the paper gives no values. They affect the
-    router's own parameters only, whose gradients AdamW rescales, so mostly their ratios matter; but
-    they also enter the global norm for clipping.
-    """
-
-    name: ClassVar[str] = "rl-r"
-    release_name: ClassVar[str] = "RL-R"
-    max_k: ClassVar[int | None] = 1
-    d_model_multiple: ClassVar[int] = 8
-
-    policy_weight: float = 1e-2
-    """Weight of -(reward - baseline) log policy(chosen)."""
-    baseline_weight: float = 1e-2
-    """Weight of the baseline's squared error."""
-    balance_weight: float = 1e-2
-    """Weight of the balancing loss, as in Switch."""
-    entropy_weight: float = 1e-3
-    """Weight of the policy's entropy as a bonus, subtracted from the loss.
-
-    A negative weight is an entropy penalty.
-    """
-
-    def __post_init__(self) -> None:
-        for name in ("policy_weight", "baseline_weight", "balance_weight"):
-            require_weight(f"RL-R's {name}", getattr(self, name))
-        weight = self.entropy_weight
-        fix = "make it a finite number"
-        require(math.isfinite(weight), f"RL-R's entropy_weight is {weight}; {fix}")
-
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "ReinforceRouter":
-        """An RL-R router; `k` must be 1."""
-        return ReinforceRouter(shape.d_model, shape.num_experts, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """The policy's D x E matrix, and the baseline's D -> D/8 -> 1."""
-        hidden = d_model // 8
-        matrix = d_model * num_experts
-        return RouterWeights(matrix, d_model * hidden + hidden, matrix)
+from reference.routers.interface import AbstractRouter, PolicyTrace, RouterShape, Routing
+from reference.routers.options import Reinforce
 
 
 class ReinforceRouter(AbstractRouter):
@@ -95,12 +41,10 @@ class ReinforceRouter(AbstractRouter):
     baseline_out: Float[Array, "hidden"]
     options: Reinforce = eqx.field(static=True)
 
-    def __init__(
-        self, d_model: int, num_experts: int, options: Reinforce, *, key: PRNGKeyArray
-    ) -> None:
+    def __init__(self, options: Reinforce, shape: RouterShape, *, key: PRNGKeyArray) -> None:
         policy_key, in_key, out_key = jax.random.split(key, 3)
-        hidden = d_model // 8
-        self.weight = jax.random.normal(policy_key, (d_model, num_experts)) / d_model**0.5
+        d_model, hidden = shape.d_model, shape.d_model // 8
+        self.weight = initial_matrix(shape, policy_key)
         self.baseline_in = jax.random.normal(in_key, (d_model, hidden)) / d_model**0.5
         self.baseline_out = jax.random.normal(out_key, (hidden,)) / hidden**0.5
         self.options = options

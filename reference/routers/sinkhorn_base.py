@@ -24,58 +24,20 @@ Our choices, where the paper is silent:
   tokens have identical rows and would otherwise all choose one expert.
 """
 
-import math
-from dataclasses import dataclass
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require, require_count
-from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
+from reference.routers.balance import (
+    expert_load,
+    initial_matrix,
+    load_metrics,
+    mean_entropy,
+    router_logits,
 )
-
-
-@dataclass(frozen=True)
-class SinkhornBase(RouterOptions):
-    """S-BASE (paper, section 3): balanced assignment by entropic optimal transport."""
-
-    name: ClassVar[str] = "s-base"
-    release_name: ClassVar[str] = "S-Base"
-
-    iterations: int = 10
-    """Number of Sinkhorn iterations, fixed so that shapes are static.
-
-    Our choice: for ordinary logits, 10 bring the marginals within 2e-7; for large ones see the
-    module's docstring.
-    """
-    init_scale: float = 1.0
-    """Standard deviation of the initial logits.
-
-    Our choice, the usual value; 4 made small models worse (docs/small_runs.md).
-    """
-
-    def __post_init__(self) -> None:
-        require_count("Sinkhorn iterations", self.iterations, at_least=2)
-        positive = 0 < self.init_scale < math.inf
-        require(positive, f"S-BASE's init_scale is {self.init_scale}; make it a positive number")
-
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SinkhornBaseRouter":
-        """An S-BASE router."""
-        return SinkhornBaseRouter(*shape, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
+from reference.routers.interface import AbstractRouter, RouterShape, Routing
+from reference.routers.options import SinkhornBase
 
 
 class SinkhornBaseRouter(AbstractRouter):
@@ -88,13 +50,9 @@ class SinkhornBaseRouter(AbstractRouter):
     k: int = eqx.field(static=True)
     options: SinkhornBase = eqx.field(static=True)
 
-    def __init__(
-        self, d_model: int, num_experts: int, k: int, options: SinkhornBase, *, key: PRNGKeyArray
-    ) -> None:
-        self.weight = (
-            options.init_scale * jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
-        )
-        self.k = k
+    def __init__(self, options: SinkhornBase, shape: RouterShape, *, key: PRNGKeyArray) -> None:
+        self.weight = options.init_scale * initial_matrix(shape, key)
+        self.k = shape.k
         self.options = options
 
     def __call__(

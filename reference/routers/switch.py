@@ -5,59 +5,22 @@ Shazeer et al. 2017 (top k), Fedus et al. 2021 (k = 1 and the balancing loss), Z
 (paper, section 2).
 """
 
-from dataclasses import dataclass
-from typing import ClassVar
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require_weight
 from reference.routers.balance import (
     balancing_loss,
     expert_load,
+    initial_matrix,
     load_metrics,
     mean_entropy,
     router_logits,
 )
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
-)
-
-
-@dataclass(frozen=True)
-class Switch(RouterOptions):
-    """Top-k softmax routing (SMOE; Shazeer et al. 2017).
-
-    With the losses of Fedus et al. 2021 and Zoph et al. 2022.
-    """
-
-    name: ClassVar[str] = "switch"
-    release_name: ClassVar[str] = "Switch"
-
-    balance_weight: float = 1e-2
-    """Weight alpha of the balancing loss (Fedus et al. 2021, Eq. 4)."""
-    z_weight: float = 1e-3
-    """Weight of the squared log-partition (Zoph et al. 2022, Eq. 5)."""
-
-    def __post_init__(self) -> None:
-        for name in ("balance_weight", "z_weight"):
-            require_weight(f"Switch's {name}", getattr(self, name))
-
-    def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SwitchRouter":
-        """A Switch router."""
-        return SwitchRouter(*shape, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
+from reference.routers.interface import AbstractRouter, RouterShape, Routing
+from reference.routers.options import Switch
 
 
 class SwitchRouter(AbstractRouter):
@@ -67,11 +30,9 @@ class SwitchRouter(AbstractRouter):
     k: int = eqx.field(static=True)
     options: Switch = eqx.field(static=True)
 
-    def __init__(
-        self, d_model: int, num_experts: int, k: int, options: Switch, *, key: PRNGKeyArray
-    ) -> None:
-        self.weight = jax.random.normal(key, (d_model, num_experts)) / d_model**0.5
-        self.k = k
+    def __init__(self, options: Switch, shape: RouterShape, *, key: PRNGKeyArray) -> None:
+        self.weight = initial_matrix(shape, key)
+        self.k = shape.k
         self.options = options
 
     def __call__(

@@ -12,7 +12,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree, Shaped
 from golden.cases import Case
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.routed import RoutedFeedForward
-from reference.routers import AbstractRouter, Hash, LossFree, Reinforce, Routing, SinkhornBase, Switch
+from reference.routers import Hash, LossFree, Reinforce, SinkhornBase, Switch
+from reference.routers.interface import AbstractRouter, Routing
 from reference.transformer import Transformer
 
 Arrays = dict[str, Shaped[np.ndarray, "..."]]

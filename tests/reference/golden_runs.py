@@ -20,8 +20,7 @@ from reference.config import Size
 from reference.dispatch import combine, plan_blocks, plan_capacity, to_slots
 from reference.feedforward import Experts
 from reference.objective import Report, objective
-from reference.routers import AbstractRouter, Routing
-from reference.routers.interface import RouterShape
+from reference.routers.interface import AbstractRouter, RouterShape, Routing, make_router
 from reference.transformer import Transformer, partition_weights
 from tests.reference.golden_models import Arrays, Replay, by_name, golden_model, router_config, words_of
 from training.optimizer import OptimizerConfig, make_optimizer
@@ -140,7 +139,7 @@ def golden_router(case: Case, dtype: Any) -> AbstractRouter:
     table = jnp.asarray(arrays["table"], jnp.int32) if "table" in arrays else None
     size = case.inputs["x"].shape[1]
     empty = eqx.filter_eval_shape(
-        lambda key: config.technique.build(RouterShape(size, config.num_experts, config.k), key, table), jax.random.key(0)
+        lambda key: make_router(config.technique, RouterShape(size, config.num_experts, config.k), key=key, table=table), jax.random.key(0)
     )
     router = jax.tree_util.tree_map_with_path(
         lambda path, leaf: jnp.asarray(arrays[words_of(path)[0]], dtype if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf.dtype), empty

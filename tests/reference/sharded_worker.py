@@ -21,8 +21,7 @@ from jaxtyping import Array, Int, PyTree, install_import_hook
 
 with install_import_hook("reference", "beartype.beartype"):
     from plan.hlo import Collectives, collectives
-    from reference.config import ModelConfig, RouterConfig, Size
-    from reference.dispatch import block_length
+    from reference.config import ModelConfig, RouterConfig, Size, block_length
     from reference.mesh import batch_rows, make_mesh, parameter_specs, place, place_batch
     from reference.objective import Report, objective
     from reference.routers import ROUTERS, Reinforce
@@ -198,8 +197,6 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
 def main(request: dict[str, Any]) -> None:
     """Run the cases of `request` and print what they gave."""
     jax.config.update("jax_enable_x64", request["x64"])
-    # Takes half the time, and changes nothing but rounding.
-    jax.config.update("jax_disable_most_optimizations", True)
     if "processes" in request:
         address = f"127.0.0.1:{request['port']}"
         jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=HANG_SECONDS)

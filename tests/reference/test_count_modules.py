@@ -16,9 +16,8 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from benchmarks.products import product_flops
-from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
+from reference.config import SIZES, ModelConfig, RouterConfig, Size, block_length, model_config, num_blocks
 from reference.count import expert_slots, held_parameters, matmul_flops, parameters, training_flops
-from reference.dispatch import block_length, num_blocks
 from reference.errors import ConfigError
 from reference.objective import objective
 from reference.routers import ROUTERS, Hash, Reinforce, SinkhornBase, Switch

@@ -15,12 +15,13 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Bool, Float, Int
 
 from benchmarks.products import product_flops
-from reference.config import ModelConfig, RouterConfig, Size
-from reference.dispatch import BlockPlan, block_length, combine, num_blocks, plan_blocks, plan_capacity, to_choices, to_slots
+from reference.config import ModelConfig, RouterConfig, Size, block_length, num_blocks
+from reference.dispatch import BlockPlan, combine, plan_blocks, plan_capacity, to_choices, to_slots
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
-from reference.routers import ROUTERS, Hash, RouterOptions, Routing, SinkhornBase, Switch
+from reference.routers import ROUTERS, Hash, RouterOptions, SinkhornBase, Switch
 from reference.routers.hash import modulo_table
+from reference.routers.interface import Routing
 
 FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
 """A test runs each program a few times: compiling it is nearly all of its time."""

@@ -18,8 +18,10 @@ from jaxtyping import Array, Float, Int
 from golden.cases import load
 from reference import dispatch, objective
 from reference.config import RouterConfig
-from reference.routers import AbstractRouter, PolicyTrace, Routing, SinkhornBaseRouter, sinkhorn_base
+from reference.routers import sinkhorn_base
 from reference.routers.balance import router_logits
+from reference.routers.interface import AbstractRouter, PolicyTrace, Routing
+from reference.routers.sinkhorn_base import SinkhornBaseRouter
 from tests.reference.golden_models import Arrays
 from tests.reference.golden_runs import (
     FORWARD,

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int
 
 from reference import dispatch
 from reference.feedforward import FeedForward
-from reference.routers import AbstractRouter, LossFreeRouter, Routing
+from reference.routers.interface import AbstractRouter, Routing
+from reference.routers.loss_free import LossFreeRouter
 from tests.reference.golden_runs import FORWARD, wrong_in_model, wrong_in_router
 
 

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from reference.config import Size
 from reference.objective import Report, objective, router_losses, target_log_prob
-from reference.routers import Reinforce, Routing
+from reference.routers import Reinforce
+from reference.routers.interface import Routing
 from reference.transformer import Transformer
 from tests.reference.small_models import VOCABULARY, draw, small, some_normal, some_tokens
 

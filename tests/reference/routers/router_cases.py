@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reference.routers import ROUTERS, AbstractRouter, Hash, RouterOptions, Routing
+from reference.routers import ROUTERS, Hash, RouterOptions
 from reference.routers.hash import hash_table
-from reference.routers.interface import RouterShape
+from reference.routers.interface import AbstractRouter, RouterShape, Routing, make_router
 
 TECHNIQUES: dict[str, RouterOptions] = {name: options() for name, options in ROUTERS.items()}
 
@@ -46,7 +46,7 @@ def a_router(name: str, d_model: int, num_experts: int, k: int = 1, options: Rou
     options = options or TECHNIQUES[name]
     table = hash_table(options, VOCABULARY, num_experts, k, layer=0) if isinstance(options, Hash) else None
     given = None if table is None else jnp.asarray(table, jnp.int32)
-    return options.build(RouterShape(d_model, num_experts, k), jax.random.key(seed), given)
+    return make_router(options, RouterShape(d_model, num_experts, k), key=jax.random.key(seed), table=given)
 
 
 def passing_through(router: Any) -> Any:

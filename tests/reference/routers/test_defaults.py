@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import pytest
 
 from reference.config import RouterConfig
-from reference.routers import ROUTERS, RouterState, SinkhornBase
+from reference.routers import ROUTERS, SinkhornBase
 from reference.routers.balance import router_logits
+from reference.routers.interface import RouterState
 from tests.reference.routers.router_cases import TECHNIQUES, a_router, some_ids, some_logits
 
 DEFAULTS: dict[str, dict[str, Any]] = {

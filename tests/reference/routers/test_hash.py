@@ -11,8 +11,8 @@ from jaxtyping import Float, Int
 
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
-from reference.routers import Hash, HashRouter
-from reference.routers.hash import balanced_table, check_table, hash_table, modulo_table, random_table
+from reference.routers import Hash
+from reference.routers.hash import HashRouter, balanced_table, check_table, hash_table, modulo_table, random_table
 from reference.transformer import Transformer
 from tests.reference.golden_models import routed
 from tests.reference.routers.router_cases import ROUTE, some_ids, some_logits

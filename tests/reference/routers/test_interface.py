@@ -14,9 +14,9 @@ from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.feedforward import FeedForward
 from reference.routed import RoutedFeedForward
-from reference.routers import Hash, Routing
+from reference.routers import Hash
 from reference.routers.hash import modulo_table
-from reference.routers.interface import RouterShape
+from reference.routers.interface import RouterShape, Routing, make_router
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, TECHNIQUES, VOCABULARY, a_router, load_of, some_ids, some_logits
 
 TOKENS, D_MODEL, EXPERTS = 16, 8, 4
@@ -138,5 +138,5 @@ def test_with_one_expert_it_is_the_dense_feedforward(name: str, inference: bool)
 
 def test_hash_without_a_table_is_refused_in_a_line() -> None:
     with pytest.raises(ConfigError, match="given no table") as error:
-        Hash().build(RouterShape(8, 2, 1), KEY, None)
+        make_router(Hash(), RouterShape(8, 2, 1), key=KEY)
     assert "\n" not in str(error.value)

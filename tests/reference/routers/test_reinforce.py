@@ -15,7 +15,9 @@ from reference import fast
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
-from reference.routers import PolicyTrace, Reinforce, ReinforceRouter, reinforce
+from reference.routers import Reinforce, reinforce
+from reference.routers.interface import PolicyTrace
+from reference.routers.reinforce import ReinforceRouter
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, some_ids, some_logits
 
 TOKENS, EXPERTS, D_MODEL = 3, 3, 32

@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from scipy.optimize import linear_sum_assignment
 
 from reference.routers import SinkhornBase, sinkhorn_base
+from reference.routers.interface import RouterShape
 from reference.routers.sinkhorn_base import SinkhornBaseRouter, balanced_top_k, marginal_error, rounding, sinkhorn
 from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_through, some_ids, some_logits
 
@@ -209,7 +210,7 @@ def test_the_gradient_is_that_of_the_gates_with_the_experts_held() -> None:
 
 def test_logits_start_with_the_standard_deviation_asked_for() -> None:
     key = jax.random.key(0)
-    plain, wide = (SinkhornBaseRouter(64, 8, 1, SinkhornBase(init_scale=scale), key=key).weight for scale in (1.0, 4.0))
+    plain, wide = (SinkhornBaseRouter(SinkhornBase(init_scale=scale), RouterShape(64, 8, 1), key=key).weight for scale in (1.0, 4.0))
     np.testing.assert_allclose(wide, 4 * plain, rtol=1e-6)  # float32
     # Of inputs of variance 1, as the norm makes them, over 64 dimensions; 512 weights: 4 standard errors.
     assert np.std(plain) * 8 == pytest.approx(1, abs=4 / np.sqrt(2 * 512))

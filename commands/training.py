@@ -1,7 +1,9 @@
 """`train`, `sample`, `eval`, `show` and `tokenize`."""
 
+import hashlib
 import io
 import math
+import re
 import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -16,7 +18,6 @@ if TYPE_CHECKING:
     import jax
 
     from training.config import TrainConfig
-    from training.optimizer import OptimizerConfig
     from training.records import MakeSink
     from training.run import Outcome
 
@@ -74,8 +75,10 @@ class Train:
     """Dtype of the activations."""
     remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
+    capacity_factor: float | None = None
+    """Capacity factor in training, such as 1.25; 0: no token is dropped."""
     evaluation_capacity_factor: float | None = None
-    """Capacity factor in evaluation, such as 2; 0 (the default): no token is dropped."""
+    """Capacity factor in evaluation, such as 2; 0: no token is dropped."""
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234, for multi-process training; not needed with SLURM or Open MPI."""
     processes: int | None = None
@@ -109,7 +112,7 @@ class Train:
             return
         named = Processes(self.coordinator, self.processes, self.process)
         others = named if self.coordinator or self.distributed else surrounding()
-        folder = self.out or Path("runs") / _name(config)
+        folder = self.out or Path("runs") / folder_name(config)
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file
@@ -126,17 +129,20 @@ class Train:
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
-        base = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "context", "dtype", "evaluation_capacity_factor")
-        model = _changed(base.model, self, names)
+        config = self._base()
+        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
+        model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
         model = replace(model, remat=model.remat or self.remat)
         if self.routing_frequency is not None:
             model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
-        run = _changed(base.run, self, ("steps", "seed", "mesh"))
+        data = _changed(config.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
+        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
-            run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        config = replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+            config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
+        elif self.steps is not None:
+            config = config.of_length(self.steps)
+        if self.learning_rate is not None:
+            config = config.with_peak(self.learning_rate)
         config.check()
         return config
 
@@ -161,17 +167,6 @@ class Train:
                 f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens, peak rate 3e-3)"
             )
         return TrainConfig()
-
-    def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
-        """`base`, with the length and learning rate of the command line."""
-        optimizer = base
-        if self.steps is not None or self.tokens is not None:
-            optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
-        if self.learning_rate is not None:
-            scale = self.learning_rate / optimizer.peak_learning_rate
-            final = optimizer.final_learning_rate * scale
-            optimizer = replace(optimizer, peak_learning_rate=self.learning_rate, final_learning_rate=final)
-        return optimizer
 
 
 def with_defaults(command: type[Train]) -> type[Train]:
@@ -332,10 +327,34 @@ def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
     return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
 
-def _name(config: "TrainConfig") -> str:
-    model = config.model
-    routed = "" if model.router == "dense" else f"-e{model.experts}" + (f"-k{model.k}" if model.k > 1 else "")
-    return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
+def folder_name(config: "TrainConfig") -> str:
+    """A name for a run's folder: its model, and whatever differs from its recipe, so that other runs have other names.
+
+    What a run may change as it goes on is not in it: the same command continues it.
+    """
+    from training.config import TrainConfig, differences, paper_recipe
+    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER
+
+    model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
+    same = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "run.seed", *MAY_DIFFER)
+    if config.optimizer.schedule == "stable":
+        same = (*same, *AFTER_DECAY_BEGINS)
+    recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
+    recipe = min(recipes, key=lambda recipe: len(differences(config, recipe, except_for=same)))
+    parts = [model.size, model.router]
+    if model.router != "dense":
+        parts += [f"e{model.experts}", *([f"k{model.k}"] * (model.k > 1))]
+    if config.data.corpus:
+        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", Path(config.data.corpus).name)[:20].strip("._"))
+    if run.steps != recipe.run.steps and config.optimizer.schedule == "cosine":
+        parts.append(f"{run.steps}steps")
+        recipe = recipe.of_length(run.steps)
+    if rate != recipe.optimizer.peak_learning_rate:
+        parts.append(f"lr{rate:g}")
+        recipe = recipe.with_peak(rate)
+    if other := differences(config, recipe, except_for=same):
+        parts.append(hashlib.sha256("\n".join(other).encode()).hexdigest()[:6])
+    return "-".join([*filter(None, parts), f"seed{run.seed}"])
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
@@ -350,4 +369,6 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
-    print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"Curves and loads:  cli.py show {outcome.folder} --out {outcome.folder}/run.svg")
+    print(f"More of its text:  cli.py sample {outcome.folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  cli.py fit {outcome.folder.parent}/*/curves.csv")

@@ -1,4 +1,4 @@
-"""The command line, thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
+"""The command line, `cli.py` or, installed, `routelaw`; thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one line on standard error.
 """
@@ -13,6 +13,7 @@ from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
 from commands.planning import Plan
+from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
 from commands.training import Evaluate, Sample, Show, Tokenize, Train, with_defaults
@@ -46,7 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif asked[0] == "train":
             commands["train"] = with_defaults(Train)
     command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
+        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
 
@@ -54,14 +55,14 @@ def main(arguments: list[str] | None = None) -> int:
         command.run()
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(named(f"error: {error}"), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read the output has seen enough: nothing failed. Python would complain once more as it closes the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        print(named(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

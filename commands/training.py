@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.program import program
 from commands.progress import watching
 from commands.shared import progress_shown
 
@@ -369,6 +370,6 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
-    print(f"Curves and loads:  cli.py show {outcome.folder} --out {outcome.folder}/run.svg")
-    print(f"More of its text:  cli.py sample {outcome.folder} --prompt Fellow")
-    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
+    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")

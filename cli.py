@@ -1,4 +1,4 @@
-"""The command line, `cli.py` or, installed, `routelaw`; thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
+"""The command line, `cli.py`, or `routelaw` where installed; thin: one subcommand is one typed dataclass, with one call into the library.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one line on standard error.
 """

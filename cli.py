@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from commands.caching import Cache
 from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
@@ -33,6 +34,7 @@ COMMANDS: dict[str, type[Any]] = {
     "show": Show,
     "sample": Sample,
     "eval": Evaluate,
+    "cache": Cache,
 }
 
 
@@ -46,19 +48,21 @@ def main(arguments: list[str] | None = None) -> int:
         commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
+    from common.terminal import never_fail, printable
 
+    never_fail()
     try:
         command.run()
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read the output has seen enough: nothing failed. Python would complain once more as it closes the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -6,6 +6,8 @@ from collections.abc import Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from common.terminal import printable
+
 if TYPE_CHECKING:
     from training.run import Progress, Watcher
 
@@ -49,7 +51,7 @@ class _Lines:
 
     def on_event(self, message: str) -> None:
         """Print the message."""
-        print(message, file=sys.stderr, flush=True)
+        print(printable(message), file=sys.stderr, flush=True)
 
 
 class _Bar:
@@ -65,4 +67,4 @@ class _Bar:
 
     def on_event(self, message: str) -> None:
         """Print the message above the bar."""
-        self._bar.console.print(message)
+        self._bar.console.print(printable(message), markup=False, highlight=False)

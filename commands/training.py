@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,9 +25,6 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
-
-SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
-"""Display names of the splits."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +62,17 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    held_out: float | None = None
+    """Fraction of the documents that is held out; of a single document, its last part."""
+    held_out_corpus: str | None = None
+    """Another text that is held out instead."""
+    text_field: str | None = None
+    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
+    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out records without a readable text, and count them."""
+    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
@@ -94,8 +102,8 @@ class Train:
 
     def run(self) -> None:
         """Train, and print the run's folder and held-out loss."""
+        from training.cache import cache_folder
         from training.distributed import Processes, surrounding
-        from training.prepare import cache_folder
         from training.run import train
 
         config = self.options()
@@ -117,12 +125,16 @@ class Train:
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
+        if self.corpus == "":
+            raise InputError("--corpus is empty; leave it out for the default corpus")
         base = self._base()
         names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
         names = (*names, "evaluation_capacity_factor")
         model = _changed(base.model, self, names)
-        model = replace(model, remat=model.remat or self.remat)
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
+        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
+        names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
+        data = _changed(base.data, self, names)
+        data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
@@ -167,37 +179,50 @@ class Tokenize:
     """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
 
     corpus: Annotated[str, tyro.conf.Positional]
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a glob pattern."""
+    """Text: text, JSON, CSV, Parquet or Arrow files (also .gz, .xz, .zst): a file, a folder, or a glob pattern."""
     out: Annotated[Path, tyro.conf.Positional]
     """The folder to write; it must not exist."""
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
     held_out: float = 0.05
-    """Fraction of documents in the held-out split."""
+    """Fraction of the documents that is held out; of a single document, its last part."""
     test: float = 0.0
     """Fraction of documents in the test split, for final results."""
+    text_field: str = "text"
+    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
+    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out records without a readable text, and count them."""
 
     def run(self) -> None:
         """Tokenize, and print the size of each split."""
+        import time
+
+        from common.terminal import printable
+        from training.cache import cache_folder
         from training.config import DataOptions
-        from training.corpus import Document, documents
-        from training.prepare import cache_folder, tokenizer_for
-        from training.shards import write_shards
+        from training.text.files import check_local
+        from training.text.prepare import how_far, tokenize
+        from training.text.read import Corpus
+        from training.text.split import TITLES
 
-        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
-        tokenizer = tokenizer_for(data, cache_folder())
-        with progress_shown("documents") as progress:
-            done = 0
+        check_local(self.corpus)
+        check_local(str(self.out))
+        options: Any = {"text_field": self.text_field, "skip_bad_records": self.skip_bad_records}
+        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test, **options)
+        begun = time.monotonic()
+        with progress_shown("MB") as progress:
 
-            def _count(document: Document) -> None:
-                nonlocal done
-                done += 1
-                progress(done, 0, document.name)
+            def _shown(corpus: Corpus) -> None:
+                progress(corpus.done // 10**6, corpus.total // 10**6, how_far(corpus, time.monotonic() - begun))
 
-            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=data.held_out, test=data.test, on_document=_count)
+            shards = tokenize(
+                data, self.out, cache_folder(), lambda message: print(printable(message), file=sys.stderr, flush=True), _shown
+            )[1]
+        if shards.cut:
+            print(printable(f"{self.corpus} is one document: its last part is held out"))
         for split, number in shards.documents.items():
             tokens = sum(shard.tokens for shard in shards.files[split])
-            print(f"{self.out}, {SPLITS[split]}: {tokens:,} tokens of {number:,} documents")
+            print(printable(f"{self.out}, {TITLES[split]}: {tokens:,} tokens of {number:,} documents"))
 
 
 @dataclass(frozen=True)
@@ -222,7 +247,7 @@ class Sample:
         from training.load import sample_run
 
         options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
+        print(_shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype)))
 
 
 @dataclass(frozen=True)
@@ -232,9 +257,11 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     corpus: str | None = None
-    """The text, as for `train`; default: the run's own held-out text."""
-    tokens: int = 0
-    """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
+    """The text, as for `train`, whole; of token shards their held-out split; default: the run's own held-out text."""
+    tokens: int | None = None
+    """Number of tokens to predict, spread evenly over the text; 0 for all; default: the run's evaluation_tokens, as in training."""
+    text_field: str | None = None
+    """The field or column of records that is their text; default: the run's."""
     mesh: Mesh = None
     dtype: WeightType = None
     json: Json = False
@@ -242,16 +269,19 @@ class Evaluate:
 
     def run(self) -> None:
         """Print loss and bits per byte."""
+        from training.cache import cache_folder
         from training.load import evaluate_run
-        from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
+        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype}
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), **options)
         if self.json:
             import json
 
             print(json.dumps(asdict(found), indent=2))
             return
-        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {found.tokens:,} tokens")
+        amount = f"{found.tokens:,} of {found.of_tokens:,} tokens"
+        rest = "" if found.tokens == found.of_tokens else ", spread evenly over the text (--tokens 0: all)"
+        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {amount}{rest}")
 
 
 @dataclass(frozen=True)
@@ -309,6 +339,13 @@ def _name(config: "TrainConfig") -> str:
     return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
 
 
+def _shown(text: str) -> str:
+    """`text` as it is, but without control characters where it would reach a terminal."""
+    from common.terminal import printable
+
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         import json
@@ -320,5 +357,5 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
-    print(f"\n{outcome.sample}\n")
+    print(f"\n{_shown(outcome.sample)}\n")
     print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")

@@ -1,0 +1,12 @@
+"""From files to batches of token ids.
+
+files      the files of a corpus, and what a folder holds besides
+unpack     decompression, with the end of the data checked
+read       documents: pieces of text, from every kind of file
+split      which documents are held out
+tokenizer  bytes, SentencePiece, tokenizer.json
+shards     token ids in files, checked when they are opened
+write      documents to shards
+prepare    the text of a run, from the cache or written to it
+batches    sequences of the packed text, for training and evaluation
+"""

@@ -9,14 +9,14 @@ from typing import Any
 
 import tyro
 
-from commands.caching import Cache
 from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
 from commands.planning import Plan
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
-from commands.training import Evaluate, Sample, Show, Tokenize, Train
+from commands.texts import Cache, Tokenize
+from commands.training import Evaluate, Sample, Show, Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -42,8 +42,11 @@ def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
     asked = sys.argv[1:] if arguments is None else arguments
     commands = dict(COMMANDS)
-    if asked[:1] in (["fit"], ["compare"]) and {"-h", "--help"} & set(asked):
-        commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+    if {"-h", "--help"} & set(asked):
+        if asked[0] in ("fit", "compare"):
+            commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+        elif asked[0] == "train":
+            commands["train"] = with_defaults(Train)
     command = tyro.extras.subcommand_cli_from_dict(
         commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
     )

@@ -1,8 +1,9 @@
-"""`train`, `sample`, `eval`, `show` and `tokenize`."""
+"""`train`, `sample`, `eval` and `show`."""
 
 import io
 import math
 import sys
+import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from commands.progress import watching
-from commands.shared import progress_shown
 
 if TYPE_CHECKING:
     import jax
@@ -32,7 +32,7 @@ class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command resumes an interrupted run."""
 
     size: str | None = None
-    """One of 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, and the paper's 15M to 7B."""
+    """7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, or the paper's 15M, 25M, 55M, 130M, 370M, 870M, 1.3B, 7B."""
     recipe: Literal["paper", "small"] | None = None
     """Defaults of all other options: the paper's, or the small models' (the default up to 5M; docs/training.md)."""
     router: str | None = None
@@ -45,8 +45,8 @@ class Train:
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int | None = None
     """Experts that every token uses."""
-    routing_frequency: float | None = None
-    """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
+    routing_frequency: str | None = None
+    """Fraction R of blocks that are routed, such as 1/2 or 0.5."""
     steps: int | None = None
     """Training steps. The learning-rate schedule ends with them, and warm-up is at most a tenth of them."""
     tokens: float | None = None
@@ -97,16 +97,23 @@ class Train:
     """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
     """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Train, and print the run's folder and held-out loss."""
+        """Train, and print the run's folder and held-out loss; or print the configuration."""
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
         from training.run import train
 
         config = self.options()
+        if self.print_config:
+            from training.toml import to_toml
+
+            print(to_toml(config), end="")
+            return
         named = Processes(self.coordinator, self.processes, self.process)
         others = named if self.coordinator or self.distributed else surrounding()
         folder = self.out or Path("runs") / _name(config)
@@ -122,28 +129,32 @@ class Train:
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
+        from reference.config import routing_frequency
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
         if self.corpus == "":
             raise InputError("--corpus is empty; leave it out for the default corpus")
         base = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
-        names = (*names, "evaluation_capacity_factor")
+        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "context", "dtype", "evaluation_capacity_factor")
         model = _changed(base.model, self, names)
         model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
+        if self.routing_frequency is not None:
+            model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
         names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
         data = _changed(base.data, self, names)
         data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+        config = replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+        config.check()
+        return config
 
     def _base(self) -> "TrainConfig":
         """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
-        from reference.config import SIZES
+        from reference.sizes import SIZES
         from training.config import TrainConfig, paper_recipe
         from training.toml import read_toml
 
@@ -174,55 +185,21 @@ class Train:
         return optimizer
 
 
-@dataclass(frozen=True)
-class Tokenize:
-    """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
+def with_defaults(command: type[Train]) -> type[Train]:
+    """The command with the defaults of the small models in its help: done only for help, since it imports numerics."""
+    from training.config import TrainConfig
 
-    corpus: Annotated[str, tyro.conf.Positional]
-    """Text: text, JSON, CSV, Parquet or Arrow files (also .gz, .xz, .zst): a file, a folder, or a glob pattern."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; it must not exist."""
-    tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
-    held_out: float = 0.05
-    """Fraction of the documents that is held out; of a single document, its last part."""
-    test: float = 0.0
-    """Fraction of documents in the test split, for final results."""
-    text_field: str = "text"
-    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
-    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Leave out records without a readable text, and count them."""
-
-    def run(self) -> None:
-        """Tokenize, and print the size of each split."""
-        import time
-
-        from common.terminal import printable
-        from training.cache import cache_folder
-        from training.config import DataOptions
-        from training.text.files import check_local
-        from training.text.prepare import how_far, tokenize
-        from training.text.read import Corpus
-        from training.text.split import TITLES
-
-        check_local(self.corpus)
-        check_local(str(self.out))
-        options: Any = {"text_field": self.text_field, "skip_bad_records": self.skip_bad_records}
-        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test, **options)
-        begun = time.monotonic()
-        with progress_shown("MB") as progress:
-
-            def _shown(corpus: Corpus) -> None:
-                progress(corpus.done // 10**6, corpus.total // 10**6, how_far(corpus, time.monotonic() - begun))
-
-            shards = tokenize(
-                data, self.out, cache_folder(), lambda message: print(printable(message), file=sys.stderr, flush=True), _shown
-            )[1]
-        if shards.cut:
-            print(printable(f"{self.corpus} is one document: its last part is held out"))
-        for split, number in shards.documents.items():
-            tokens = sum(shard.tokens for shard in shards.files[split])
-            print(printable(f"{self.out}, {TITLES[split]}: {tokens:,} tokens of {number:,} documents"))
+    config = TrainConfig()
+    known = vars(config.run) | vars(config.data) | vars(config.model) | {"learning_rate": config.optimizer.peak_learning_rate}
+    known |= {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
+    for name, kind in typing.get_type_hints(command).items():
+        value, kinds = known.get(name), [each for each in typing.get_args(kind) if each is not type(None)]
+        if getattr(command, name) is None:
+            choices = typing.get_args(kinds[0])
+            metavar = f"{{{','.join(choices)}}}" if choices else kinds[0].__name__.upper()
+            default = f"(default: {value})" if value not in (None, "") else ""
+            command.__annotations__[name] = Annotated[kind, tyro.conf.arg(metavar=metavar, help_behavior_hint=default)]
+    return command
 
 
 @dataclass(frozen=True)

@@ -1,17 +1,25 @@
-"""Run-time type checks of tests, and how long a test waits for a process.
+"""Run-time type checks of tests, and the processes that they start: how long a test waits, and simulated devices.
 
 Types are checked everywhere, but for the few computations whose hundreds of thousands of calls they would repeat.
 
 A whole analysis takes five times as long with its types checked as in use, and calls the functions that smaller tests call with checks on.
 """
 
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from pathlib import Path
 
 from jaxtyping import config
 
 HANG_SECONDS = 1800
 """After which a process hangs: no busy machine takes as long for what tests start."""
+
+
+def on_devices(number: int) -> dict[str, str]:
+    """The environment of a process with `number` simulated devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @contextmanager

@@ -4,7 +4,6 @@ import ast
 import io
 import sys
 from pathlib import Path
-from typing import cast
 
 import pytest
 
@@ -72,6 +71,6 @@ def test_output_fails_for_no_encoding_and_has_no_control_character(tmp_path: Pat
             assert main(["tokenize", str(tmp_path / name), str(tmp_path / f"out{code}")]) == code
         shown = errors if code else out
         shown.flush()
-        data = cast(io.BytesIO, shown.buffer).getvalue()
+        data = shown.buffer.getvalue()
         assert words in data
         assert b"\x1b" not in data

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 
 from reference.attention import Attention, same_document
 from reference.config import Size
@@ -29,7 +29,7 @@ def alone() -> Int[np.ndarray, "batch context_and_one"]:
     return np.concatenate([tokens[:, : CONTEXT // 2 + 1], tokens[:, CONTEXT // 2 :]])
 
 
-def loss(model: Transformer, tokens: Int[np.ndarray, "batch context_and_one"]) -> Float[np.ndarray, ""]:
+def loss(model: Transformer, tokens: Int[np.ndarray, "batch context_and_one"]) -> Float[Array, ""]:
     """The sum over all tokens that are predicted."""
     return -jnp.sum(target_log_prob(model(jnp.asarray(tokens[:, :-1]), inference=True)[0], jnp.asarray(tokens[:, 1:])))
 

@@ -94,9 +94,11 @@ def test_a_tokenizer_is_not_trained_on_the_end_of_one_document(tmp_path: Path, c
 def test_one_file_is_a_corpus_and_its_last_part_is_held_out_and_named(tmp_path: Path, cache: Path) -> None:
     book = "".join(f"{i}: a line of the book\n" for i in range(400))
     (tmp_path / "book.txt").write_text(book)
-    for _ in range(2):
-        text, events = prepared(DataOptions(str(tmp_path / "book.txt")), cache)
-        assert f"its last {text.tokens('held_out')} tokens of {len(book) + 2:,} are held out" in events[-1]
+    text, events = prepared(DataOptions(str(tmp_path / "book.txt")), cache)
+    again, events_again = prepared(DataOptions(str(tmp_path / "book.txt")), cache)
+    assert again == text
+    assert f"its last {text.tokens('held_out')} tokens of {len(book) + 2:,} are held out" in events[-1]
+    assert events_again == events[-1:]
     assert text_of(text, "train")[:-1] + text_of(text, "held_out")[:-1] == book
 
 

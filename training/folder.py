@@ -25,7 +25,8 @@ from common.files import write_atomically
 from training.checkpoint import checkpoint_steps
 from training.config import TrainConfig, differences
 from training.records import CURVES, last_loss
-from training.text.prepare import PreparedText, cached_text, settled
+from training.text.given import settled
+from training.text.prepare import PreparedText, cached_text
 from training.text.shards import MODEL
 from training.text.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
 from training.toml import read_toml, to_toml
@@ -226,7 +227,8 @@ def own_text(folder: Path, cache: Path) -> PreparedText | None:
     if not (folder / DATA).exists():
         return None
     data = json.loads((folder / DATA).read_text(encoding="utf-8"))
-    return cached_text(data.get("parts", ()), data.get("held_out_part", ""), cache)
+    parts = [(weight, name) for weight, name in data.get("parts", ())]
+    return cached_text(parts, data.get("held_out_part", ""), cache)
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, text: PreparedText) -> None:

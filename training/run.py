@@ -29,7 +29,8 @@ from training.records import CURVES, MakeSink, Records, Setting, last_loss
 from training.signals import Stop, stop_on_signals
 from training.start import Setup, first_state, set_up, state_shapes
 from training.step import TrainState
-from training.text.prepare import prepare, settled
+from training.text.given import settled
+from training.text.prepare import prepare
 from training.text.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]

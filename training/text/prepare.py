@@ -1,30 +1,20 @@
 """The text of a run: token shards of each corpus, cached by content in the user's cache folder."""
 
 import hashlib
-import signal
-import threading
 import time
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 
 from common.errors import InputError
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
+from training.text.given import is_shards, settled, shards_tokenizer
+from training.text.interrupt import interruptible
 from training.text.read import READER_VERSION, Corpus, read_corpus
-from training.text.shards import (
-    INDEX,
-    MODEL,
-    SHARDS_VERSION,
-    Shards,
-    TokenStream,
-    open_shards,
-    read_index,
-)
+from training.text.shards import INDEX, SHARDS_VERSION, Shards, TokenStream, open_shards
 from training.text.split import Fractions, Split, Splitter, splitter_for
-from training.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from
+from training.text.tokenizer import Tokenizer, load_tokenizer
 from training.text.write import OnRead, write_shards
 
 Say = Callable[[str], None]
@@ -80,10 +70,10 @@ def prepare(
     `tokenizer`: instead of the one that `data` names. Ctrl-C and SIGTERM end it at once. Raises
     `InputError` for text that cannot be read, split or encoded.
     """
-    with _interruptible():
+    with interruptible() as check:
         data = settled(data)
         held_out = 0.0 if data.held_out_corpus else data.held_out
-        texts = _texts(data, Fractions(held_out, data.test), say)
+        texts = _texts(data, Fractions(held_out, data.test), say, check)
         tokenizer = tokenizer or _tokenizer(data, texts, cache, say)
         parts = tuple((text.weight, _shards(text, tokenizer, cache, say)) for text in texts)
         for shards in (shards for _, shards in parts if shards.cut and held_out):
@@ -113,8 +103,8 @@ def whole_text(
     `data` has the options of reading. Raises `InputError` for text that cannot be read, and for
     shards of another tokenizer.
     """
-    with _interruptible():
-        text = _text(source, 1.0, Fractions(1.0), data, say)
+    with interruptible() as check:
+        text = _text(source, 1.0, Fractions(1.0), data, say, check)
         return _shards(text, tokenizer, cache, say)
 
 
@@ -124,8 +114,8 @@ def tokenize(
     """Write the shards of the corpus into `folder`; as `prepare`, without the cache."""
     if folder.exists():
         raise InputError(f"{folder} exists; remove it, or write the tokens to another folder")
-    with _interruptible():
-        text, *others = _texts(data, Fractions(data.held_out, data.test), say)
+    with interruptible() as check:
+        text, *others = _texts(data, Fractions(data.held_out, data.test), say, check)
         if others or text.corpus is None:
             raise InputError("tokenize writes the shards of one text; mix them in `train --corpus`")
         tokenizer = _tokenizer(data, [text], cache, say)
@@ -135,54 +125,6 @@ def tokenize(
         )
         _say_skipped(text.corpus, say)
         return tokenizer, shards
-
-
-def settled(data: DataOptions) -> DataOptions:
-    """`data` as it is: with a folder of shards, its tokenizer and held-out fraction.
-
-    Raises `InputError` where `data` asks for others than the shards'.
-    """
-    default = DataOptions()
-    for source, _ in data.sources():
-        if source is None or not is_shards(source):
-            continue
-        shards = read_index(Path(source))
-        again = f"leave it out, or write the shards again with `cli.py tokenize {source}-2`"
-        for name in ("held_out", "test"):
-            asked, has = getattr(data, name), getattr(shards.split, name)
-            if asked not in (getattr(default, name), has):
-                raise InputError(
-                    f"{source} was written with {name} = {has:g}, not {asked:g}; {again}"
-                )
-        if data.tokenizer not in (default.tokenizer, shards.tokenizer_name) and (
-            data.tokenizer.startswith("bpe:")
-            or load_tokenizer(data.tokenizer).fingerprint != shards.tokenizer
-        ):
-            raise InputError(
-                f"{source} was written with the tokenizer {shards.tokenizer_name}, "
-                f"not {data.tokenizer}; {again}"
-            )
-        data = replace(data, tokenizer=shards.tokenizer_name, held_out=shards.split.held_out)
-    return data
-
-
-def is_shards(source: str) -> bool:
-    """Whether `source` is a folder of token shards."""
-    return bool(source) and (Path(source) / INDEX).is_file()
-
-
-def shards_tokenizer(folder: Path) -> Tokenizer:
-    """The tokenizer of the shards in `folder`. Raises `InputError` if it is not the one of them."""
-    model = folder / MODEL
-    has_one = model.is_file()
-    own = tokenizer_from(model.read_bytes(), str(model)) if has_one else load_tokenizer("bytes")
-    index = read_index(folder)
-    if own.fingerprint != index.tokenizer or own.vocabulary != index.vocabulary:
-        raise InputError(
-            f"{model} is not the tokenizer that {folder} was written with; write the shards again"
-        )
-    own.name = index.tokenizer_name
-    return own
 
 
 def cached_text(
@@ -201,7 +143,8 @@ def cached_text(
 class _Text:
     """A corpus that is not yet token ids, or a folder of shards."""
 
-    source: str | None
+    source: str
+    """Empty: the default corpus."""
     weight: float
     fractions: Fractions
     corpus: Corpus | None = None
@@ -211,18 +154,29 @@ class _Text:
     splitter: Splitter | None = None
 
 
-def _texts(data: DataOptions, fractions: Fractions, say: Say) -> list[_Text]:
-    return [_text(source, weight, fractions, data, say) for source, weight in data.sources()]
+def _texts(
+    data: DataOptions, fractions: Fractions, say: Say, check: Callable[[], None]
+) -> list[_Text]:
+    return [
+        _text(name, weight, fractions, data, say, check) for name, weight in data.sources().items()
+    ]
 
 
 def _text(
-    source: str | None, weight: float, fractions: Fractions, data: DataOptions, say: Say
+    source: str,
+    weight: float,
+    fractions: Fractions,
+    data: DataOptions,
+    say: Say,
+    check: Callable[[], None],
 ) -> _Text:
     """A text, of which it is known that it can be split."""
-    if source is not None and is_shards(source):
+    if is_shards(source):
         return _Text(source, weight, fractions)
     skip = data.skip_bad_records
-    corpus = read_corpus(source, text_field=data.text_field, skip_bad_records=skip)
+    corpus = read_corpus(
+        source or None, text_field=data.text_field, skip_bad_records=skip, check=check
+    )
     if corpus.files.left_out:
         say(f"{source}: {', '.join(corpus.files.left_out)} left out")
     splitter = splitter_for(corpus.documents, fractions)
@@ -233,6 +187,7 @@ def _corpus_key(corpus: Corpus) -> str:
     """Hash of the files' content, in order, and of what each is read as."""
     parts = [f"reader {READER_VERSION}"]
     for file in corpus.files.files:
+        corpus.check()
         with file.path.open("rb") as content:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
         delimiter = ".tsv" if ".tsv" in file.path.suffixes else ""
@@ -253,7 +208,7 @@ def _tokenizer(data: DataOptions, texts: Sequence[_Text], cache: Path, say: Say)
     """
     for text in texts:
         if text.corpus is None:
-            return shards_tokenizer(Path(text.source or ""))
+            return shards_tokenizer(Path(text.source))
     if not data.tokenizer.startswith("bpe:"):
         return load_tokenizer(data.tokenizer)
     vocabulary = data.tokenizer.removeprefix("bpe:")
@@ -284,7 +239,7 @@ def _training_text(texts: Sequence[_Text]) -> Iterator[str]:
 
 def _shards(text: _Text, tokenizer: Tokenizer, cache: Path, say: Say) -> Shards:
     if text.corpus is None:
-        folder = Path(text.source or "")
+        folder = Path(text.source)
         shards = open_shards(folder)
         if shards_tokenizer(folder).fingerprint != tokenizer.fingerprint:
             raise InputError(
@@ -340,24 +295,3 @@ def how_far(corpus: Corpus, seconds: float) -> str:
         f"{corpus.done / 1e6:,.1f} of {corpus.total / 1e6:,.1f} MB, "
         f"{speed / 1e6:.1f} MB/s, {left:,.0f} s left"
     )
-
-
-@contextmanager
-def _interruptible() -> Generator[None]:
-    """SIGINT and SIGTERM raise `KeyboardInterrupt`, whatever they do outside.
-
-    Does nothing outside of the main thread, where Python receives no signals.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    def _stop(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = {number: signal.signal(number, _stop) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -9,7 +9,7 @@ import codecs
 import csv
 import io
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -69,6 +69,8 @@ class Corpus:
     text_field: str = "text"
     """The field or column of a record that is its text."""
     skip_bad_records: bool = False
+    check: Callable[[], None] = lambda: None
+    """Called before each piece or record is given; may raise an exception to stop."""
     total: int = 0
     """Bytes of all files."""
     done: int = 0
@@ -97,6 +99,7 @@ class Corpus:
 
     def _records(self, file: CorpusFile) -> Iterator[Document]:
         for place, record in self._found(file):
+            self.check()
             try:
                 text = _text_of(record, self.text_field)
             except ValueError as error:
@@ -127,6 +130,7 @@ class Corpus:
         rest, done, lines, text = "", 0, 1, ""
         with opened(file) as (stream, raw):
             while True:
+                self.check()
                 chunk = stream.read(PIECE)
                 self.done = before + raw.tell()
                 if not done:
@@ -153,10 +157,14 @@ class Corpus:
 
 
 def read_corpus(
-    source: str | None = None, *, text_field: str = "text", skip_bad_records: bool = False
+    source: str | None = None,
+    *,
+    text_field: str = "text",
+    skip_bad_records: bool = False,
+    check: Callable[[], None] = lambda: None,
 ) -> Corpus:
     """The corpus `source` (`corpus_files`)."""
-    return Corpus(corpus_files(source), text_field, skip_bad_records)
+    return Corpus(corpus_files(source), text_field, skip_bad_records, check)
 
 
 def documents(source: str | None = None) -> Iterator[Document]:

@@ -1,21 +1,24 @@
-"""`train`, `sample`, `eval`, `show` and `tokenize`."""
+"""`train`, `sample`, `eval` and `show`."""
 
+import hashlib
 import io
 import math
+import re
+import sys
+import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.program import program
 from commands.progress import watching
-from commands.shared import progress_shown
 
 if TYPE_CHECKING:
     import jax
 
     from training.config import TrainConfig
-    from training.optimizer import OptimizerConfig
     from training.records import MakeSink
     from training.run import Outcome
 
@@ -25,16 +28,13 @@ Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several dev
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
 
-SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
-"""Display names of the splits."""
-
 
 @dataclass(frozen=True)
 class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command resumes an interrupted run."""
 
     size: str | None = None
-    """One of 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, and the paper's 15M to 7B."""
+    """7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, or the paper's 15M, 25M, 55M, 130M, 370M, 870M, 1.3B, 7B."""
     recipe: Literal["paper", "small"] | None = None
     """Defaults of all other options: the paper's, or the small models' (the default up to 5M; docs/training.md)."""
     router: str | None = None
@@ -47,8 +47,8 @@ class Train:
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int | None = None
     """Experts that every token uses."""
-    routing_frequency: float | None = None
-    """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
+    routing_frequency: str | None = None
+    """Fraction R of blocks that are routed, such as 1/2 or 0.5."""
     steps: int | None = None
     """Training steps. The learning-rate schedule ends with them, and warm-up is at most a tenth of them."""
     tokens: float | None = None
@@ -64,7 +64,17 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    held_out: float | None = None
+    """Fraction of the documents that is held out; of a single document, its last part."""
+    held_out_corpus: str | None = None
+    """Another text that is held out instead."""
+    text_field: str | None = None
+    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
+    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out records without a readable text, and count them."""
+    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
@@ -73,8 +83,10 @@ class Train:
     """Dtype of the activations."""
     remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
+    capacity_factor: float | None = None
+    """Capacity factor in training, such as 1.25; 0: no token is dropped."""
     evaluation_capacity_factor: float | None = None
-    """Capacity factor in evaluation, such as 2; 0 (the default): no token is dropped."""
+    """Capacity factor in evaluation, such as 2; 0: no token is dropped."""
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234, for multi-process training; not needed with SLURM or Open MPI."""
     processes: int | None = None
@@ -89,19 +101,26 @@ class Train:
     """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
     """Print JSON only, on standard output."""
 
     def run(self) -> None:
-        """Train, and print the run's folder and held-out loss."""
+        """Train, and print the run's folder and held-out loss; or print the configuration."""
+        from training.cache import cache_folder
         from training.distributed import Processes, surrounding
-        from training.prepare import cache_folder
         from training.run import train
 
         config = self.options()
+        if self.print_config:
+            from training.toml import to_toml
+
+            print(to_toml(config), end="")
+            return
         named = Processes(self.coordinator, self.processes, self.process)
         others = named if self.coordinator or self.distributed else surrounding()
-        folder = self.out or Path("runs") / _name(config)
+        folder = self.out or Path("runs") / folder_name(config)
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file
@@ -114,24 +133,35 @@ class Train:
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
+        from reference.config import routing_frequency
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
-        base = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
-        names = (*names, "evaluation_capacity_factor")
-        model = _changed(base.model, self, names)
-        model = replace(model, remat=model.remat or self.remat)
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
-        run = _changed(base.run, self, ("steps", "seed", "mesh"))
+        if self.corpus == "":
+            raise InputError("--corpus is empty; leave it out for the default corpus")
+        config = self._base()
+        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
+        model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
+        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
+        if self.routing_frequency is not None:
+            model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
+        names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
+        data = _changed(config.data, self, names)
+        data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
+        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
-            run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+            config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
+        elif self.steps is not None:
+            config = config.of_length(self.steps)
+        if self.learning_rate is not None:
+            config = config.with_peak(self.learning_rate)
+        config.check()
+        return config
 
     def _base(self) -> "TrainConfig":
         """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
-        from reference.config import SIZES
+        from reference.sizes import SIZES
         from training.config import TrainConfig, paper_recipe
         from training.toml import read_toml
 
@@ -150,54 +180,22 @@ class Train:
             )
         return TrainConfig()
 
-    def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
-        """`base`, with the length and learning rate of the command line."""
-        optimizer = base
-        if self.steps is not None or self.tokens is not None:
-            optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
-        if self.learning_rate is not None:
-            scale = self.learning_rate / optimizer.peak_learning_rate
-            final = optimizer.final_learning_rate * scale
-            optimizer = replace(optimizer, peak_learning_rate=self.learning_rate, final_learning_rate=final)
-        return optimizer
 
+def with_defaults(command: type[Train]) -> type[Train]:
+    """The command with the defaults of the small models in its help: done only for help, since it imports numerics."""
+    from training.config import TrainConfig
 
-@dataclass(frozen=True)
-class Tokenize:
-    """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
-
-    corpus: Annotated[str, tyro.conf.Positional]
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a glob pattern."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; it must not exist."""
-    tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
-    held_out: float = 0.05
-    """Fraction of documents in the held-out split."""
-    test: float = 0.0
-    """Fraction of documents in the test split, for final results."""
-
-    def run(self) -> None:
-        """Tokenize, and print the size of each split."""
-        from training.config import DataOptions
-        from training.corpus import Document, documents
-        from training.prepare import cache_folder, tokenizer_for
-        from training.shards import write_shards
-
-        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
-        tokenizer = tokenizer_for(data, cache_folder())
-        with progress_shown("documents") as progress:
-            done = 0
-
-            def _count(document: Document) -> None:
-                nonlocal done
-                done += 1
-                progress(done, 0, document.name)
-
-            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=data.held_out, test=data.test, on_document=_count)
-        for split, number in shards.documents.items():
-            tokens = sum(shard.tokens for shard in shards.files[split])
-            print(f"{self.out}, {SPLITS[split]}: {tokens:,} tokens of {number:,} documents")
+    config = TrainConfig()
+    known = vars(config.run) | vars(config.data) | vars(config.model) | {"learning_rate": config.optimizer.peak_learning_rate}
+    known |= {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
+    for name, kind in typing.get_type_hints(command).items():
+        value, kinds = known.get(name), [each for each in typing.get_args(kind) if each is not type(None)]
+        if getattr(command, name) is None:
+            choices = typing.get_args(kinds[0])
+            metavar = f"{{{','.join(choices)}}}" if choices else kinds[0].__name__.upper()
+            default = f"(default: {value})" if value not in (None, "") else ""
+            command.__annotations__[name] = Annotated[kind, tyro.conf.arg(metavar=metavar, help_behavior_hint=default)]
+    return command
 
 
 @dataclass(frozen=True)
@@ -222,7 +220,7 @@ class Sample:
         from training.load import sample_run
 
         options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
+        print(_shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype)))
 
 
 @dataclass(frozen=True)
@@ -232,9 +230,11 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     corpus: str | None = None
-    """The text, as for `train`; default: the run's own held-out text."""
-    tokens: int = 0
-    """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
+    """The text, as for `train`, whole; of token shards their held-out split; default: the run's own held-out text."""
+    tokens: int | None = None
+    """Number of tokens to predict, spread evenly over the text; 0 for all; default: the run's evaluation_tokens, as in training."""
+    text_field: str | None = None
+    """The field or column of records that is their text; default: the run's."""
     mesh: Mesh = None
     dtype: WeightType = None
     json: Json = False
@@ -242,16 +242,19 @@ class Evaluate:
 
     def run(self) -> None:
         """Print loss and bits per byte."""
+        from training.cache import cache_folder
         from training.load import evaluate_run
-        from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
+        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype}
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), **options)
         if self.json:
             import json
 
             print(json.dumps(asdict(found), indent=2))
             return
-        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {found.tokens:,} tokens")
+        amount = f"{found.tokens:,} of {found.of_tokens:,} tokens"
+        rest = "" if found.tokens == found.of_tokens else ", spread evenly over the text (--tokens 0: all)"
+        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {amount}{rest}")
 
 
 @dataclass(frozen=True)
@@ -303,10 +306,41 @@ def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
     return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
 
-def _name(config: "TrainConfig") -> str:
-    model = config.model
-    routed = "" if model.router == "dense" else f"-e{model.experts}" + (f"-k{model.k}" if model.k > 1 else "")
-    return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
+def folder_name(config: "TrainConfig") -> str:
+    """A name for a run's folder: its model, and whatever differs from its recipe, so that other runs have other names.
+
+    What a run may change as it goes on is not in it: the same command continues it.
+    """
+    from training.config import TrainConfig, differences, paper_recipe
+    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER
+
+    model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
+    same = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "run.seed", *MAY_DIFFER)
+    if config.optimizer.schedule == "stable":
+        same = (*same, *AFTER_DECAY_BEGINS)
+    recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
+    recipe = min(recipes, key=lambda recipe: len(differences(config, recipe, except_for=same)))
+    parts = [model.size, model.router]
+    if model.router != "dense":
+        parts += [f"e{model.experts}", *([f"k{model.k}"] * (model.k > 1))]
+    if config.data.corpus:
+        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", Path(config.data.corpus).name)[:20].strip("._"))
+    if run.steps != recipe.run.steps and config.optimizer.schedule == "cosine":
+        parts.append(f"{run.steps}steps")
+        recipe = recipe.of_length(run.steps)
+    if rate != recipe.optimizer.peak_learning_rate:
+        parts.append(f"lr{rate:g}")
+        recipe = recipe.with_peak(rate)
+    if other := differences(config, recipe, except_for=same):
+        parts.append(hashlib.sha256("\n".join(other).encode()).hexdigest()[:6])
+    return "-".join([*filter(None, parts), f"seed{run.seed}"])
+
+
+def _shown(text: str) -> str:
+    """`text` as it is, but without control characters where it would reach a terminal."""
+    from common.terminal import printable
+
+    return printable(text) if sys.stdout.isatty() else text
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
@@ -320,5 +354,7 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
-    print(f"\n{outcome.sample}\n")
-    print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"\n{_shown(outcome.sample)}\n")
+    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
+    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")

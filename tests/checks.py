@@ -1,16 +1,18 @@
-"""Run-time type checks of tests, and how long a test waits for a process.
+"""Run-time type checks of tests, and the processes that they start: how long a test waits, and simulated devices.
 
 In every test the first calls of each function are checked, which is where mistakes show; the hundreds of thousands after them would make
 whole analyses take five times as long as in use.
 """
 
 import inspect
+import os
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, cached_property, wraps
-from typing import Any, TypeVar
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
 from beartype import beartype
 from jaxtyping import config
@@ -42,7 +44,7 @@ def first_calls(function: Function) -> Function:
             _excused.add(own)
         return function(*args, **kwargs)
 
-    return check  # pyright: ignore[reportReturnType]
+    return cast(Function, check)
 
 
 def _by_name(module: str, name: str) -> Any:
@@ -60,6 +62,12 @@ def check_anew() -> None:
     _calls.clear()
     while _excused:
         del _excused.pop().__no_type_check__
+
+
+def on_devices(number: int) -> dict[str, str]:
+    """The environment of a process with `number` simulated devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @contextmanager

@@ -5,33 +5,14 @@ paper's recipe.
 """
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
-from reference.config import SIZES, DropOrder, ModelConfig, RouterConfig, Size, technique
+from reference.config import DropOrder, ModelConfig, RouterConfig, check_shape, technique
 from reference.errors import ConfigError
 from reference.routers import ROUTERS, Reinforce, RouterOptions
+from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
-
-NANO: dict[str, Size] = {
-    "7K": Size(16, 2, 4, 4),
-    "15K": Size(24, 2, 4, 6),
-    "27K": Size(32, 2, 4, 8),
-    "60K": Size(48, 2, 4, 12),
-    "107K": Size(64, 2, 4, 16),
-    "240K": Size(96, 2, 4, 24),
-    "427K": Size(128, 2, 4, 32),
-    "1.9M": Size(192, 4, 4, 48),
-    "5M": Size(256, 6, 4, 64),
-}
-"""Small sizes, by their N.
-
-Our choice: four heads throughout, because the number of heads alone affects the loss, with a total
-width of d_model, as in the paper's larger sizes.
-"""
-
-LADDER: dict[str, Size] = NANO | SIZES
-"""Every trainable size, smallest first."""
 
 
 @dataclass(frozen=True)
@@ -62,12 +43,14 @@ class ModelOptions:
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int = 0
     """Experts that every token uses."""
+    mask_documents: bool = False
+    """Attention does not cross the ends of documents."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: int = 4
-    """Groups of blocks per iteration of the scan.
+    """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
-    Our choice for small models: on CPU a tenth of a step less than one at a time (docs/LOG.md), for
+    Our choice for small models: on CPU a tenth of a step less than scanning (docs/LOG.md), for
     little more compile time.
     """
 
@@ -104,6 +87,7 @@ class ModelOptions:
             remat=self.remat,
             unroll=self.unroll,
             vocabulary_multiple=vocabulary_multiple(vocabulary),
+            mask_documents=self.mask_documents,
         )
 
 
@@ -120,9 +104,10 @@ class DataOptions:
     """The text: corpus, tokenizer, splits and batches."""
 
     corpus: str = ""
-    """A file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or a folder of token shards.
+    """Text, JSON, CSV, Parquet or Arrow files, a folder, a glob pattern, or token shards.
 
-    Empty: the State of the Union addresses.
+    Several with weights are a mixture: `web=2,books/=1` draws two of three sequences from the
+    first. Empty: the State of the Union addresses.
     """
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, or a tokenizer.json."""
@@ -130,6 +115,12 @@ class DataOptions:
     """Fraction of documents in the held-out (validation) split."""
     test: float = 0.0
     """Fraction of documents in the test split, for final results; column `loss_test`."""
+    held_out_corpus: str = ""
+    """Another text that is held out, all of it; `corpus` is then trained on whole."""
+    text_field: str = "text"
+    """The field or column of JSON, CSV, Parquet and Arrow records that is their text."""
+    skip_bad_records: bool = False
+    """Leave out records without such a text, and count them, instead of refusing the corpus."""
     also: str = ""
     """More texts to evaluate on: comma-separated NAME=CORPUS.
 
@@ -157,6 +148,24 @@ class DataOptions:
                 f"{1 - self.held_out:g}"
             )
         self.other_texts()
+        self.sources()
+
+    def sources(self) -> dict[str, float]:
+        """The corpora and their weights; an empty name is the default corpus."""
+        parts = [re.fullmatch(r"(.+)=([0-9.]+)", part.strip()) for part in self.corpus.split(",")]
+        found = [(part[1], float(part[2])) for part in parts if part and part[2].count(".") < 2]
+        if len(parts) == 1 or len(found) < len(parts):
+            return {self.corpus: 1.0}
+        if not all(weight > 0 for _, weight in found):
+            raise ConfigError(f"corpus {self.corpus}: every weight must be above 0")
+        return dict(found)
+
+    def vocabulary(self) -> int | None:
+        """Number of token ids, as far as the name of the tokenizer tells."""
+        if self.tokenizer == "bytes":
+            return 257
+        size = self.tokenizer.removeprefix("bpe:")
+        return int(size) if size != self.tokenizer and size.isdigit() else None
 
     def other_texts(self) -> dict[str, str]:
         """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
@@ -253,6 +262,28 @@ class TrainConfig:
 
     Their TOML sections are [s_base], [rl_r] and so on.
     """
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole run."""
+        return self.run.steps * self.data.batch * self.model.context
+
+    def of_length(self, steps: int) -> "TrainConfig":
+        """This run in `steps` steps: the schedule ends with them, warm-up is at most a tenth."""
+        warmup = min(self.optimizer.warmup_steps, steps // 10)
+        optimizer = replace(self.optimizer, steps=steps, warmup_steps=warmup)
+        return replace(self, run=replace(self.run, steps=steps), optimizer=optimizer)
+
+    def with_peak(self, rate: float) -> "TrainConfig":
+        """This run with another peak learning rate; the final one is scaled alike."""
+        final = self.optimizer.final_learning_rate * rate / self.optimizer.peak_learning_rate
+        rates = replace(self.optimizer, peak_learning_rate=rate, final_learning_rate=final)
+        return replace(self, optimizer=rates)
+
+    def check(self) -> None:
+        """Raises `ConfigError` where options do not fit together, as far as no text tells."""
+        model = self.model_config(self.data.vocabulary() or 257)
+        check_shape(model, self.run.mesh_shape(), self.data.batch // self.data.accumulate)
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids.

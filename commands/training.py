@@ -312,10 +312,11 @@ def folder_name(config: "TrainConfig") -> str:
     What a run may change as it goes on is not in it: the same command continues it.
     """
     from training.config import TrainConfig, differences, paper_recipe
-    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER
+    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, TEXT
 
     model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
-    same = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "run.seed", *MAY_DIFFER)
+    named = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "data.tokenizer", "run.seed")
+    same = (*named, *(option for option in MAY_DIFFER if option not in TEXT))
     if config.optimizer.schedule == "stable":
         same = (*same, *AFTER_DECAY_BEGINS)
     recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
@@ -323,8 +324,8 @@ def folder_name(config: "TrainConfig") -> str:
     parts = [model.size, model.router]
     if model.router != "dense":
         parts += [f"e{model.experts}", *([f"k{model.k}"] * (model.k > 1))]
-    if config.data.corpus:
-        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", Path(config.data.corpus).name)[:20].strip("._"))
+    given = config.data.corpus, config.data.tokenizer if config.data.tokenizer != "bytes" else ""
+    parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", Path(each).name)[:20].strip("._") for each in given]
     if run.steps != recipe.run.steps and config.optimizer.schedule == "cosine":
         parts.append(f"{run.steps}steps")
         recipe = recipe.of_length(run.steps)

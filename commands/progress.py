@@ -71,7 +71,7 @@ class Verdicts:
         found = {
             "collapsed": (
                 experts > 2 and fullest > COLLAPSED,
-                f"the routing has collapsed: {fullest:.0%} of the choices are one expert's; raise the balancing weight, or use s-base or hash",
+                f"the routing has collapsed: {fullest:.0%} of the choices are one expert's; raise its balancing weight",
             ),
             "dropped": (
                 dropped > DROPPED,
@@ -79,7 +79,7 @@ class Verdicts:
             ),
             "dead": (
                 dead >= 0.5,
-                f"{dead:.1f} of {experts} experts get no token in a step (mean over layers and steps); use fewer experts, or a larger batch",
+                f"{dead:.1f} of {experts} experts get no token in a step (a mean); use fewer experts, or a larger batch",
             ),
         }
         new = [name for name, (holds, _) in found.items() if holds and name not in self._warned]

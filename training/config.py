@@ -5,7 +5,7 @@ paper's recipe.
 """
 
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
 from reference.config import DropOrder, ModelConfig, RouterConfig, check_shape, technique
@@ -267,6 +267,18 @@ class TrainConfig:
     def tokens(self) -> int:
         """Training tokens of the whole run."""
         return self.run.steps * self.data.batch * self.model.context
+
+    def of_length(self, steps: int) -> "TrainConfig":
+        """This run in `steps` steps: the schedule ends with them, warm-up is at most a tenth."""
+        warmup = min(self.optimizer.warmup_steps, steps // 10)
+        optimizer = replace(self.optimizer, steps=steps, warmup_steps=warmup)
+        return replace(self, run=replace(self.run, steps=steps), optimizer=optimizer)
+
+    def with_peak(self, rate: float) -> "TrainConfig":
+        """This run with another peak learning rate; the final one is scaled alike."""
+        final = self.optimizer.final_learning_rate * rate / self.optimizer.peak_learning_rate
+        rates = replace(self.optimizer, peak_learning_rate=rate, final_learning_rate=final)
+        return replace(self, optimizer=rates)
 
     def check(self) -> None:
         """Raises `ConfigError` where options do not fit together, as far as no text tells."""

@@ -14,7 +14,6 @@ from commands.progress import watching
 from commands.trained import Json, shown
 
 if TYPE_CHECKING:
-
     from training.config import TrainConfig
     from training.records import MakeSink
     from training.run import Outcome

@@ -155,6 +155,13 @@ class DataOptions:
         self.other_texts()
         mixture(self.corpus)
 
+    def vocabulary(self) -> int | None:
+        """Number of token ids, as far as the name of the tokenizer tells."""
+        if self.tokenizer == "bytes":
+            return 257
+        size = self.tokenizer.removeprefix("bpe:")
+        return int(size) if size != self.tokenizer and size.isdigit() else None
+
     def other_texts(self) -> dict[str, str]:
         """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
         texts: dict[str, str] = {}

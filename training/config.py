@@ -4,7 +4,6 @@ The defaults train a small routed model on two CPU cores in about two minutes; `
 paper's recipe.
 """
 
-import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Literal
 
@@ -13,7 +12,7 @@ from reference.errors import ConfigError
 from reference.routers import ROUTERS, Reinforce, RouterOptions
 from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
-from training.text.files import mixture
+from training.text.files import further_texts, mixture
 
 
 @dataclass(frozen=True)
@@ -152,7 +151,7 @@ class DataOptions:
                 f"test is {self.test}; it must be at least 0 and less than 1 - held_out = "
                 f"{1 - self.held_out:g}"
             )
-        self.other_texts()
+        further_texts(self.also)
         mixture(self.corpus)
 
     def vocabulary(self) -> int | None:
@@ -161,21 +160,6 @@ class DataOptions:
             return 257
         size = self.tokenizer.removeprefix("bpe:")
         return int(size) if size != self.tokenizer and size.isdigit() else None
-
-    def other_texts(self) -> dict[str, str]:
-        """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
-        texts: dict[str, str] = {}
-        for part in filter(None, self.also.split(",")):
-            name, equals, source = (piece.strip() for piece in part.partition("="))
-            if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
-                raise ConfigError(
-                    f"also: cannot parse {part!r}; give a name in lower case and a text, "
-                    "such as code=corpus/code"
-                )
-            if name in texts or name in ("validation", "test"):
-                raise ConfigError(f"also: the name {name} is taken; choose another")
-            texts[name] = source
-        return texts
 
 
 @dataclass(frozen=True)

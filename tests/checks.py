@@ -8,12 +8,23 @@ A whole analysis takes five times as long with its types checked as in use, and 
 import os
 from collections.abc import Generator
 from contextlib import contextmanager
+from importlib import metadata
 from pathlib import Path
 
 from jaxtyping import config
 
 HANG_SECONDS = 1800
 """After which a process hangs: no busy machine takes as long for what tests start."""
+
+
+def compile_quickly() -> None:
+    """Programs of tests run for milliseconds and compile for seconds: XLA's optimizations, which change rounding alone, are left out.
+
+    For the processes that are started too. Before JAX is imported, or used in the case of `XLA_FLAGS`.
+    """
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Half of what is left; the newest JAX has no such option, and refuses it.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else "")
 
 
 def on_devices(number: int) -> dict[str, str]:

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reference.routers import ROUTERS
-from tests.checks import HANG_SECONDS
+from tests.checks import HANG_SECONDS, unchecked
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
+from training.run import Outcome, train
 from training.toml import to_toml
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -61,6 +62,29 @@ class Quiet:
 
     def on_event(self, message: str) -> None:
         """Nothing."""
+
+
+class Heard:
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.events: list[str] = []
+
+    def on_step(self, progress: Progress) -> None:
+        """Keep it."""
+        self.steps.append(progress)
+
+    def on_event(self, message: str) -> None:
+        """Keep it."""
+        self.events.append(message)
+
+
+@unchecked()
+def train_here(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:
+    """Train in this process as in use, without checks of types, and what was shown meanwhile."""
+    heard = Heard()
+    return train(config, folder, heard, cache), heard
 
 
 OTHERS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""The command line, thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
+"""The command line, `cli.py`, or `routelaw` where installed; thin: one subcommand is one typed dataclass, with one call into the library.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one line on standard error.
 """
@@ -13,9 +13,11 @@ from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
 from commands.planning import Plan
+from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
-from commands.training import Evaluate, Sample, Show, Tokenize, Train, with_defaults
+from commands.texts import Cache, Tokenize
+from commands.training import Evaluate, Sample, Show, Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -33,6 +35,7 @@ COMMANDS: dict[str, type[Any]] = {
     "show": Show,
     "sample": Sample,
     "eval": Evaluate,
+    "cache": Cache,
 }
 
 
@@ -46,22 +49,24 @@ def main(arguments: list[str] | None = None) -> int:
         elif asked[0] == "train":
             commands["train"] = with_defaults(Train)
     command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
+        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
+    from common.terminal import never_fail, printable
 
+    never_fail()
     try:
         command.run()
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(named(f"error: {error}")), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
         if isinstance(error, BrokenPipeError):
             # Whoever read the output has seen enough: nothing failed. Python would complain once more as it closes the pipe.
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        print(printable(named(f"error: {error}")), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

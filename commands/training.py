@@ -1,9 +1,10 @@
-"""`train`, `sample`, `eval`, `show` and `tokenize`."""
+"""`train`, `sample`, `eval` and `show`."""
 
 import hashlib
 import io
 import math
 import re
+import sys
 import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -11,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.program import program
 from commands.progress import watching
-from commands.shared import progress_shown
 
 if TYPE_CHECKING:
     import jax
@@ -26,9 +27,6 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
-
-SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
-"""Display names of the splits."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +64,17 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    held_out: float | None = None
+    """Fraction of the documents that is held out; of a single document, its last part."""
+    held_out_corpus: str | None = None
+    """Another text that is held out instead."""
+    text_field: str | None = None
+    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
+    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out records without a readable text, and count them."""
+    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
@@ -100,8 +108,8 @@ class Train:
 
     def run(self) -> None:
         """Train, and print the run's folder and held-out loss; or print the configuration."""
+        from training.cache import cache_folder
         from training.distributed import Processes, surrounding
-        from training.prepare import cache_folder
         from training.run import train
 
         config = self.options()
@@ -129,13 +137,17 @@ class Train:
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
+        if self.corpus == "":
+            raise InputError("--corpus is empty; leave it out for the default corpus")
         config = self._base()
         names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
         model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
-        model = replace(model, remat=model.remat or self.remat)
+        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
         if self.routing_frequency is not None:
             model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
-        data = _changed(config.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
+        names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
+        data = _changed(config.data, self, names)
+        data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
         config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
             config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
@@ -187,44 +199,6 @@ def with_defaults(command: type[Train]) -> type[Train]:
 
 
 @dataclass(frozen=True)
-class Tokenize:
-    """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
-
-    corpus: Annotated[str, tyro.conf.Positional]
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a glob pattern."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; it must not exist."""
-    tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
-    held_out: float = 0.05
-    """Fraction of documents in the held-out split."""
-    test: float = 0.0
-    """Fraction of documents in the test split, for final results."""
-
-    def run(self) -> None:
-        """Tokenize, and print the size of each split."""
-        from training.config import DataOptions
-        from training.corpus import Document, documents
-        from training.prepare import cache_folder, tokenizer_for
-        from training.shards import write_shards
-
-        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
-        tokenizer = tokenizer_for(data, cache_folder())
-        with progress_shown("documents") as progress:
-            done = 0
-
-            def _count(document: Document) -> None:
-                nonlocal done
-                done += 1
-                progress(done, 0, document.name)
-
-            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=data.held_out, test=data.test, on_document=_count)
-        for split, number in shards.documents.items():
-            tokens = sum(shard.tokens for shard in shards.files[split])
-            print(f"{self.out}, {SPLITS[split]}: {tokens:,} tokens of {number:,} documents")
-
-
-@dataclass(frozen=True)
 class Sample:
     """Sample a continuation of a text from a trained model."""
 
@@ -246,7 +220,7 @@ class Sample:
         from training.load import sample_run
 
         options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
+        print(_shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype)))
 
 
 @dataclass(frozen=True)
@@ -256,9 +230,11 @@ class Evaluate:
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     corpus: str | None = None
-    """The text, as for `train`; default: the run's own held-out text."""
-    tokens: int = 0
-    """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
+    """The text, as for `train`, whole; of token shards their held-out split; default: the run's own held-out text."""
+    tokens: int | None = None
+    """Number of tokens to predict, spread evenly over the text; 0 for all; default: the run's evaluation_tokens, as in training."""
+    text_field: str | None = None
+    """The field or column of records that is their text; default: the run's."""
     mesh: Mesh = None
     dtype: WeightType = None
     json: Json = False
@@ -266,16 +242,19 @@ class Evaluate:
 
     def run(self) -> None:
         """Print loss and bits per byte."""
+        from training.cache import cache_folder
         from training.load import evaluate_run
-        from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
+        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype}
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), **options)
         if self.json:
             import json
 
             print(json.dumps(asdict(found), indent=2))
             return
-        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {found.tokens:,} tokens")
+        amount = f"{found.tokens:,} of {found.of_tokens:,} tokens"
+        rest = "" if found.tokens == found.of_tokens else ", spread evenly over the text (--tokens 0: all)"
+        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {amount}{rest}")
 
 
 @dataclass(frozen=True)
@@ -357,6 +336,13 @@ def folder_name(config: "TrainConfig") -> str:
     return "-".join([*filter(None, parts), f"seed{run.seed}"])
 
 
+def _shown(text: str) -> str:
+    """`text` as it is, but without control characters where it would reach a terminal."""
+    from common.terminal import printable
+
+    return printable(text) if sys.stdout.isatty() else text
+
+
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
     if as_json:
         import json
@@ -368,7 +354,7 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
-    print(f"\n{outcome.sample}\n")
-    print(f"Curves and loads:  cli.py show {outcome.folder} --out {outcome.folder}/run.svg")
-    print(f"More of its text:  cli.py sample {outcome.folder} --prompt Fellow")
-    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"\n{_shown(outcome.sample)}\n")
+    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
+    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")

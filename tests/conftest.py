@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.checks import compile_quickly
+from tests.checks import check_anew, compile_quickly
 
 # As the commands set it: two workers on two cores, with matrices so small that threads of the linear algebra only wait for each other.
 # The workers are started by this process and take it over.
@@ -35,6 +35,11 @@ RELEASE = Path(__file__).parents[2] / "shared" / "data" / "curves.csv.gz"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the longest files first."""
     items.sort(key=lambda item: not any(f"tests/{name}.py" in item.nodeid for name in LONGEST))
+
+
+def pytest_runtest_setup() -> None:
+    """Check the first calls of every function anew in each test."""
+    check_anew()
 
 
 @pytest.fixture(scope="session")

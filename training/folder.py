@@ -15,7 +15,7 @@ sample.txt        written last: its presence marks a finished run
 import json
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -25,8 +25,10 @@ from common.files import write_atomically
 from training.checkpoint import checkpoint_steps
 from training.config import TrainConfig, differences
 from training.records import CURVES, last_loss
-from training.shards import MODEL, Shards
-from training.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
+from training.text.given import settled
+from training.text.prepare import PreparedText, cached_text
+from training.text.shards import MODEL
+from training.text.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
 from training.toml import read_toml, to_toml
 
 CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
@@ -43,14 +45,19 @@ PATIENCE_SECONDS = 45
 Our choice: a process that was asked to stop may still write a checkpoint.
 """
 
+TEXT = ("data.corpus", "data.held_out_corpus", "data.text_field", "data.tokenizer")
+"""Options that name the text and its tokenizer."""
+
 MAY_DIFFER = (
+    *TEXT,
     *("data.accumulate", "data.also"),
     *("run.steps", "run.mesh", "run.keep", "run.keep_every"),
     *("run.evaluate_every", "run.evaluation_tokens", "run.checkpoint_every"),
 )
 """Options that a continued run may change.
 
-They change results by rounding only, except that RL-R resamples for each microbatch.
+They change results by rounding only, except that RL-R resamples for each microbatch. Text and
+tokenizer may have moved: `check_data` compares their content.
 """
 
 AFTER_DECAY_BEGINS = ("optimizer.steps", "optimizer.decay_steps", "optimizer.final_learning_rate")
@@ -68,16 +75,25 @@ class Data:
     held_out_tokens: int
     content: str
     """SHA-256 of the text."""
+    read_as: str
+    """What its files were read as."""
+    parts: tuple[tuple[float, str], ...]
+    """Weights and names of its token shards in the cache."""
+    held_out_part: str
+    """The name of those of the text that is held out, if it is another one."""
 
 
-def data_of(tokenizer: Tokenizer, shards: Shards) -> Data:
-    """The identity of a tokenizer and its shards."""
+def data_of(tokenizer: Tokenizer, text: PreparedText) -> Data:
+    """The identity of a tokenizer and a text."""
     return Data(
         tokenizer.fingerprint,
         tokenizer.vocabulary,
-        shards.tokens("train"),
-        shards.tokens("held_out"),
-        shards.content,
+        text.tokens("train"),
+        text.tokens("held_out"),
+        text.content,
+        text.read_as,
+        tuple((weight, shards.folder.name) for weight, shards in text.parts),
+        text.held_out.folder.name if text.held_out else "",
     )
 
 
@@ -113,6 +129,7 @@ def check_options(folder: Path, config: TrainConfig) -> None:
     """
     if not (folder / CONFIG).exists():
         return
+    config = replace(config, data=settled(config.data))
     before, newest = (
         read_toml(folder / CONFIG),
         max(checkpoint_steps(folder / CHECKPOINTS), default=0),
@@ -152,24 +169,37 @@ def check_options(folder: Path, config: TrainConfig) -> None:
 
 
 def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
-    """Held-out loss and sample of the run in `folder`; None if it is not finished."""
+    """Held-out loss and sample of the run in `folder`; None if it is not finished.
+
+    Also None if the text of `config` has another name than the run's.
+    """
     loss = last_loss(folder / CURVES, config.run.steps)
     if loss is None or not (folder / SAMPLE).is_file():
+        return None
+    if not _same_text(config, read_toml(folder / CONFIG)):
+        # Whether it is the same by content is found out by reading it.
         return None
     # In binary mode, because text mode would change the sample's line ends.
     return loss, (folder / SAMPLE).read_bytes().decode()
 
 
-def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> None:
+def _same_text(one: TrainConfig, other: TrainConfig) -> bool:
+    ours, theirs = (asdict(settled(config.data)) for config in (one, other))
+    return all(
+        ours[name.removeprefix("data.")] == theirs[name.removeprefix("data.")] for name in TEXT
+    )
+
+
+def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> None:
     """Check options, tokenizer and text against the run in `folder`, and write the missing files.
 
     Called by one process. Raises `InputError` if any of them differs.
     """
     check_options(folder, config)
-    check_data(folder, tokenizer, shards)
+    check_data(folder, tokenizer, text)
     if not (folder / DATA).exists():
         write_atomically(
-            folder / DATA, json.dumps(asdict(data_of(tokenizer, shards)), indent=1) + "\n"
+            folder / DATA, json.dumps(asdict(data_of(tokenizer, text)), indent=1) + "\n"
         )
     if tokenizer.model is not None and not (folder / MODEL).exists():
         write_atomically(folder / MODEL, tokenizer.model)
@@ -189,11 +219,23 @@ def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     return tokenizer_from(model.read_bytes(), config.data.tokenizer)
 
 
-def check_data(folder: Path, tokenizer: Tokenizer, shards: Shards) -> None:
+def own_text(folder: Path, cache: Path) -> PreparedText | None:
+    """The text of the run in `folder`, from the cache; None if it is not there.
+
+    Tokens in the cache are found by content: the corpus may have moved.
+    """
+    if not (folder / DATA).exists():
+        return None
+    data = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    parts = [(weight, name) for weight, name in data.get("parts", ())]
+    return cached_text(parts, data.get("held_out_part", ""), cache)
+
+
+def check_data(folder: Path, tokenizer: Tokenizer, text: PreparedText) -> None:
     """Raises `InputError` if the run in `folder`, if any, has another tokenizer or text."""
     if not (folder / DATA).exists():
         return
-    data, before = data_of(tokenizer, shards), json.loads((folder / DATA).read_text())
+    data, before = data_of(tokenizer, text), json.loads((folder / DATA).read_text(encoding="utf-8"))
     for name, what in (
         ("vocabulary", "a vocabulary of {} ids"),
         ("tokenizer", "tokenizer {:.12}"),

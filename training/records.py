@@ -263,7 +263,7 @@ class Curves:
         self._path, self._columns = path, columns
         self._rows: list[dict[str, str]] = []
         if path.exists():
-            with path.open(newline="") as file:
+            with path.open(newline="", encoding="utf-8") as file:
                 reader = csv.DictReader(file)
                 self._rows = [row for row in reader if int(row["step"]) <= after]
                 # A text that is no longer evaluated keeps its earlier losses.
@@ -304,7 +304,7 @@ def last_loss(path: Path, step: int) -> float | None:
     """Held-out loss after `step` in the curves at `path`; None if there is no such file or row."""
     if not path.exists():
         return None
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding="utf-8") as file:
         rows = [row for row in csv.DictReader(file) if row["step"] == str(step)]
     return float(rows[-1]["loss_validation"]) if rows else None
 
@@ -316,12 +316,12 @@ class Metrics:
         """Open the file at `path`, truncated to step `after` and to complete lines."""
         kept: list[str] = []
         if path.exists():
-            for line in path.read_text().splitlines():
+            for line in path.read_text(encoding="utf-8").splitlines():
                 record = _record(line)
                 if record is not None and record["step"] <= after:
                     kept.append(line)
         write_atomically(path, "".join(line + "\n" for line in kept))
-        self._file = path.open("a")
+        self._file = path.open("a", encoding="utf-8")
 
     def append(self, record: dict[str, Any]) -> None:
         """Append a line."""
@@ -336,7 +336,9 @@ class Metrics:
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """The complete lines of the `metrics.jsonl` at `path`."""
     return [
-        record for line in path.read_text().splitlines() if (record := _record(line)) is not None
+        record
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if (record := _record(line)) is not None
     ]
 
 

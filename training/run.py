@@ -7,7 +7,7 @@ the seed alone, and records after the checkpoint are truncated.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -25,12 +25,13 @@ from training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, 
 from training.host import keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
-from training.prepare import prepare
 from training.records import CURVES, MakeSink, Records, Setting, last_loss
 from training.signals import Stop, stop_on_signals
 from training.start import Setup, first_state, set_up, state_shapes
 from training.step import TrainState
-from training.tokenizer import Tokenizer
+from training.text.given import settled
+from training.text.prepare import prepare
+from training.text.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
 
@@ -70,6 +71,7 @@ def train(
     """
     if processes is not None:
         join(processes)
+    config = replace(config, data=settled(config.data))
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config))
     if done is not None:
@@ -80,12 +82,12 @@ def train(
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
     with peers(_KEPT), stop_on_signals(watcher.on_event) as stop:
-        tokenizer, shards = prepare(config.data, cache, watcher.on_event)
-        setup = set_up(config, tokenizer, shards)
-        check_alike(f"{config} {data_of(tokenizer, shards)}")
+        tokenizer, text = prepare(config.data, cache, watcher.on_event)
+        setup = set_up(config, tokenizer, text)
+        check_alike(f"{config} {data_of(tokenizer, text)}")
         writes = jax.process_index() == 0
         with locked(folder, watcher.on_event) if writes else nullcontext():
-            decided(lambda: claim(folder, config, tokenizer, shards))
+            decided(lambda: claim(folder, config, tokenizer, text))
             with jax.set_mesh(setup.mesh):
                 return _train(setup, tokenizer, folder, watcher, stop, sinks)
 

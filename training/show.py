@@ -39,7 +39,9 @@ def history(folder: Path) -> History:
             "name one that `cli.py train` wrote"
         )
     records: list[dict[str, Any]] = [
-        json.loads(line) for line in path.read_text().splitlines() if line.endswith("}")
+        json.loads(line)
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if line.endswith("}")
     ]
     steps = [record for record in records if "loss" in record]
     evaluations = [record for record in records if "evaluation" in record]

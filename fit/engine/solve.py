@@ -5,6 +5,7 @@ disjoint set of starts ended no lower), and its parameters are `identified` (eac
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -154,12 +155,12 @@ class Fit:
             "weights": problem.weights.tolist(), "limits": problem.limits.tolist(), "box": problem.box.tolist(),
             "theta": self.theta.tolist(), "beta": self.beta.tolist(), "certificate": asdict(self.certificate),
         }  # fmt: skip
-        Path(path).write_text(json.dumps(record))
+        Path(path).write_text(json.dumps(record), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> "Fit":
         """Read a fit that `save` wrote. A law of one's own is imported from the module that defines it."""
-        record = json.loads(Path(path).read_text())
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
         law = per_size(record["per_size"]) if "per_size" in record else _law_at(record["law"])
         arrays = {key: np.array(record[key], dtype=np.float64) for key in ("observed", "weights", "limits", "box", "theta", "beta")}
         data = {name: np.array(column, dtype=np.float64) for name, column in record["data"].items()}
@@ -172,12 +173,10 @@ class Fit:
 
 def _import_path(law: Law) -> str:
     """`module:NAME` of a law that is not in the catalogue."""
-    import sys
-
-    for module in list(sys.modules.values()):
-        for name, value in list(vars(module).items()) if hasattr(module, "__dict__") else []:
-            if value is law and getattr(module, "__name__", "") != "__main__":
-                return f"{module.__name__}:{name}"
+    for path, module in list(sys.modules.items()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is law and path != "__main__":
+                return f"{path}:{name}"
     raise InputError(f"law {law.name!r} cannot be saved: it must be a variable of a module that can be imported again")
 
 

@@ -5,16 +5,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from reference.routers import ROUTERS
-from tests.checks import HANG_SECONDS, unchecked
+from tests.checks import HANG_SECONDS
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
 from training.run import Outcome, train
+from training.text.read import Corpus, read_corpus
 from training.toml import to_toml
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -29,6 +30,12 @@ def write_corpus(folder: Path) -> Path:
         some = " ".join(words[(i * 7 + j * (1 + i % 3)) % len(words)] for j in range(40))
         (folder / f"{i:02d}.txt").write_text(f"{i} {some}\n")
     return folder
+
+
+def text_corpus(path: Path, texts: Iterable[str]) -> Corpus:
+    """The texts as the lines of the JSON-lines file `path`."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return read_corpus(str(path))
 
 
 def tiny(corpus: Path, **changes: Any) -> TrainConfig:
@@ -80,9 +87,8 @@ class Heard:
         self.events.append(message)
 
 
-@unchecked()
 def train_here(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:
-    """Train in this process as in use, without checks of types, and what was shown meanwhile."""
+    """Train in this process, and what was shown meanwhile."""
     heard = Heard()
     return train(config, folder, heard, cache), heard
 

@@ -17,7 +17,8 @@ from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
 from commands.texts import Cache, Tokenize
-from commands.training import Evaluate, Sample, Show, Train, with_defaults
+from commands.trained import Evaluate, Sample, Show
+from commands.training import Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")

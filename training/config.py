@@ -13,6 +13,7 @@ from reference.errors import ConfigError
 from reference.routers import ROUTERS, Reinforce, RouterOptions
 from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
+from training.text.files import mixture
 
 
 @dataclass(frozen=True)
@@ -152,17 +153,7 @@ class DataOptions:
                 f"{1 - self.held_out:g}"
             )
         self.other_texts()
-        self.sources()
-
-    def sources(self) -> dict[str, float]:
-        """The corpora and their weights; an empty name is the default corpus."""
-        parts = [re.fullmatch(r"(.+)=([0-9.]+)", part.strip()) for part in self.corpus.split(",")]
-        found = [(part[1], float(part[2])) for part in parts if part and part[2].count(".") < 2]
-        if len(parts) == 1 or len(found) < len(parts):
-            return {self.corpus: 1.0}
-        if not all(weight > 0 for _, weight in found):
-            raise ConfigError(f"corpus {self.corpus}: every weight must be above 0")
-        return dict(found)
+        mixture(self.corpus)
 
     def vocabulary(self) -> int | None:
         """Number of token ids, as far as the name of the tokenizer tells."""

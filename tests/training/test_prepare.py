@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from reference.errors import ConfigError
 from tests.checks import HANG_SECONDS
 from tests.training.tiny_runs import ROOT, text_corpus, write_corpus
 from training.config import DataOptions
+from training.text.files import mixture
 from training.text.given import settled
 from training.text.prepare import PreparedText, prepare, tokenize, whole_text
 from training.text.read import Corpus
@@ -124,11 +124,11 @@ def test_a_mixture_is_its_texts_with_their_weights(tmp_path: Path, cache: Path) 
     assert text_of(text, "train") == "a line\n" * 48 + "\n" + "b line\n" * 48 + "\n"
     other, _ = prepared(DataOptions(f"{names[0]}=1,{names[1]}=1"), cache)
     assert other.content != text.content
-    with pytest.raises(ConfigError, match="every weight must be above 0"):
+    with pytest.raises(InputError, match="each with a weight above 0"):
         DataOptions(f"{names[0]}=1,{names[1]}=0")
     # A name may have both signs.
-    assert DataOptions("year=2024,a.txt").sources() == {"year=2024,a.txt": 1}
-    assert DataOptions("data/year=2024").sources() == {"data/year=2024": 1}
+    assert mixture("year=2024,a.txt") == {"year=2024,a.txt": 1}
+    assert mixture("data/year=2024") == {"data/year=2024": 1}
 
 
 @pytest.fixture

@@ -85,6 +85,23 @@ def corpus_files(source: str | None = None) -> CorpusFiles:
     return CorpusFiles(source, tuple(map(_file, found)))
 
 
+def mixture(corpus: str) -> dict[str, float]:
+    """The texts that `corpus` names, with their weights: itself, or those of `web=2,books=1`.
+
+    An empty name is the default corpus. Raises `InputError` for a weight that is not above 0.
+    """
+    parts = [part.strip().rpartition("=") for part in corpus.split(",")]
+    numbers = [re.fullmatch(r"[0-9]*\.?[0-9]+", number) for _, _, number in parts]
+    if len(parts) == 1 or not all(numbers):
+        return {corpus: 1.0}
+    found = {name: float(number) for name, _, number in parts}
+    if not all(weight > 0 and name for name, weight in found.items()) or len(found) < len(parts):
+        raise InputError(
+            f"corpus {corpus}: a mixture needs other texts, each with a weight above 0"
+        )
+    return found
+
+
 def check_local(source: str) -> None:
     """Raises `InputError` for a name that is empty, a URL, or not Unicode."""
     if not source:

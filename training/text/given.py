@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from training.config import DataOptions
+from training.text.files import mixture
 from training.text.shards import INDEX, MODEL, read_index
 from training.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from
 
@@ -15,7 +16,7 @@ def settled(data: DataOptions) -> DataOptions:
     Raises `InputError` where `data` asks for others than the shards'.
     """
     default = DataOptions()
-    for source in filter(is_shards, data.sources()):
+    for source in filter(is_shards, mixture(data.corpus)):
         shards = read_index(Path(source))
         again = f"leave it out, or write the shards again with `cli.py tokenize {source}-2`"
         for name in ("held_out", "test"):

@@ -9,6 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
+from training.text.files import mixture
 from training.text.given import is_shards, settled, shards_tokenizer
 from training.text.interrupt import interruptible
 from training.text.read import READER_VERSION, Corpus, read_corpus
@@ -158,7 +159,8 @@ def _texts(
     data: DataOptions, fractions: Fractions, say: Say, check: Callable[[], None]
 ) -> list[_Text]:
     return [
-        _text(name, weight, fractions, data, say, check) for name, weight in data.sources().items()
+        _text(name, weight, fractions, data, say, check)
+        for name, weight in mixture(data.corpus).items()
     ]
 
 

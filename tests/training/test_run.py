@@ -19,14 +19,14 @@ from reference.objective import PADDING, Report, objective
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
-from tests.training.tiny_runs import result, tiny, write_corpus
+from tests.training.tiny_runs import Heard, result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig
 from training.evaluate import evaluate, sample, sums_of
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
 from training.records import Curves
-from training.run import Outcome, Progress, train
+from training.run import Outcome, train
 from training.step import TrainState, train_step
 from training.text.batches import EvaluationBatches, Sequences
 from training.text.prepare import prepare
@@ -47,22 +47,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(cache: Path) -> Path:
     """Text for all runs here."""
     return write_corpus(cache / "corpus")
-
-
-class Heard:
-    """Keeps what it is shown."""
-
-    def __init__(self) -> None:
-        self.steps: list[Progress] = []
-        self.events: list[str] = []
-
-    def on_step(self, progress: Progress) -> None:
-        """Keep it."""
-        self.steps.append(progress)
-
-    def on_event(self, message: str) -> None:
-        """Keep it."""
-        self.events.append(message)
 
 
 def run(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:

@@ -1,6 +1,6 @@
 """The command line, thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one line on standard error.
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by a signal. Errors are one line on standard error.
 """
 
 import os

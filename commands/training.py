@@ -2,6 +2,7 @@
 
 import io
 import math
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -24,6 +25,9 @@ Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
+
+STOPPED = 130
+"""Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
 
 SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
 """Display names of the splits."""
@@ -92,8 +96,8 @@ class Train:
     json: Json = False
     """Print JSON only, on standard output."""
 
-    def run(self) -> None:
-        """Train, and print the run's folder and held-out loss."""
+    def run(self) -> int:
+        """Train, and print the run's folder and held-out loss. Returns 130 if a signal stopped it before its last step."""
         from training.distributed import Processes, surrounding
         from training.prepare import cache_folder
         from training.run import train
@@ -110,6 +114,7 @@ class Train:
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
         _print_outcome(outcome, self.json)
+        return STOPPED if outcome.stopped else 0
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
@@ -222,7 +227,7 @@ class Sample:
         from training.load import sample_run
 
         options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype))
+        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say))
 
 
 @dataclass(frozen=True)
@@ -245,7 +250,9 @@ class Evaluate:
         from training.load import evaluate_run
         from training.prepare import cache_folder
 
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype)
+        found = evaluate_run(
+            self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say
+        )
         if self.json:
             import json
 
@@ -297,6 +304,10 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     from training.start import run_mesh
 
     return run_mesh(RunOptions(mesh=described))
+
+
+def _say(message: str) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:

@@ -20,7 +20,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from common.errors import InputError, WorkError
+from common.errors import InputError, WorkError, first_line
 
 HEARTBEAT_SECONDS = 20
 """Seconds without a heartbeat after which a process counts as lost.
@@ -64,7 +64,7 @@ def surrounding() -> Processes | None:
     counts = (
         os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
-    return Processes() if any(count.isdigit() and int(count) > 1 for count in counts) else None
+    return Processes() if any(count.isdecimal() and int(count) > 1 for count in counts) else None
 
 
 def join(processes: Processes) -> None:
@@ -92,7 +92,7 @@ def join(processes: Processes) -> None:
         ) from error
     except RuntimeError as error:
         raise WorkError(
-            f"the other processes cannot be reached ({_first_line(error)}); "
+            f"the other processes cannot be reached ({first_line(error)}); "
             "start all of them within five minutes"
         ) from error
 
@@ -153,7 +153,7 @@ def peers(kept: str) -> Generator[None]:
         atexit.register(_leave, 2 if isinstance(error, InputError) else 1)
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise WorkError(
-                f"another process of this run has exited or failed ({_first_line(error)}); {kept}"
+                f"another process of this run has exited or failed ({first_line(error)}); {kept}"
             ) from error
         raise
 
@@ -163,7 +163,3 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

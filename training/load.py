@@ -22,17 +22,16 @@ from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.batches import Batch, EvaluationBatches, Sequences
-from training.checkpoint import read_weights
 from training.config import TrainConfig
 from training.corpus import documents
 from training.evaluate import Sums, evaluate, sample, sums_of
-from training.folder import CHECKPOINTS, CONFIG, check_data, tokenizer_of
+from training.folder import check_data, run_options, tokenizer_of
 from training.prepare import prepare
+from training.restore import CHECKPOINTS, Say, read_weights
 from training.shards import TokenStream
 from training.start import model_shapes
 from training.texts import text_batches
 from training.tokenizer import Tokenizer
-from training.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -66,22 +65,29 @@ class TextLoss:
 
 
 def load_run(
-    folder: Path, step: int | None = None, *, mesh: Mesh | None = None, dtype: Dtype | None = None
+    folder: Path,
+    step: int | None = None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> LoadedRun:
-    """The run in `folder` at `step` (None: its newest checkpoint), without optimizer state.
+    """The run in `folder` at `step` (None: its newest intact checkpoint), without optimizer state.
 
     Weights are sharded over `mesh`, or placed on one device. `dtype`: dtype of weights and
-    activations; None: the run's. Raises `InputError` if there is no such checkpoint, `ConfigError`
-    if the mesh does not divide the model's dimensions.
+    activations; None: the run's. `say` names damaged checkpoints that are passed over. Raises
+    `InputError` if there is no such checkpoint, `ConfigError` if the mesh does not divide the
+    model's dimensions.
     """
-    config = read_toml(folder / CONFIG)
+    config = run_options(folder)
     tokenizer = tokenizer_of(folder, config)
     if dtype is not None:
         config = replace(config, model=replace(config.model, dtype=dtype))
     model = config.model_config(tokenizer.vocabulary)
     if mesh is not None:
         check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
-    weights, step = read_weights(folder / CHECKPOINTS, step, model_shapes(model, mesh, dtype))
+    shapes = model_shapes(model, mesh, dtype)
+    weights, step = read_weights(folder / CHECKPOINTS, step, shapes, say)
     return LoadedRun(config, tokenizer, weights, step, mesh)
 
 
@@ -103,14 +109,15 @@ def evaluate_run(
     step: int | None = None,
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> TextLoss:
     """Loss of the run's model on a corpus; None: the run's own held-out text.
 
-    The text is streamed. `tokens`: read only about this many, from the beginning; 0 for all. `mesh`
-    and `dtype` as in `load_run`. Raises `InputError` for text that cannot be read or has fewer than
-    two bytes.
+    The text is streamed. `tokens`: read only about this many, from the beginning; 0 for all.
+    `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for text that cannot be read or
+    has fewer than two bytes.
     """
-    run = load_run(folder, step, mesh=mesh, dtype=dtype)
+    run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     if corpus is None:
@@ -155,17 +162,18 @@ def sample_run(
     step: int | None = None,
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> str:
     """`prompt` and its continuation by the run's model; an empty prompt starts a document.
 
-    `mesh` and `dtype` as in `load_run`. Raises `InputError` for a negative temperature.
+    `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for a negative temperature.
     """
     if not temperature >= 0:
         raise InputError(
             f"temperature is {temperature}; it must be at least 0 "
             "(0: always the most probable token)"
         )
-    run = load_run(folder, step, mesh=mesh, dtype=dtype)
+    run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
     with run.on_mesh():
         key = jax.random.key(seed)

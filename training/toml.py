@@ -12,7 +12,7 @@ import msgspec
 import tomli_w
 
 from reference.errors import ConfigError
-from training.config import TrainConfig
+from training.config import TrainConfig, toml_value
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -87,8 +87,8 @@ def _converted(value: Any, kind: Any, where: str) -> Any:
         for name in fields:
             value, kind = value[name], typing.get_type_hints(kind)[name]
         if typing.get_origin(kind) is Literal:
-            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+            message = f"it must be one of {', '.join(map(toml_value, typing.get_args(kind)))}"
         elif expected := re.match("Expected `([a-z]+)`", message):
             message = f"it must be of type {expected[1]}"
-        shown = ":" if isinstance(value, dict) else f" is {value!r};"
+        shown = ":" if isinstance(value, dict) else f" is {toml_value(value)};"
         raise ConfigError(f"{place}{shown} {message}") from error

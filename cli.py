@@ -38,6 +38,11 @@ COMMANDS: dict[str, type[Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
+        # Python has no object for a stream that is closed, and nothing could be written to it.
+        if stream is None:
+            print(f"error: {name} is closed; redirect it, for example to /dev/null", file=sys.stderr or sys.stdout)
+            return 1
     asked = sys.argv[1:] if arguments is None else arguments
     commands = dict(COMMANDS)
     if asked[:1] in (["fit"], ["compare"]) and {"-h", "--help"} & set(asked):
@@ -48,22 +53,30 @@ def main(arguments: list[str] | None = None) -> int:
     from common.errors import InputError, WorkError
 
     try:
-        command.run()
+        code = command.run() or 0
         sys.stdout.flush()
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
+        _drop_output()
         if isinstance(error, BrokenPipeError):
-            # Whoever read the output has seen enough: nothing failed. Python would complain once more as it closes the pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read the output has seen enough: nothing failed.
             return 0
         print(f"error: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
+
+
+def _drop_output() -> None:
+    """Standard output that cannot be written goes nowhere: Python would complain once more as it closes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -87,6 +87,10 @@ class Train:
     """Index of this process, from 0."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes that JAX finds by itself, as on Cloud TPU and GKE."""
+    join_timeout: float = 300.0
+    """Seconds to wait for the other processes."""
+    ignore_memory: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Try a step that needs more memory than there is."""
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
@@ -103,8 +107,8 @@ class Train:
         from training.run import train
 
         config = self.options()
-        named = Processes(self.coordinator, self.processes, self.process)
-        others = named if self.coordinator or self.distributed else surrounding()
+        named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
+        others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
         folder = self.out or Path("runs") / _name(config)
         sinks: list[MakeSink] = []
         if self.tensorboard:
@@ -112,13 +116,14 @@ class Train:
 
             sinks.append(event_file(folder))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
         _print_outcome(outcome, self.json)
         return STOPPED if outcome.stopped else 0
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
+        from reference.errors import Range
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
@@ -130,6 +135,7 @@ class Train:
         data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
         run = _changed(base.run, self, ("steps", "seed", "mesh"))
         if self.tokens is not None:
+            Range(0, more=True).check("--tokens", self.tokens)
             run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
         return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
 

@@ -7,7 +7,7 @@ keys are not saved: a step's keys follow from the seed and the step.
 
 import shutil
 from collections.abc import Callable, Generator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from jaxtyping import Array, Shaped
 from common.errors import InputError, WorkError, first_line
 from training.digests import digests
 from training.distributed import decided
+from training.machine import full_disk, kept
 from training.restore import (
     DATA,
     PREFIX,
@@ -42,7 +43,7 @@ class Checkpoints:
 
         Removes incomplete checkpoints that a killed process left.
         """
-        self._folder = folder
+        self._folder, self._quiet = folder, ExitStack()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -55,6 +56,11 @@ class Checkpoints:
     def latest(self) -> int | None:
         """The step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
+
+    @property
+    def kept(self) -> str:
+        """Which checkpoint there is, in words."""
+        return kept(self._folder.parent)
 
     def save(self, step: int, state: TrainState, place: dict[str, Any]) -> None:
         """Start writing a checkpoint with the position `place` in the data.
@@ -118,14 +124,16 @@ class Checkpoints:
             yield
         # Orbax passes on what any of its threads met: of the file system, of tensorstore.
         except Exception as error:
-            newest = max(checkpoint_steps(self._folder), default=None)
-            kept = "there is none yet" if newest is None else f"that of step {newest} is kept"
+            run = self._folder.parent
+            if "No space left" in str(error) or "File too large" in str(error):
+                raise WorkError(full_disk(run)) from error
             raise WorkError(
-                f"{self._folder}: a checkpoint cannot be written ({first_line(error)}); {kept}: "
-                "make room or give another --out; the same command continues"
+                f"a checkpoint cannot be written ({first_line(error)}); {kept(run)}"
             ) from error
 
     def __enter__(self) -> "Checkpoints":
+        # Orbax reports what fails in its threads, and raises it too.
+        self._quiet.enter_context(quiet())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
@@ -133,12 +141,13 @@ class Checkpoints:
 
         A process that has failed does not wait for others, and reports its first failure only.
         """
-        if kind is None:
-            with self._writing():
-                self._manager.close()
-        elif jax.process_count() == 1:
-            with suppress(Exception):
-                self._manager.close()
+        with self._quiet:
+            if kind is None:
+                with self._writing():
+                    self._manager.close()
+            elif jax.process_count() == 1:
+                with suppress(Exception):
+                    self._manager.close()
 
 
 def _described(named: Mapping[str, Shaped[Array, "..."]]) -> dict[str, dict[str, Any]]:

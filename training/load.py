@@ -18,6 +18,7 @@ from jax.sharding import Mesh
 
 from common.errors import InputError
 from reference.config import Dtype, ModelConfig, check_shape
+from reference.errors import SEED, Range
 from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
@@ -117,6 +118,7 @@ def evaluate_run(
     `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for text that cannot be read or
     has fewer than two bytes.
     """
+    Range(0).check("tokens", tokens)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
@@ -168,11 +170,9 @@ def sample_run(
 
     `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for a negative temperature.
     """
-    if not temperature >= 0:
-        raise InputError(
-            f"temperature is {temperature}; it must be at least 0 "
-            "(0: always the most probable token)"
-        )
+    Range(0).check("temperature", temperature)
+    Range(0).check("tokens", tokens)
+    SEED.check("seed", seed)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
     with run.on_mesh():

@@ -213,15 +213,10 @@ class Loop:
     def _check(self, what: str, value: float, layer: str = "") -> None:
         if not math.isfinite(value):
             self._checkpoints.wait()
-            newest = self._checkpoints.latest
-            kept, where = (
-                ("there is no checkpoint yet", "")
-                if newest is None
-                else (f"the checkpoint of step {newest} is kept", ", in another folder")
-            )
+            where = "" if self._checkpoints.latest is None else ", in another folder"
             raise WorkError(
-                f"{what} is {value}{layer}; {kept}: train with a lower learning rate, "
-                f"or from another seed{where}"
+                f"{what} is {value}{layer}; {self._checkpoints.kept}: train with a lower learning "
+                f"rate, or from another seed{where}"
             )
 
 

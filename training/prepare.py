@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from common.errors import InputError
+from common.errors import InputError, WorkError
 from training.config import DataOptions
 from training.corpus import Document, corpus_files, documents
 from training.shards import INDEX, MODEL, Shards, open_shards, split_of, write_shards
@@ -19,8 +19,17 @@ TOKENIZER_TEXT = 100 << 20
 
 
 def cache_folder() -> Path:
-    """The user's cache folder (XDG base directories)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "routelaw"
+    """The user's cache folder (XDG base directories).
+
+    Raises `WorkError` for a user without a home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(named) if named else Path.home() / ".cache") / "routelaw"
+    except RuntimeError as error:
+        raise WorkError(
+            "there is no home folder to keep the cache in; set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 def prepare(

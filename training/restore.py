@@ -234,10 +234,11 @@ def _restored(path: Path, arrays: Mapping[str, tuple[dict[str, Any], Any]]) -> N
 
 
 def _ignore_late_reads() -> None:
-    """Leave out tensorstore's reads that end after another has failed and closed the event loop.
+    """Leave out tensorstore's reads that fail too, or end after a failure has ended the loop.
 
-    Each would be printed with a traceback. The hook stays, as such a read may end at any time.
+    Each would be printed with a traceback. This stays, as such a read may end at any time.
     """
+    logging.getLogger("asyncio").addFilter(_is_no_late_read)
     before = sys.unraisablehook
     if before.__qualname__.startswith(_ignore_late_reads.__name__):
         return
@@ -247,6 +248,10 @@ def _ignore_late_reads() -> None:
             before(found)
 
     sys.unraisablehook = _hook
+
+
+def _is_no_late_read(record: logging.LogRecord) -> bool:
+    return "exception was never retrieved" not in record.getMessage()
 
 
 def _handler() -> Any:

@@ -31,9 +31,10 @@ from training.folder import (
     locked,
     start_over,
 )
-from training.host import keep_compiled, keep_freed_memory
+from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
+from training.machine import check_memory, one_line_faults
 from training.manifest import differing
 from training.prepare import prepare
 from training.records import MakeSink, Records, unusable
@@ -70,17 +71,20 @@ def train(
     processes: Processes | None = None,
     *,
     sinks: Sequence[MakeSink] = (),
+    ignore_memory: bool = False,
 ) -> Outcome:
     """Train in `folder`, from its newest checkpoint if there is one; a finished run is reported.
 
     `cache` keeps token shards and compiled programs for later runs. `sinks` receive every record,
-    in process 0. `processes`: the processes of a distributed run, each of which calls this. Raises
-    `InputError` before the first step for invalid options, or a folder with a run of other options
-    or text; `WorkError` if a loss is not finite (the last checkpoint is kept), if another process
-    is lost, or if another one trains in the same folder.
+    in process 0. `processes`: the processes of a distributed run, each of which calls this.
+    `ignore_memory`: try a step that is larger than the memory. Raises `InputError` before the first
+    step for invalid options, or a folder with a run of other options or text, or whose files are
+    damaged beyond mending; `WorkError` if a loss is not finite (the last checkpoint is kept), if
+    memory or the disk does not suffice, if another process is lost, or if another one trains in the
+    same folder.
     """
     if processes is not None:
-        join(processes)
+        join(processes, watcher.on_event)
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config, watcher.on_event))
     if done is not None:
@@ -90,11 +94,12 @@ def train(
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
-    with peers(_KEPT):
-        with stop_at_once():
+    with peers(_KEPT), one_line_faults(folder):
+        with stop_at_once(), cache_faults(cache):
             tokenizer, shards = prepare(config.data, cache, watcher.on_event)
         with stop_on_signals(watcher.on_event) as stop:
             setup = set_up(config, tokenizer, shards)
+            check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
             check_alike(f"{config} {data_of(tokenizer, shards)}")
             run = _Run(setup, tokenizer, folder, watcher, stop)
             writes = jax.process_index() == 0

@@ -1,4 +1,4 @@
-"""The command line, thin: one subcommand is one typed dataclass of `commands/`, with one call into the library.
+"""The command line, `cli.py`, or `routelaw` where installed; thin: one subcommand is one typed dataclass, with one call into the library.
 
 Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by a signal. Errors are one line on standard error.
 """
@@ -13,9 +13,10 @@ from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
 from commands.planning import Plan
+from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
-from commands.training import Evaluate, Sample, Show, Tokenize, Train
+from commands.training import Evaluate, Sample, Show, Tokenize, Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -45,10 +46,13 @@ def main(arguments: list[str] | None = None) -> int:
             return 1
     asked = sys.argv[1:] if arguments is None else arguments
     commands = dict(COMMANDS)
-    if asked[:1] in (["fit"], ["compare"]) and {"-h", "--help"} & set(asked):
-        commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+    if {"-h", "--help"} & set(asked):
+        if asked[0] in ("fit", "compare"):
+            commands[asked[0]] = with_laws(COMMANDS[asked[0]])
+        elif asked[0] == "train":
+            commands["train"] = with_defaults(Train)
     command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog="cli.py", description="Reference routers, and the laws they obey.", args=arguments
+        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
 
@@ -56,14 +60,14 @@ def main(arguments: list[str] | None = None) -> int:
         code = command.run() or 0
         sys.stdout.flush()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(named(f"error: {error}"), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
         _drop_output()
         if isinstance(error, BrokenPipeError):
             # Whoever read the output has seen enough: nothing failed.
             return 0
-        print(f"error: {error}", file=sys.stderr)
+        print(named(f"error: {error}"), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

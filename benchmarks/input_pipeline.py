@@ -20,7 +20,7 @@ import tyro
 
 from benchmarks.common import median, save, show, verdict
 from benchmarks.training_run import Clock, loop, nano
-from training.config import LADDER
+from reference.sizes import LADDER
 
 LIMIT = 0.03
 """Most of a step that may be spent waiting for data."""

@@ -30,8 +30,8 @@ from benchmarks.common import save, show, verdict
 from reference.config import ModelConfig, RouterConfig
 from reference.count import dense_parameter_count, total_parameter_count
 from reference.routers import ROUTERS
+from reference.sizes import LADDER
 from reference.transformer import Transformer
-from training.config import LADDER
 from training.host import keep_freed_memory
 from training.optimizer import OptimizerConfig, make_optimizer
 from training.step import init_state, train_step

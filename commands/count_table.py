@@ -1,33 +1,38 @@
-"""Output of `cli.py count`: parameters and FLOPs of the paper's models, as tables or JSON."""
+"""Output of `cli.py count`: parameters and FLOPs of models, as tables or JSON."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
-from fractions import Fraction
 from itertools import product
 from typing import Any
 
-from reference.config import SIZES, ModelConfig, model_config
+from reference.config import ModelConfig, model_config, routing_frequency
 from reference.count import dense_parameter_count, flops_per_step, flops_per_token, parameters, total_parameter_count
 from reference.errors import ConfigError
 from reference.routers import ROUTERS
+from reference.sizes import SIZES
 
 _TOTALS = ("dense_parameter_count", "total_parameter_count", "flops_per_token", "flops_per_step")
 
 
 def combinations(
-    sizes: Sequence[str], routers: Sequence[str], experts: Sequence[str], ks: Sequence[str], routing_frequencies: Sequence[str]
+    sizes: Sequence[str],
+    routers: Sequence[str],
+    experts: Sequence[str],
+    ks: Sequence[str],
+    routing_frequencies: Sequence[str],
+    **shared: int,
 ) -> dict[str, ModelConfig]:
-    """The models of all combinations of the arguments, by name; dense models once.
+    """The models of all combinations of the arguments, by name; dense models once. `shared`: options of `model_config`.
 
-    An empty list means every size, dense, or the defaults of a routed layer (E = 64, k = 1, R = 1/2). Raises `ConfigError`.
+    An empty list means every size of the paper, dense, or the defaults of a routed layer (E = 64, k = 1, R = 1/2). Raises `ConfigError`.
     """
     routers = routers or ("dense",)
     if set(routers) == {"dense"} and (experts or ks or routing_frequencies):
         raise ConfigError("--experts, --k and --routing-frequency are for routed models; add a router, such as --router s-base")
     models: dict[str, ModelConfig] = {}
     for size, router, e, k, r in product(sizes or SIZES, routers, experts or ("64",), ks or ("1",), routing_frequencies or ("1/2",)):
-        config = model_config(size, router, _whole("--experts", e), _whole("--k", k), _fraction("--routing-frequency", r))
-        models[_name(size, router, config)] = config
+        config = model_config(size, router, _whole("--experts", e), _whole("--k", k), routing_frequency(r), **shared)
+        models[name(size, router, config)] = config
     return models
 
 
@@ -66,7 +71,8 @@ def _settings(config: ModelConfig) -> dict[str, Any]:
         return settings
     technique = next(name for name, technique in ROUTERS.items() if isinstance(config.router.technique, technique))
     routed = {"num_experts": config.router.num_experts, "k": config.router.k, "routing_frequency": config.routing_frequency}
-    return {**settings, "router": technique, **routed}
+    own = {name: getattr(config.router, name) for name in ("granularity", "shared_experts")}
+    return {**settings, "router": technique, **routed, **own}
 
 
 def _counts(config: ModelConfig, sequences: int) -> dict[str, Any]:
@@ -79,10 +85,13 @@ def _counts(config: ModelConfig, sequences: int) -> dict[str, Any]:
     }
 
 
-def _name(size: str, router: str, config: ModelConfig) -> str:
+def name(size: str, router: str, config: ModelConfig) -> str:
+    """A model in words, without what has its default."""
     if config.router is None:
         return f"{size} {router}"
-    k = f" k={config.router.k}" if config.router.k > 1 else ""
+    own = config.router
+    parts = (("k", own.k, 1), ("G", own.granularity, 1), ("shared", own.shared_experts, 0))
+    k = "".join(f" {name}={value}" for name, value, default in parts if value != default)
     frequency = "" if config.period == 2 else f" R=1/{config.period}" if config.period > 1 else " R=1"
     return f"{size} {router} E={config.router.num_experts}{k}{frequency}"
 
@@ -109,10 +118,3 @@ def _whole(option: str, typed: str) -> int:
         return int(typed)
     except ValueError:
         raise ConfigError(f"{option} {typed}: must be a whole number") from None
-
-
-def _fraction(option: str, typed: str) -> float:
-    try:
-        return float(Fraction(typed))
-    except (ValueError, ZeroDivisionError, OverflowError):
-        raise ConfigError(f"{option} {typed}: must be a fraction, such as 0.5 or 1/4") from None

@@ -33,8 +33,10 @@ class Plan:
     """G: an expert is 4 * d_model / G wide."""
     shared_experts: int = 0
     """Experts that every token uses."""
-    routing_frequency: float = 0.5
-    """Fraction R of the blocks that are routed."""
+    routing_frequency: str = "1/2"
+    """Fraction R of the blocks that are routed, such as 1/2 or 0.5."""
+    capacity_factor: float = 1.25
+    """Of the experts in training; 0: no token is dropped."""
     topology: str = "v5p:2x2x4"
     """A slice of v4, v5e, v5p or v6e chips, such as v5e:4x4."""
     mesh: str = ""
@@ -43,16 +45,20 @@ class Plan:
     """Sequences per step; an evaluation batch is one microbatch."""
     context: int = 2048
     """Tokens per sequence."""
+    vocabulary: int = 32_000
+    """Number of token ids."""
     microbatches: int = 1
     """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the activations."""
     remat: bool = True
     """Rematerialise blocks in the backward pass."""
+    config: Path | None = None
+    """A run's config.toml: its model, batch and number of steps, instead of the options above; the mesh is --mesh."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Compile nothing: estimate by formulas alone."""
-    steps: int = 250_000
-    """Steps of the whole run, for its hours and FLOPs; the paper's by default."""
+    steps: int | None = None
+    """Steps of the whole run, for its hours and FLOPs; default: 250,000, the paper's."""
     only: Literal["layer", "step", "evaluation"] | None = None
     """Only this program."""
     all: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -70,20 +76,30 @@ class Plan:
             self._compile()
 
     def _requests(self) -> "list[Request]":
-        from plan.request import Request, parse_mesh
+        from plan.request import Request, of_run, parse_mesh
         from plan.table import ALL, evaluation_of
+        from reference.config import routing_frequency
+        from training.toml import read_toml
 
         if self.all:
             return list(ALL)
-        step = Request(
-            "step",
-            mesh=parse_mesh(self.mesh) if self.mesh else None,
-            **{each.name: getattr(self, each.name) for each in fields(Request) if each.name not in ("program", "mesh")},
-        )
+        options = {each.name: getattr(self, each.name) for each in fields(Request) if each.name not in ("program", "mesh")}
+        options["routing_frequency"] = routing_frequency(self.routing_frequency)
+        if self.config:
+            options |= of_run(read_toml(self.config), self.vocabulary)
+        step = Request("step", mesh=parse_mesh(self.mesh) if self.mesh else None, **options)
         found = [step, evaluation_of(step)]
-        if self.only == "layer" or self.router != "dense":
+        if self.only == "layer" or step.router != "dense":
             found.insert(0, replace(step, program="layer", microbatches=1))
         return [request for request in found if self.only in (None, request.program)]
+
+    def _steps(self) -> int:
+        """Of the whole run: those asked for, the configuration's, or the paper's."""
+        from training.toml import read_toml
+
+        if self.steps is None and self.config:
+            return read_toml(self.config).run.steps
+        return 250_000 if self.steps is None else self.steps
 
     def _by_closed_form(self) -> None:
         from plan.outlook import by_closed_form, text
@@ -92,7 +108,7 @@ class Plan:
         if self.out:
             raise ConfigError("--out is for compiled programs; omit --closed-form, or use --json")
         requests = [request for request in self._requests() if request.program == (self.only or "step")]
-        outlooks = [by_closed_form(request, self.steps) for request in requests]
+        outlooks = [by_closed_form(request, self._steps()) for request in requests]
         if self.json:
             print(json.dumps([outlook.record() for outlook in outlooks], indent=2))
         else:
@@ -105,7 +121,7 @@ class Plan:
 
         with progress_shown("programs") as progress:
             results = measure_all(self._requests(), self.out, progress)
-        outlooks = [outlook for result in results if (outlook := by_compiler(result, self.steps))]
+        outlooks = [outlook for result in results if (outlook := by_compiler(result, self._steps()))]
         if self.json:
             print(json.dumps({**record(results), "outlooks": [outlook.record() for outlook in outlooks]}, indent=2))
         else:

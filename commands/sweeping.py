@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from commands.program import program
+
 
 @dataclass(frozen=True)
 class Sweep:
@@ -59,7 +61,7 @@ class Sweep:
             print(json.dumps(outcome | {state: count[state] for state in ("done", "failed", "stopped")}, indent=2))
         else:
             print(*(f"{run.name} failed: {run.reason} ({run.log})\n" for run in ended if run.state == "failed"), sep="", end="")
-            print(f"{out / 'curves.csv'}: {merged} of {len(runs)} runs; cli.py fit fits them")
+            print(f"{out / 'curves.csv'}: {merged} of {len(runs)} runs; {program()} fit fits them")
         if count["done"] < len(runs):
             states = ", ".join(f"{number} {state}" for state, number in sorted(count.items()))
             raise WorkError(f"{len(runs)} runs: {states}; repeat the command to continue the unfinished ones")

@@ -1,14 +1,18 @@
 """`train`, `sample`, `eval`, `show` and `tokenize`."""
 
+import hashlib
 import io
 import math
+import re
 import sys
+import typing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.program import program
 from commands.progress import watching
 from commands.shared import progress_shown
 
@@ -16,7 +20,6 @@ if TYPE_CHECKING:
     import jax
 
     from training.config import TrainConfig
-    from training.optimizer import OptimizerConfig
     from training.records import MakeSink
     from training.run import Outcome
 
@@ -38,7 +41,7 @@ class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command resumes an interrupted run."""
 
     size: str | None = None
-    """One of 7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, and the paper's 15M to 7B."""
+    """7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, or the paper's 15M, 25M, 55M, 130M, 370M, 870M, 1.3B, 7B."""
     recipe: Literal["paper", "small"] | None = None
     """Defaults of all other options: the paper's, or the small models' (the default up to 5M; docs/training.md)."""
     router: str | None = None
@@ -51,8 +54,8 @@ class Train:
     """G: experts are 1/G as wide as a dense feed-forward."""
     shared_experts: int | None = None
     """Experts that every token uses."""
-    routing_frequency: float | None = None
-    """Fraction R of blocks that are routed: 1, 1/2, 1/3, ... as a decimal."""
+    routing_frequency: str | None = None
+    """Fraction R of blocks that are routed, such as 1/2 or 0.5."""
     steps: int | None = None
     """Training steps. The learning-rate schedule ends with them, and warm-up is at most a tenth of them."""
     tokens: float | None = None
@@ -77,8 +80,10 @@ class Train:
     """Dtype of the activations."""
     remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
+    capacity_factor: float | None = None
+    """Capacity factor in training, such as 1.25; 0: no token is dropped."""
     evaluation_capacity_factor: float | None = None
-    """Capacity factor in evaluation, such as 2; 0 (the default): no token is dropped."""
+    """Capacity factor in evaluation, such as 2; 0: no token is dropped."""
     coordinator: str | None = None
     """Address and port of process 0, such as 10.0.0.1:1234, for multi-process training; not needed with SLURM or Open MPI."""
     processes: int | None = None
@@ -97,19 +102,29 @@ class Train:
     """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
     """Print JSON only, on standard output."""
 
     def run(self) -> int:
-        """Train, and print the run's folder and held-out loss. Returns 130 if a signal stopped it before its last step."""
+        """Train, and print the run's folder and held-out loss; or print the configuration.
+
+        Returns 130 if a signal stopped the run before its last step.
+        """
         from training.distributed import Processes, surrounding
         from training.prepare import cache_folder
         from training.run import train
 
         config = self.options()
+        if self.print_config:
+            from training.toml import to_toml
+
+            print(to_toml(config), end="")
+            return 0
         named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
         others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
-        folder = self.out or Path("runs") / _name(config)
+        folder = self.out or Path("runs") / folder_name(config)
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file
@@ -123,26 +138,33 @@ class Train:
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
+        from reference.config import routing_frequency
         from reference.errors import Range
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
-        base = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "routing_frequency", "context", "dtype")
-        names = (*names, "evaluation_capacity_factor")
-        model = _changed(base.model, self, names)
+        config = self._base()
+        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
+        model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
         model = replace(model, remat=model.remat or self.remat)
-        data = _changed(base.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
-        run = _changed(base.run, self, ("steps", "seed", "mesh"))
+        if self.routing_frequency is not None:
+            model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
+        data = _changed(config.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
+        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
             Range(0, more=True).check("--tokens", self.tokens)
-            run = replace(run, steps=math.ceil(self.tokens / (data.batch * model.context)))
-        return replace(base, model=model, data=data, optimizer=self._optimizer(base.optimizer, run.steps), run=run)
+            config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
+        elif self.steps is not None:
+            config = config.of_length(self.steps)
+        if self.learning_rate is not None:
+            config = config.with_peak(self.learning_rate)
+        config.check()
+        return config
 
     def _base(self) -> "TrainConfig":
         """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
-        from reference.config import SIZES
+        from reference.sizes import SIZES
         from training.config import TrainConfig, paper_recipe
         from training.toml import read_toml
 
@@ -161,16 +183,22 @@ class Train:
             )
         return TrainConfig()
 
-    def _optimizer(self, base: "OptimizerConfig", steps: int) -> "OptimizerConfig":
-        """`base`, with the length and learning rate of the command line."""
-        optimizer = base
-        if self.steps is not None or self.tokens is not None:
-            optimizer = replace(optimizer, steps=steps, warmup_steps=min(optimizer.warmup_steps, steps // 10))
-        if self.learning_rate is not None:
-            scale = self.learning_rate / optimizer.peak_learning_rate
-            final = optimizer.final_learning_rate * scale
-            optimizer = replace(optimizer, peak_learning_rate=self.learning_rate, final_learning_rate=final)
-        return optimizer
+
+def with_defaults(command: type[Train]) -> type[Train]:
+    """The command with the defaults of the small models in its help: done only for help, since it imports numerics."""
+    from training.config import TrainConfig
+
+    config = TrainConfig()
+    known = vars(config.run) | vars(config.data) | vars(config.model) | {"learning_rate": config.optimizer.peak_learning_rate}
+    known |= {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
+    for name, kind in typing.get_type_hints(command).items():
+        value, kinds = known.get(name), [each for each in typing.get_args(kind) if each is not type(None)]
+        if getattr(command, name) is None:
+            choices = typing.get_args(kinds[0])
+            metavar = f"{{{','.join(choices)}}}" if choices else kinds[0].__name__.upper()
+            default = f"(default: {value})" if value not in (None, "") else ""
+            command.__annotations__[name] = Annotated[kind, tyro.conf.arg(metavar=metavar, help_behavior_hint=default)]
+    return command
 
 
 @dataclass(frozen=True)
@@ -320,10 +348,34 @@ def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
     return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
 
-def _name(config: "TrainConfig") -> str:
-    model = config.model
-    routed = "" if model.router == "dense" else f"-e{model.experts}" + (f"-k{model.k}" if model.k > 1 else "")
-    return f"{model.size}-{model.router}{routed}-seed{config.run.seed}"
+def folder_name(config: "TrainConfig") -> str:
+    """A name for a run's folder: its model, and whatever differs from its recipe, so that other runs have other names.
+
+    What a run may change as it goes on is not in it: the same command continues it.
+    """
+    from training.config import TrainConfig, differences, paper_recipe
+    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER
+
+    model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
+    same = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "run.seed", *MAY_DIFFER)
+    if config.optimizer.schedule == "stable":
+        same = (*same, *AFTER_DECAY_BEGINS)
+    recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
+    recipe = min(recipes, key=lambda recipe: len(differences(config, recipe, except_for=same)))
+    parts = [model.size, model.router]
+    if model.router != "dense":
+        parts += [f"e{model.experts}", *([f"k{model.k}"] * (model.k > 1))]
+    if config.data.corpus:
+        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", Path(config.data.corpus).name)[:20].strip("._"))
+    if run.steps != recipe.run.steps and config.optimizer.schedule == "cosine":
+        parts.append(f"{run.steps}steps")
+        recipe = recipe.of_length(run.steps)
+    if rate != recipe.optimizer.peak_learning_rate:
+        parts.append(f"lr{rate:g}")
+        recipe = recipe.with_peak(rate)
+    if other := differences(config, recipe, except_for=same):
+        parts.append(hashlib.sha256("\n".join(other).encode()).hexdigest()[:6])
+    return "-".join([*filter(None, parts), f"seed{run.seed}"])
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
@@ -338,4 +390,6 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{outcome.sample}\n")
-    print(f"A law needs runs of several sizes. Fit them with: cli.py fit {outcome.folder.parent}/*/curves.csv")
+    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
+    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from fit.laws import CATALOGUE, Law, Shape, law_named, stack_features
     from fit.quantities import cutoff, effective_parameter_count
     from fit.runs import Runs, canonical, dense, load_runs, routers
-    from fit.select import akaike_weights, criteria, leave_one_out, nested_test, roll_out
+    from fit.select import akaike_weights, criteria, nested_test, roll_out
     from fit.uncertainty.delta import correlations, covariance, standard_errors
     from fit.uncertainty.draws import Draws, resample
     from fit.uncertainty.intervals import difference, estimates
@@ -44,7 +44,7 @@ _HOME = {
     "fit.engine.shared": ("fit_shared",),
     "fit.quantities": ("cutoff", "effective_parameter_count"),
     "fit.runs": ("Runs", "canonical", "dense", "load_runs", "routers"),
-    "fit.select": ("akaike_weights", "criteria", "leave_one_out", "nested_test", "roll_out"),
+    "fit.select": ("akaike_weights", "criteria", "nested_test", "roll_out"),
     "fit.uncertainty.delta": ("correlations", "covariance", "standard_errors"),
     "fit.uncertainty.draws": ("Draws", "resample"),
     "fit.uncertainty.intervals": ("difference", "estimates"),
@@ -56,7 +56,7 @@ __all__ = [
     "CATALOGUE", "Allocation", "Analysis", "Certificate", "Draws", "Estimate", "Fit", "InputError", "IsoFLOP", "Law", "Loss",
     "NotIdentifiedError", "Options", "Point", "Result", "Runs", "Shape", "Status", "akaike_weights", "allocate", "analyse", "canonical",
     "compare_approaches", "correlations", "covariance", "criteria", "cutoff", "dense", "difference", "effective_parameter_count",
-    "estimates", "fit_law", "fit_shared", "huber", "isoflop", "law_named", "leave_one_out", "load_runs", "nested_test",
+    "estimates", "fit_law", "fit_shared", "huber", "isoflop", "law_named", "load_runs", "nested_test",
     "profile_interval", "resample", "roll_out", "routers", "squared", "squared_log", "stack_features", "standard_errors",
 ]  # fmt: skip
 

@@ -14,7 +14,7 @@ from jaxtyping import Int
 from common.errors import InputError
 from fit.budget.isoflop import Comparison, compare_approaches, isoflop
 from fit.causes import cause
-from fit.derived import Point, default_points, derived_figures
+from fit.derived import Point, default_points, derived_figures, known_places
 from fit.diagnose import misfit, seed_noise, warnings_for
 from fit.engine.shared import fit_shared
 from fit.engine.solve import fit_law, why_not_identified
@@ -23,7 +23,7 @@ from fit.estimate import Estimate, frame
 from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
 from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.quantities import has_allocation, loss_quantity
-from fit.results import Options, Result, figure_cells, parameter_rows
+from fit.results import Options, Result
 from fit.runs import Runs, canonical, routers, with_compute
 from fit.runs.grid import ALL_ROUTERS
 from fit.runs.schema import NATS, ROUTER, SHORT, C, D, E, N, listed
@@ -70,9 +70,8 @@ class Analysis:
 
     def result(self, router: str, law: str) -> Result:
         """The result of this law on this router; `InputError` with the names there are, or with why it was not fitted."""
-        for one in self.results:
-            if (one.router, one.law.name) == (router, law):
-                return one
+        if one := self.find(router, law):
+            return one
         why = next((f": {one.reason}" for one in self.skipped if (one.router, one.law) == (router, law)), "")
         there = "; ".join(f"{name}: {', '.join(r.law.name for r in self.results if r.router == name)}" for name in self.routers)
         raise InputError(f"no fit of law {law!r} to router {router!r}{why}; there are {there}")
@@ -130,16 +129,11 @@ class Analysis:
 
     def parameters(self) -> "pl.DataFrame":
         """Every reported parameter, a row each: router, law, parameter, value, low, high, status, se, unit."""
-        return frame([row for result in self.results for row in parameter_rows(result)])
+        return frame([row for result in self.results for row in result.rows("parameter")])
 
     def derived(self) -> "pl.DataFrame":
         """Every derived figure, a row each."""
-        rows = [
-            {"router": result.router, "law": result.law.name, "figure": name, **figure_cells(figure)}
-            for result in self.results
-            for name, figure in result.derived.items()
-        ]
-        return frame(rows)
+        return frame([row for result in self.results for row in result.rows("figure")])
 
     def draws(self) -> "pl.DataFrame":
         """The parameters of every usable draw, a row each; empty where a law has none of that name."""
@@ -388,11 +382,8 @@ def _finished(base: Runs, result: Result, wanted: int, scheme: Scheme) -> Result
 
 def _points(base: Runs, result: Result) -> tuple[Point, ...]:
     """The models that figures are given for: those asked for, or the ends of all runs; a dense law knows those of its own runs' E alone."""
-    runs, asked = result.runs if result.law.dense else base, result.options.points
-    data = {name: runs.columns[name] for name in (N, E, D) if runs.has(name)}
-    known = np.all([np.isfinite(column) for column in data.values()], axis=0)
-    data = {name: column[known] for name, column in data.items()}
-    if not {N, E} <= set(data) or not known.any():
+    data, asked = known_places(result.runs if result.law.dense else base), result.options.points
+    if not data:
         return asked
     return tuple(point for point in asked if not result.law.dense or point.e in data[E]) if asked else default_points(data)
 

@@ -1,7 +1,8 @@
 """What follows from each fit, by name: N_cutoff, EPC and loss at the models asked about, slopes, compute-optimal N and D."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -24,6 +25,7 @@ from fit.quantities import (
     loss_quantity,
     slope,
 )
+from fit.runs import Runs
 from fit.runs.schema import NATS, C, D, E, N, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
@@ -60,6 +62,13 @@ class Point:
         return {name: np.array([value]) for name, value in values.items() if value is not None} if None not in values.values() else None
 
 
+def known_places(runs: Runs) -> dict[str, Float[np.ndarray, "known"]]:
+    """N, E and, where there are any, D of the runs that have all of them; empty without."""
+    data = {name: runs.columns[name] for name in (N, E, D) if runs.has(name)}
+    known = np.all([np.isfinite(column) for column in data.values()], axis=0)
+    return {name: column[known] for name, column in data.items()} if {N, E} <= set(data) and known.any() else {}
+
+
 def default_points(data: Mapping[str, Float[np.ndarray, "runs"]]) -> tuple[Point, ...]:
     """The smallest and largest size of the runs at E = 64, or at their largest E below it; before them the paper's worked example.
 
@@ -73,8 +82,7 @@ def default_points(data: Mapping[str, Float[np.ndarray, "runs"]]) -> tuple[Point
     return (*example, *(Point(size, experts, d) for size in ends))
 
 
-@dataclass(frozen=True, eq=False)
-class _Figures:
+class _Figures(NamedTuple):
     """Figures of one kind: their names and unit, the quantity that gives them, and how far outside the runs each is asked for."""
 
     names: Sequence[str]
@@ -134,25 +142,21 @@ def _placed(name: str, one: Estimate, data: Mapping[str, Float[np.ndarray, "runs
     return one
 
 
-def _of_law(fit: Fit, points: Sequence[Point]) -> list[_Figures]:
+def _of_law(fit: Fit, points: Sequence[Point]) -> Iterator[_Figures]:
     """The figures that this law has for these runs."""
     law, data = fit.law, fit.problem.data
-    found: list[_Figures] = []
     if has_cutoff(law):
-        by_flops = N not in law.columns
-        found.append(
-            _Figures(["f_cutoff" if by_flops else "n_cutoff"], "FLOPs" if by_flops else "parameters", cutoff_quantity(law), [1.0], np.inf)
-        )
+        name, unit = ("n_cutoff", "parameters") if N in law.columns else ("f_cutoff", "FLOPs")
+        yield _Figures([name], unit, cutoff_quantity(law), [1.0], np.inf)
     labels, columns, far = _places(law, data, points)
     if labels:
-        found.append(_Figures([f"loss({label})" for label in labels], NATS, loss_quantity(law, columns), far))
+        yield _Figures([f"loss({label})" for label in labels], NATS, loss_quantity(law, columns), far)
     if has_epc(law):
         if labels:
-            found.append(_Figures([f"epc({label})" for label in labels], "parameters", epc_quantity(law, columns), far))
+            yield _Figures([f"epc({label})" for label in labels], "parameters", epc_quantity(law, columns), far)
         counts, ends = np.array([data[E].min(), data[E].max()]), np.array([data[N].min(), data[N].max()])
         middle = {N: np.full(2, np.exp(np.log(data[N]).mean())), E: counts}
         if D not in law.columns:
-            found.append(_Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0]))
+            yield _Figures([f"a(E={count:g})" for count in counts], "", lambda t, b: slope(law, t, b, middle, N), [1.0, 1.0])
         if law.roles is not None:
-            found.append(_Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0]))
-    return found
+            yield _Figures([f"b(N={count(x)})" for x in ends], "", lambda t, b: expert_slope(law, b, ends), [1.0, 1.0])

@@ -73,6 +73,14 @@ class Estimate:
         return Estimate(self.value * factor, low, high, self.status, unit, se, self.distance)
 
 
+def figure_cells(figure: Estimate) -> dict[str, Any]:
+    """The columns of a figure in a table."""
+    return {
+        "value": figure.value, "low": figure.low, "high": figure.high, "status": str(figure.status), "se": figure.se, "unit": figure.unit,
+        "distance": figure.distance,
+    }  # fmt: skip
+
+
 def frame(rows: Sequence[Mapping[str, Any]]) -> "pl.DataFrame":
     """Rows as a data frame; polars takes 0.3 s to import, so that it is loaded here."""
     import polars as pl

@@ -12,7 +12,7 @@ from fit.derived import Point
 from fit.diagnose import FitWarning, Misfit
 from fit.engine.losses import Loss
 from fit.engine.solve import Fit
-from fit.estimate import Estimate, frame
+from fit.estimate import Estimate, figure_cells, frame
 from fit.laws import Law, law_named
 from fit.quantities import beyond, loss_quantity
 from fit.runs import Runs
@@ -95,8 +95,13 @@ class Result:
         return f"Result({self.router}, {self.fit!r})"
 
     def _repr_html_(self) -> str:
-        table: Any = frame(parameter_rows(self))
+        table: Any = frame(self.rows("parameter"))
         return table._repr_html_()
+
+    def rows(self, kind: Literal["parameter", "figure"]) -> list[dict[str, Any]]:
+        """A row for each reported parameter, or for each derived figure."""
+        figures = self.coefficients if kind == "parameter" else self.derived
+        return [{"router": self.router, "law": self.law.name, kind: name, **figure_cells(figure)} for name, figure in figures.items()]
 
     def predict(
         self, *, kind: Literal["mean", "new run"] = "mean", **columns: float | int | Sequence[float | int] | Float[np.ndarray, "points"]
@@ -122,17 +127,3 @@ class Result:
             for i, one in enumerate(found)
         ]
         return frame(rows)
-
-
-def figure_cells(figure: Estimate) -> dict[str, Any]:
-    """The columns of a figure in a table."""
-    return {
-        "value": figure.value, "low": figure.low, "high": figure.high, "status": str(figure.status), "se": figure.se, "unit": figure.unit,
-        "distance": figure.distance,
-    }  # fmt: skip
-
-
-def parameter_rows(result: Result) -> list[dict[str, Any]]:
-    """A row for each reported parameter of a result."""
-    head = {"router": result.router, "law": result.law.name}
-    return [{**head, "parameter": name, **figure_cells(figure)} for name, figure in result.coefficients.items()]

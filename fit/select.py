@@ -1,10 +1,10 @@
-"""Which law to believe: how each predicts runs that its fit did not see, one at a time or every larger size at once.
+"""Which law to believe: how each predicts runs that its fit did not see.
 
 A fit's own residuals say nothing of extrapolation, which is what scaling laws are for. `roll_out` fits all runs up to a size (or a number
-of tokens) and predicts the larger ones, as a user would; `leave_one_out` asks the same within the range. Laws are ranked by the continuous
-ranked probability score (CRPS; Gneiting & Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution,
-and is the absolute error where a prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a
-lower loss than training then reached.
+of tokens) and predicts the larger ones, as a user would. Laws are ranked by the continuous ranked probability score (CRPS; Gneiting &
+Raftery 2007) of ln loss, which is proper: it is least in expectation for the true distribution, and is the absolute error where a
+prediction claims no spread. Errors are predicted minus observed loss: negative where the law promises a lower loss than training then
+reached.
 """
 
 from collections.abc import Mapping, Sequence
@@ -24,8 +24,6 @@ from fit.quantities import log10_loss_quantity
 from fit.runs.schema import C, D, N
 from fit.uncertainty.delta import prediction_sd
 from fit.uncertainty.distributions import f_tail, t_quantile
-from fit.uncertainty.draws import resample
-from fit.uncertainty.intervals import new_run_estimates
 
 LN10 = float(np.log(10))
 
@@ -46,9 +44,6 @@ AXES = (N, D, C)
 
 _MOST_LEVELS = 12
 """Sizes, or numbers of tokens, held out one by one; of more, neighbours are held out together (our choice: 240 sizes took 100 s)."""
-
-_CELLS = 1_000_000
-"""Weights of runs held at once when each is left out in turn: bounds memory."""
 
 
 def crps(error: Float[np.ndarray, "runs"], sd: Float[np.ndarray, "runs"]) -> Float[np.ndarray, "runs"]:
@@ -111,41 +106,6 @@ def score(
         r2=1 - float(np.sum(error**2)) / spread if spread > 0 else None,
         covered=covered,
     )
-
-
-@dataclass(frozen=True, eq=False)
-class LeaveOneOut:
-    """Every run's loss (nats per token) as predicted by the fit to all the others: NaN where they do not identify the law.
-
-    `failed` counts those; they are not in the score.
-    """
-
-    predicted: Float[np.ndarray, "runs"]
-    observed: Float[np.ndarray, "runs"]
-    sd: Float[np.ndarray, "runs"]
-    failed: int
-
-    @property
-    def score(self) -> Score | None:
-        """Errors over all runs that were predicted; None if none was."""
-        return score(self.predicted, self.observed, self.sd)
-
-
-def leave_one_out(fit: Fit) -> LeaveOneOut:
-    """Predict every run from a refit to all the others, each to its own optimum.
-
-    The shape parameters keep the whole fit's bounds; the predictions' spread is the whole fit's.
-    """
-    runs, at_once = np.arange(fit.num_runs), max(1, _CELLS // fit.num_runs)
-    predicted = np.full(fit.num_runs, np.nan)
-    for start in range(0, fit.num_runs, at_once):
-        out = runs[start : start + at_once]
-        refits = refit(fit, weights=(runs != out[:, None]).astype(np.float64))
-        # Each refit's curve at all these runs, of which the one it left out is on the diagonal.
-        curves = fit.law.log10_loss(refits.theta, refits.beta, {name: column[out] for name, column in fit.problem.data.items()})
-        predicted[out] = np.where(refits.usable, 10 ** np.diagonal(curves), np.nan)
-    sd = prediction_sd(fit, log10_loss_quantity(fit.law, fit.problem.data))
-    return LeaveOneOut(predicted, 10**fit.problem.observed, sd, int(np.sum(np.isnan(predicted))))
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,13 +191,11 @@ def _levels(values: Float[np.ndarray, "runs"]) -> Float[np.ndarray, "runs"]:
     return ends[np.searchsorted(ends, values)]
 
 
-def roll_out(
-    fit: Fit, sizes: Float[np.ndarray, "runs"], *, draws: int = 0, seed: int = 0, level: float = 0.95, least: int = LEAST_SIZES
-) -> tuple[RollOutStep, ...]:
+def roll_out(fit: Fit, sizes: Float[np.ndarray, "runs"], *, level: float = 0.95, least: int = LEAST_SIZES) -> tuple[RollOutStep, ...]:
     """Fit the runs up to a size and predict those of each larger one, for every split with at least `least` sizes below.
 
-    `sizes` are what the runs are ordered by, such as N. Prediction intervals are Student's, to first order, or come from `draws` resamples
-    of the residuals. A split whose fit is not identified gives its steps all the same, with the reason and no predictions.
+    `sizes` are what the runs are ordered by, such as N. Prediction intervals are Student's, to first order. A split whose fit is not
+    identified gives its steps all the same, with the reason and no predictions.
     """
     if len(sizes) != fit.num_runs:
         raise InputError(f"a roll-out needs the size of each of {fit.num_runs} runs, and there are {len(sizes)}")
@@ -245,7 +203,7 @@ def roll_out(
     below = [sizes <= values[count - 1] for count in range(least, len(values))]
     steps: list[RollOutStep] = []
     for count, seen, found in zip(range(least, len(values)), below, _earlier_fits(fit, below), strict=True):
-        steps.extend(_split(fit, found, sizes, seen, values[count:], draws, seed, level))
+        steps.extend(_split(fit, found, sizes, seen, values[count:], level))
     return tuple(steps)
 
 
@@ -270,7 +228,7 @@ def _earlier_fits(whole: Fit, below: Sequence[Bool[np.ndarray, "runs"]]) -> list
 
 def _split(
     whole: Fit, found: Fit | str, sizes: Float[np.ndarray, "runs"], seen: Bool[np.ndarray, "runs"], beyond: Float[np.ndarray, "sizes"],
-    draws: int, seed: int, level: float,
+    level: float,
 ) -> list[RollOutStep]:  # fmt: skip
     """The steps of one split: `seen` are the runs fitted, `beyond` the sizes predicted."""
     above = np.flatnonzero(~seen)
@@ -282,9 +240,6 @@ def _split(
         reach = t_quantile((1 + level) / 2, float(found.degrees)) * sd
         with np.errstate(over="ignore"):  # an end beyond the largest float is infinite: that the runs set none
             low, high = predicted / 10**reach, predicted * 10**reach
-        if draws:
-            ends = new_run_estimates(found, resample(found, "residuals", draws, seed), new, level)
-            low, high = (np.array([getattr(end, side) if end.known else np.nan for end in ends], np.float64) for side in ("low", "high"))
     reason, largest = (None if isinstance(found, Fit) else found), float(sizes[seen].max())
     everything = RollOutStep(
         whole.law.name, largest, float(beyond[-1]), int(seen.sum()), above, predicted, 10 ** whole.problem.observed[above], sd, low, high,

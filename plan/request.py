@@ -9,12 +9,10 @@ from plan.memory import Step
 from reference.config import ModelConfig, RouterConfig, technique
 from reference.errors import ConfigError, require
 from reference.mesh import DATA, EXPERT, MODEL
-from training.config import LADDER, vocabulary_multiple
+from reference.sizes import LADDER
+from training.config import TrainConfig, vocabulary_multiple
 
 Program = Literal["layer", "step", "evaluation"]
-
-VOCABULARY = 32_000
-"""Token ids, the paper's."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +42,10 @@ class Request:
     shared_experts: int = 0
     routing_frequency: float = 0.5
     context: int = 2048
+    vocabulary: int = 32_000
+    """Token ids; the paper's by default."""
+    capacity_factor: float = 1.25
+    """In training; 0: no token is dropped."""
 
     def __post_init__(self) -> None:
         topology = Topology(self.topology)
@@ -102,6 +104,7 @@ class Request:
                 technique(self.router)(),
                 self.experts,
                 self.k,
+                self.capacity_factor or None,
                 granularity=self.granularity,
                 shared_experts=self.shared_experts,
             )
@@ -109,12 +112,29 @@ class Request:
             LADDER[self.size],
             router,
             self.routing_frequency,
-            VOCABULARY,
+            self.vocabulary,
             self.context,
             self.dtype,
             self.remat and self.program == "step",
-            vocabulary_multiple=vocabulary_multiple(VOCABULARY),
+            vocabulary_multiple=vocabulary_multiple(self.vocabulary),
         )
+
+
+def of_run(run: TrainConfig, vocabulary: int) -> dict[str, Any]:
+    """The fields of a run's step; `vocabulary` where the run's tokenizer does not name one.
+
+    Raises `ConfigError` for float64, which TPUs lack.
+    """
+    model, data = run.model, run.data
+    require(model.dtype != "float64", "dtype is float64, which TPUs lack; use float32 or bfloat16")
+    names = ("size", "router", "experts", "k", "granularity", "shared_experts")
+    names = (*names, "routing_frequency", "context", "capacity_factor", "dtype", "remat")
+    return {
+        **{name: getattr(model, name) for name in names},
+        "vocabulary": data.vocabulary() or vocabulary,
+        "batch": data.batch,
+        "microbatches": data.accumulate,
+    }
 
 
 def parse_mesh(text: str) -> tuple[int, int, int]:

@@ -1,4 +1,4 @@
-"""Model configuration: frozen dataclasses, validated on construction; sizes as released.
+"""Model configuration: frozen dataclasses, validated on construction.
 
 A dense model has no router. A routed model has a `RouterConfig`, whose `technique` is a dataclass
 of its own: the router and its options. Every default that the paper does not state is marked "our
@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from reference.errors import ConfigError, require, require_count
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
 from reference.routers import ROUTERS, RouterOptions, SinkhornBase
+from reference.sizes import LADDER, SIZES, Size
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -127,37 +128,6 @@ class RouterConfig:
 
 
 @dataclass(frozen=True)
-class Size:
-    """A dense architecture; `kqv_size` is the dimension of a head's queries, keys and values."""
-
-    d_model: int
-    num_blocks: int
-    num_heads: int
-    kqv_size: int
-
-    def __post_init__(self) -> None:
-        for name in ("d_model", "num_blocks", "num_heads", "kqv_size"):
-            require_count(name, getattr(self, name))
-        require(
-            self.d_model % 2 == 0,
-            f"d_model is {self.d_model}; sinusoidal positions come in pairs: make it even",
-        )
-
-
-SIZES: dict[str, Size] = {
-    "15M": Size(512, 6, 8, 32),
-    "25M": Size(512, 8, 8, 64),
-    "55M": Size(640, 10, 12, 64),
-    "130M": Size(896, 12, 16, 64),
-    "370M": Size(1536, 12, 12, 128),
-    "870M": Size(2048, 16, 16, 128),
-    "1.3B": Size(2048, 24, 16, 128),
-    "7B": Size(4096, 32, 32, 128),
-}
-"""The released sizes, and 870M and 7B, which are in the paper's ladder only."""
-
-
-@dataclass(frozen=True)
 class ModelConfig:
     """A language model, dense or routed. Feed-forwards are 4 * d_model wide (released counts)."""
 
@@ -179,10 +149,10 @@ class ModelConfig:
     remat: bool = False
     """Rematerialise each block in the backward pass instead of storing its activations."""
     unroll: int = 1
-    """Groups of blocks per iteration of the scan.
+    """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
     Our choice of default, 1: compile time does not grow with depth. On CPU, unrolling a shallow
-    model fully saves a tenth of a step.
+    model saves a tenth of a step.
     """
     vocabulary_multiple: int = 1
     """The embedding's rows are padded to a multiple of this, so that a mesh axis divides them.
@@ -233,19 +203,43 @@ class ModelConfig:
         return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
 
 
+def routing_frequency(text: str) -> float:
+    """R from a decimal or a fraction, such as 0.5 or 1/3. Raises `ConfigError`."""
+    try:
+        return float(Fraction(text))
+    except (ValueError, ZeroDivisionError, OverflowError):
+        raise ConfigError(
+            f"routing_frequency is {text!r}; use 1, 1/2, 1/3, ... or a decimal"
+        ) from None
+
+
 def model_config(
-    size: str, router: str, num_experts: int = 64, k: int = 1, routing_frequency: float = 0.5
+    size: str,
+    router: str,
+    num_experts: int = 64,
+    k: int = 1,
+    routing_frequency: float = 0.5,
+    *,
+    granularity: int = 1,
+    shared_experts: int = 0,
+    vocabulary: int = 32_000,
+    context: int = 2048,
 ) -> ModelConfig:
-    """A model by name: a size of `SIZES`, and "dense" or a router of `routers.ROUTERS`.
+    """A model by name: a size of `LADDER`, and "dense" or a router of `routers.ROUTERS`.
 
     Raises `ConfigError` for unknown names.
     """
-    require(size in SIZES, f"no size is called {size!r}; there are {', '.join(SIZES)}")
-    if router == "dense":
-        return ModelConfig(SIZES[size])
-    return ModelConfig(
-        SIZES[size], RouterConfig(technique(router)(), num_experts, k), routing_frequency
-    )
+    require(size in LADDER, f"no size is called {size!r}; there are {', '.join(LADDER)}")
+    routed = None
+    if router != "dense":
+        routed = RouterConfig(
+            technique(router)(),
+            num_experts,
+            k,
+            granularity=granularity,
+            shared_experts=shared_experts,
+        )
+    return ModelConfig(LADDER[size], routed, routing_frequency, vocabulary, context)
 
 
 def technique(name: str) -> type[RouterOptions]:

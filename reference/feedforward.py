@@ -4,6 +4,8 @@ F is 4D (released counts), or 4D/G in an expert. No gate and no biases, as the c
 tanh form of the GELU is our choice, the cheaper one on every device.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -93,10 +95,18 @@ class Experts(eqx.Module):
             hidden = jax.nn.gelu(contract("gld,gdh->glh", block, into, out=HIDDEN))
             return contract("glh,ghd->gld", hidden, out, out=TOKENS)
 
-        per_block = blocks.shape[0] * (w_in[0].size + w_out[0].size)
-        by_number = jnp.moveaxis(blocks, 1, 0), jnp.moveaxis(expert_of_block, 1, 0)
-        at_a_time = max(1, COPIES // per_block)
-        out = jax.lax.map(lambda xs: _one_each(*xs), by_number, batch_size=at_a_time)
+        groups, number, *rest = blocks.shape
+        per_block = groups * (w_in[0].size + w_out[0].size)
+        at_a_time = min(number, max(1, COPIES // per_block))
+        turns = math.ceil(number / at_a_time)
+        empty = ((0, 0), (0, turns * at_a_time - number))
+        by_number = jnp.moveaxis(jnp.pad(blocks, (*empty, *((0, 0) for _ in rest))), 1, 0)
+        experts = jnp.moveaxis(jnp.pad(expert_of_block, empty), 1, 0)
+        layout = (None, None, BATCH, None, None)
+        shape = (turns, at_a_time, groups)
+        turn = reshaped(by_number, (*shape, *rest), layout), reshaped(experts, shape, layout[:3])
+        out = jax.lax.map(lambda xs: jax.vmap(_one_each)(*xs), turn)
+        out = reshaped(out, (turns * at_a_time, groups, *rest), layout[1:])[:number]
         return jnp.moveaxis(out, 0, 1)
 
 

@@ -180,13 +180,15 @@ def _keys(
 def _cut(
     slots: Float[Array, "groups slots d_model"], length: int
 ) -> Float[Array, "groups blocks length d_model"]:
-    return slots.reshape(slots.shape[0], -1, length, slots.shape[-1])
+    groups, number, d_model = slots.shape
+    return reshaped(slots, (groups, number // length, length, d_model), (BATCH, None, None, None))
 
 
 def _combined(
     out: Float[Array, "groups blocks length d_model"], routing: Routing, plan: Plan
 ) -> Float[Array, "groups tokens d_model"]:
-    slots = out.reshape(out.shape[0], -1, out.shape[-1])
+    groups, blocks, length, d_model = out.shape
+    slots = reshaped(out, (groups, blocks * length, d_model), TOKENS)
     return jax.vmap(combine)(slots, routing.gates, plan)
 
 

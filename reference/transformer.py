@@ -203,7 +203,8 @@ class Transformer(eqx.Module):
             weights, key = xs
             return eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
 
-        unroll = min(self.config.unroll, number)
+        # All or none: JAX cannot unroll a part of a scan over weights marked `reduced`.
+        unroll = self.config.unroll >= number
         return jax.lax.scan(_group, x, (arrays, keys), unroll=unroll)
 
     def logits(

@@ -28,8 +28,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from reference.config import SIZES
 from reference.errors import ConfigError
+from reference.sizes import SIZES
 from sweep.run import Run
 from training.config import ModelOptions, TrainConfig, paper_recipe
 from training.toml import from_table, toml_table
@@ -143,7 +143,7 @@ def _config(point: Table, merged: Table, base: TrainConfig, source: str) -> Trai
         rates = replace(optimizer, peak_learning_rate=float(peak), final_learning_rate=final)
         config = replace(config, optimizer=rates)
     try:
-        config.model_config(vocabulary=256)
+        config.check()
     except ConfigError as error:
         raise ConfigError(f"{source}: {_name(config)} is invalid: {error}") from error
     return config

@@ -1,17 +1,73 @@
-"""Run-time type checks of tests, and how long a test waits for a process.
+"""Run-time type checks of tests, and the processes that they start: how long a test waits, and simulated devices.
 
-Types are checked everywhere, but for the few computations whose hundreds of thousands of calls they would repeat.
-
-A whole analysis takes five times as long with its types checked as in use, and calls the functions that smaller tests call with checks on.
+In every test the first calls of each function are checked, which is where mistakes show; the hundreds of thousands after them would make
+whole analyses take five times as long as in use.
 """
 
-from collections.abc import Generator
+import inspect
+import os
+import sys
+from collections import Counter
+from collections.abc import Callable, Generator
 from contextlib import contextmanager
+from functools import cache, cached_property, wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
 
+from beartype import beartype
 from jaxtyping import config
 
 HANG_SECONDS = 1800
 """After which a process hangs: no busy machine takes as long for what tests start."""
+
+CHECKED_CALLS = 20
+"""Calls of each function that are checked in a test."""
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_calls: Counter[Any] = Counter()
+_excused: set[Any] = set()
+_checked: Callable[[Any], Any] = cache(beartype)
+
+
+def first_calls(function: Function) -> Function:
+    """Beartype for the first calls of a function in each test. jaxtyping hands over what has the function's name and annotations."""
+
+    @wraps(function)
+    def check(*args: Any, **kwargs: Any) -> Any:
+        """The checked call, or once these are enough the plain one; then jaxtyping is asked to leave the function alone altogether."""
+        _calls[function] += 1
+        if _calls[function] <= CHECKED_CALLS:
+            return _checked(function)(*args, **kwargs)
+        if _calls[function] == CHECKED_CALLS + 1 and (own := _by_name(function.__module__, function.__qualname__)) is not None:
+            own.__no_type_check__ = True
+            _excused.add(own)
+        return function(*args, **kwargs)
+
+    return cast(Function, check)
+
+
+def _by_name(module: str, name: str) -> Any:
+    """The function or method of this name; None for one that was made in another."""
+    found: Any = sys.modules[module]
+    for part in name.split("."):
+        found = inspect.getattr_static(found, part, None)
+    found = found.fget if isinstance(found, property) else found.func if isinstance(found, cached_property) else found
+    found = found.__func__ if isinstance(found, classmethod | staticmethod) else found
+    return found if inspect.isfunction(found) else None
+
+
+def check_anew() -> None:
+    """Count the calls from zero."""
+    _calls.clear()
+    while _excused:
+        del _excused.pop().__no_type_check__
+
+
+def on_devices(number: int) -> dict[str, str]:
+    """The environment of a process with `number` simulated devices."""
+    flags = f"{os.environ['XLA_FLAGS']} --xla_force_host_platform_device_count={number}"
+    return os.environ | {"XLA_FLAGS": flags, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(Path(__file__).parents[1])}
 
 
 @contextmanager

@@ -6,33 +6,14 @@ paper's recipe.
 
 import json
 import re
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from reference.config import SIZES, DropOrder, ModelConfig, RouterConfig, Size, technique
+from reference.config import DropOrder, ModelConfig, RouterConfig, check_shape, technique
 from reference.errors import SEED, ConfigError, Range, check_ranges
 from reference.routers import ROUTERS, Reinforce, RouterOptions
+from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
-
-NANO: dict[str, Size] = {
-    "7K": Size(16, 2, 4, 4),
-    "15K": Size(24, 2, 4, 6),
-    "27K": Size(32, 2, 4, 8),
-    "60K": Size(48, 2, 4, 12),
-    "107K": Size(64, 2, 4, 16),
-    "240K": Size(96, 2, 4, 24),
-    "427K": Size(128, 2, 4, 32),
-    "1.9M": Size(192, 4, 4, 48),
-    "5M": Size(256, 6, 4, 64),
-}
-"""Small sizes, by their N.
-
-Our choice: four heads throughout, because the number of heads alone affects the loss, with a total
-width of d_model, as in the paper's larger sizes.
-"""
-
-LADDER: dict[str, Size] = NANO | SIZES
-"""Every trainable size, smallest first."""
 
 
 @dataclass(frozen=True)
@@ -66,9 +47,9 @@ class ModelOptions:
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
     unroll: Annotated[int, Range(1)] = 4
-    """Groups of blocks per iteration of the scan.
+    """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
-    Our choice for small models: on CPU a tenth of a step less than one at a time (docs/LOG.md), for
+    Our choice for small models: on CPU a tenth of a step less than scanning (docs/LOG.md), for
     little more compile time.
     """
 
@@ -154,6 +135,13 @@ class DataOptions:
                 f"test is {self.test}; it must be less than 1 - held_out = {1 - self.held_out:g}"
             )
         self.other_texts()
+
+    def vocabulary(self) -> int | None:
+        """Number of token ids, as far as the name of the tokenizer tells."""
+        if self.tokenizer == "bytes":
+            return 257
+        size = self.tokenizer.removeprefix("bpe:")
+        return int(size) if size != self.tokenizer and size.isdigit() else None
 
     def other_texts(self) -> dict[str, str]:
         """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
@@ -245,6 +233,28 @@ class TrainConfig:
 
     Their TOML sections are [s_base], [rl_r] and so on.
     """
+
+    @property
+    def tokens(self) -> int:
+        """Training tokens of the whole run."""
+        return self.run.steps * self.data.batch * self.model.context
+
+    def of_length(self, steps: int) -> "TrainConfig":
+        """This run in `steps` steps: the schedule ends with them, warm-up is at most a tenth."""
+        warmup = min(self.optimizer.warmup_steps, steps // 10)
+        optimizer = replace(self.optimizer, steps=steps, warmup_steps=warmup)
+        return replace(self, run=replace(self.run, steps=steps), optimizer=optimizer)
+
+    def with_peak(self, rate: float) -> "TrainConfig":
+        """This run with another peak learning rate; the final one is scaled alike."""
+        final = self.optimizer.final_learning_rate * rate / self.optimizer.peak_learning_rate
+        rates = replace(self.optimizer, peak_learning_rate=rate, final_learning_rate=final)
+        return replace(self, optimizer=rates)
+
+    def check(self) -> None:
+        """Raises `ConfigError` where options do not fit together, as far as no text tells."""
+        model = self.model_config(self.data.vocabulary() or 257)
+        check_shape(model, self.run.mesh_shape(), self.data.batch // self.data.accumulate)
 
     def model_config(self, vocabulary: int) -> ModelConfig:
         """The model's configuration, for a tokenizer of `vocabulary` ids.

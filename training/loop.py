@@ -44,11 +44,17 @@ class Progress:
     step: int
     steps: int
     loss: float
-    tokens_per_second: float
+    """Of the step's batch, nats per token."""
+    tokens_per_second: float | None
+    """Mean over the last steps; None for the first step, which compiles."""
+    seconds_left: float | None
+    """Of training steps alone, at that speed."""
     metrics: dict[str, float]
     """The routers' metrics, means over layers."""
+    experts: int
+    """Per routed layer; 1 for a dense model."""
     held_out: float | None
-    """The latest held-out loss, if there is one."""
+    """Held-out loss after this step, nats per token; None where none was measured."""
 
 
 @runtime_checkable
@@ -189,12 +195,18 @@ class Loop:
             self._check(f"the held-out loss after step {step.number}", found.loss)
             self._records.evaluation(step.number, found)
             self._held_out = found.loss
-        speed = (
-            self._tokens * len(self._durations) / sum(self._durations) if self._durations else 0.0
-        )
+        router, steps = self._setup.model.router, self._setup.config.run.steps
+        mean = sum(self._durations) / len(self._durations) if self._durations else None
         self._watcher.on_step(
             Progress(
-                step.number, self._setup.config.run.steps, loss, speed, metrics, self._held_out
+                step.number,
+                steps,
+                loss,
+                None if mean is None else self._tokens / mean,
+                None if mean is None else (steps - step.number) * mean,
+                metrics,
+                1 if router is None else router.num_experts,
+                self._held_out if model is not None else None,
             )
         )
 

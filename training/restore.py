@@ -244,10 +244,13 @@ def _ignore_late_reads() -> None:
         return
 
     def _hook(found: Any) -> None:
-        if str(found.exc_value) != "Event loop is closed":
+        if not any(text in str(found.exc_value) for text in _LATE_READS):
             before(found)
 
     sys.unraisablehook = _hook
+
+
+_LATE_READS = ("Event loop is closed", "reading array index")
 
 
 def _is_no_late_read(record: logging.LogRecord) -> bool:

@@ -96,25 +96,29 @@ def summary(run: History) -> str:
 
 
 def figure(run: History) -> "Figure":
-    """Loss by step, and each routed layer's expert loads by evaluation; white is balanced."""
+    """Loss by step, and each routed layer's expert loads by step; white is balanced."""
     from matplotlib.colors import TwoSlopeNorm
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator, NullFormatter, ScalarFormatter
 
     panels = 1 if run.load is None else 1 + run.load.shape[1]
     drawing = Figure(figsize=(4.5 * panels, 3.6), layout="constrained")
     axes = drawing.subplots(1, panels, squeeze=False)[0]
     axes[0].plot(run.steps, run.losses, lw=0.6, alpha=0.6, label="training")
     axes[0].plot(run.evaluated, run.held_out, "o-", ms=3, label="held out")
-    axes[0].set(xlabel="step", ylabel="loss, nats per token", yscale="log")
+    axes[0].set(title="Loss", xlabel="step", ylabel="nats per token", yscale="log")
+    axes[0].yaxis.set_major_locator(MaxNLocator(6))
+    axes[0].yaxis.set_major_formatter(ScalarFormatter())
+    axes[0].yaxis.set_minor_formatter(NullFormatter())
     axes[0].legend()
     if run.load is not None:
+        # Each evaluation's loads, from the one before it.
+        edges = [run.steps[0] - 1, *run.evaluated]
+        experts = np.arange(run.load.shape[2] + 1) - 0.5
         for layer, ax in enumerate(axes[1:]):
-            image = ax.imshow(
-                run.load[:, layer].T,
-                aspect="auto",
-                cmap="RdBu_r",
-                norm=TwoSlopeNorm(1, 0, max(2, run.load.max())),
-            )
-            ax.set(title=f"layer {layer}", xlabel="evaluation", ylabel="expert")
-            drawing.colorbar(image, ax=ax, label="load / mean")
+            norm = TwoSlopeNorm(1, 0, max(2, run.load.max()))
+            image = ax.pcolormesh(edges, experts, run.load[:, layer].T, cmap="RdBu_r", norm=norm)
+            ax.set(title=f"Load of routed layer {layer}", xlabel="step", ylabel="expert")
+            ax.yaxis.set_major_locator(MaxNLocator(8, integer=True))
+            drawing.colorbar(image, ax=ax, label="tokens / mean")
     return drawing

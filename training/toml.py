@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 import tomli_w
 
+from reference.config import routing_frequency
 from reference.errors import ConfigError
 from training.config import TrainConfig, toml_value
 
@@ -45,6 +46,8 @@ def from_table(table: dict[str, Any], source: str) -> TrainConfig:
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
         fields = asdict(defaults[name])
+        if isinstance(frequency := values.get("routing_frequency"), str):
+            values = values | {"routing_frequency": routing_frequency(frequency)}
         _check_names(values, list(fields), source, f"[{name}] option")
         made[name] = _converted(fields | values, type(defaults[name]), f"{source}: {name}")
     return TrainConfig.from_sections(made)

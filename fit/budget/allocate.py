@@ -1,21 +1,21 @@
-"""Compute-optimal allocation: the N and D of least loss for a training budget C = k N D (Hoffmann et al. 2022, approach 3, Eq. 4).
+"""Compute-optimal allocation: the N and D of least loss for a training budget C = 6 N D (Hoffmann et al. 2022, approach 3, Eq. 4).
 
-    N_opt = G (C/k)^(b/(a+b)),   D_opt = (C/k)^(a/(a+b)) / G,   G = (a A/(b B))^(1/(a+b))
+    N_opt = G (C/6)^(b/(a+b)),   D_opt = (C/6)^(a/(a+b)) / G,   G = (a A/(b B))^(1/(a+b))
 
-k = 6 FLOPs per parameter and token is the convention of Kaplan et al. 2020 (section 2.1), and our choice; for the exponents it does not
+6 FLOPs per parameter and token is the convention of Kaplan et al. 2020 (section 2.1), and our choice; for the exponents it does not
 matter. A law of repeated tokens is minimised numerically: it has no closed form where tokens are read more than once.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float, Inexact
 
 from common.errors import InputError
 from fit.engine.solve import Fit
-from fit.estimate import Estimate, frame
+from fit.estimate import Estimate, figure_cells, frame
 from fit.laws.complex_step import STEP
 from fit.laws.interface import Law
 from fit.quantities import FLOPS_PER_TOKEN, beyond, has_allocation
@@ -62,24 +62,20 @@ class Allocation:
     exponent_n: Estimate
     exponent_d: Estimate
     optima: tuple[Optimum, ...]
-    flops_per_parameter_token: float
     unique_tokens: float | None = None
 
     def __repr__(self) -> str:
         return f"Allocation({self.law}: N ~ C^{self.exponent_n.value:.3f}, D ~ C^{self.exponent_d.value:.3f}; {len(self.optima)} budgets)"
 
     def table(self) -> "pl.DataFrame":
-        """A row for each budget and figure: flops, figure, value, low, high, status, unit, distance; the exponents first, without flops."""
+        """A row for each budget and figure: flops, figure, value, low, high, status, se, unit, distance; the exponents first."""
         rows = [figure_row(None, name, getattr(self, name)) for name in ("exponent_n", "exponent_d")]
         return frame(rows + [figure_row(one.flops, name, getattr(one, name)) for one in self.optima for name in _PER_BUDGET])
 
 
-def figure_row(flops: float | None, name: str, one: Estimate) -> dict[str, float | str | None]:
+def figure_row(flops: float | None, name: str, one: Estimate) -> dict[str, Any]:
     """A row of a table of figures, each of one budget or, without `flops`, of all."""
-    return {
-        "flops": flops, "figure": name, "value": one.value, "low": one.low, "high": one.high, "status": str(one.status), "unit": one.unit,
-        "distance": one.distance,
-    }  # fmt: skip
+    return {"flops": flops, "figure": name, **figure_cells(one)}
 
 
 def allocate(
@@ -88,7 +84,6 @@ def allocate(
     *,
     draws: Draws | None = None,
     level: float = 0.95,
-    flops_per_parameter_token: float = FLOPS_PER_TOKEN,
     unique_tokens: float | None = None,
 ) -> Allocation:
     """The best N and D of each budget of `flops` (FLOPs of the whole training), with intervals from the draws.
@@ -101,24 +96,24 @@ def allocate(
         units = tuple(fit.runs.unit if unit == NATS else unit for unit in _UNITS)
         fit, draws, level = fit.fit, fit.draws, fit.options.level
     budgets = [float(one) for one in np.atleast_1d(np.asarray(flops, dtype=np.float64))]
-    if not all(np.isfinite(one) and one > 0 for one in (*budgets, flops_per_parameter_token, unique_tokens or 1.0)):
-        raise InputError(f"budgets, FLOPs per parameter and token, and unique tokens must be finite and above 0: {budgets}")
-    quantity = optimum_quantity(fit.law, budgets, flops_per_parameter_token, unique_tokens)
+    if not all(np.isfinite(one) and one > 0 for one in (*budgets, unique_tokens or 1.0)):
+        raise InputError(f"budgets and unique tokens must be finite and above 0: {budgets}")
+    quantity = optimum_quantity(fit.law, budgets, unique_tokens)
     found = estimates(fit, draws, quantity, level, unit=["", "", *(unit for unit in units for _ in budgets)])
     columns, optima = fit.problem.data, list[Optimum]()
-    compute = flops_per_parameter_token * columns[N] * columns[D]
+    compute = FLOPS_PER_TOKEN * columns[N] * columns[D]
     for k, budget in enumerate(budgets):
         own = found[2 + k :: len(budgets)]
         far = max(beyond(compute, budget), *(_far(columns[name], one.value) for name, one in zip((N, D), own, strict=False)))
         optima.append(Optimum(budget, *(replace(one, distance=far) for one in own)))
-    return Allocation(fit.law.name, found[0], found[1], tuple(optima), flops_per_parameter_token, unique_tokens)
+    return Allocation(fit.law.name, found[0], found[1], tuple(optima), unique_tokens)
 
 
 def _far(values: Float[np.ndarray, "runs"], value: float) -> float:
     return beyond(values, value) if np.isfinite(value) and value > 0 else np.inf
 
 
-def optimum_quantity(law: Law, flops: Sequence[float], k: float = FLOPS_PER_TOKEN, unique_tokens: float | None = None) -> Quantity:
+def optimum_quantity(law: Law, flops: Sequence[float], unique_tokens: float | None = None) -> Quantity:
     """Both exponents, then N_opt, D_opt, the loss there and D_opt/N_opt, each for every budget; NaN where a law has no optimum."""
     if not has_allocation(law):
         raise InputError(f"law {law.name!r} has no best N and D: it is not a law in N and D, as --law tokens is")
@@ -132,7 +127,7 @@ def optimum_quantity(law: Law, flops: Sequence[float], k: float = FLOPS_PER_TOKE
     ) -> Float[np.ndarray, "draws quantities"]:
         """A row of them for each draw."""
         in_n, a, in_d, b = (law.parameter_values(theta, beta)[..., [place]] for place in where)
-        products = np.array(flops) / k
+        products = np.array(flops) / FLOPS_PER_TOKEN
         with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
             if given:
                 n = np.stack([_least(law, theta, beta, product, given[U]) for product in products.tolist()], axis=-1)

@@ -11,7 +11,7 @@ same runs moves with the profiles, and the two are compared draw by draw.
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float, Inexact, Int
@@ -28,7 +28,7 @@ from fit.quantities import FLOPS_PER_TOKEN, beyond
 from fit.runs import Runs
 from fit.runs.schema import C, D, N
 from fit.uncertainty.delta import Quantity, evaluate
-from fit.uncertainty.draws import Draws, Scheme, resample
+from fit.uncertainty.draws import Draws, resample
 from fit.uncertainty.intervals import difference, estimates
 
 if TYPE_CHECKING:
@@ -133,7 +133,6 @@ class IsoFLOP:
     fit: Fit
     draws: Draws | None
     level: float
-    flops_per_parameter_token: float
 
     def __repr__(self) -> str:
         return (
@@ -155,19 +154,19 @@ class IsoFLOP:
         return frame(rows + [{"flops": one.flops, "figure": "left out", "status": one.reason} for one in self.left_out])
 
 
-def _columns(runs: Runs, k: float) -> tuple[Float[np.ndarray, "runs"], Float[np.ndarray, "runs"], Float[np.ndarray, "runs"]]:
-    """N, D and C of every run, D and C from each other by C = k N D where only one of them is there."""
+def _columns(runs: Runs) -> tuple[Float[np.ndarray, "runs"], Float[np.ndarray, "runs"], Float[np.ndarray, "runs"]]:
+    """N, D and C of every run, D and C from each other by C = 6 N D where only one of them is there."""
     n = runs.numeric(N)
-    c = runs.numeric(C) if runs.has(C) else k * n * runs.numeric(D)
-    return n, runs.numeric(D) if runs.has(D) else c / (k * n), c
+    c = runs.numeric(C) if runs.has(C) else FLOPS_PER_TOKEN * n * runs.numeric(D)
+    return n, runs.numeric(D) if runs.has(D) else c / (FLOPS_PER_TOKEN * n), c
 
 
-def _budgets(runs: Runs, same: float, k: float) -> tuple[tuple[Budget, ...], tuple[LeftOut, ...]]:
+def _budgets(runs: Runs) -> tuple[tuple[Budget, ...], tuple[LeftOut, ...]]:
     """The budgets that have a minimum between their sizes, and the others."""
-    n, d, c = _columns(runs, k)
+    n, d, c = _columns(runs)
     kept, left, order = list[Budget](), list[LeftOut](), np.argsort(c, kind="stable")
     while len(order):
-        many = int(np.sum(c[order] <= c[order[0]] * (1 + same)))
+        many = int(np.sum(c[order] <= c[order[0]] * (1 + SAME_BUDGET)))
         place, order = order[:many], order[many:]
         x, flops, sizes = np.log(n[place]), float(np.exp(np.log(c[place]).mean())), len(np.unique(n[place]))
         if sizes < LEAST_SIZES:
@@ -184,23 +183,13 @@ def _budgets(runs: Runs, same: float, k: float) -> tuple[tuple[Budget, ...], tup
     return tuple(kept), tuple(left)
 
 
-def isoflop(
-    runs: Runs,
-    *,
-    same_budget: float = SAME_BUDGET,
-    scheme: Scheme | Literal["auto"] = "auto",
-    draws: int = 1000,
-    seed: int = 0,
-    level: float = 0.95,
-    flops_per_parameter_token: float = FLOPS_PER_TOKEN,
-) -> IsoFLOP:
+def isoflop(runs: Runs, *, draws: int = 1000, seed: int = 0, level: float = 0.95) -> IsoFLOP:
     """Approach 2 on these runs, all taken for dense ones: N, loss, and `training_flops` (FLOPs of the whole run) or D, with C = 6 N D.
 
-    Runs whose compute differs by at most `same_budget`, relatively, are of one budget. `scheme` auto: wild where the residuals' spread is
-    uneven, else residuals, as for every law. Raises `InputError` for a column that is missing,
-    and `NotIdentifiedError` where no budget has a minimum.
+    Draws are wild where the residuals' spread is uneven, else of residuals, as for every law. Raises `InputError` for a column that is
+    missing, and `NotIdentifiedError` where no budget has a minimum.
     """
-    budgets, left = _budgets(runs, same_budget, flops_per_parameter_token)
+    budgets, left = _budgets(runs)
     if not budgets:
         most = max(left, key=lambda one: one.runs, default=LeftOut(0.0, 0, "no runs"))
         why = f"that of most runs, {most.flops:.3g} FLOPs: {most.reason}"
@@ -208,11 +197,11 @@ def isoflop(
     place = np.concatenate([one.place for one in budgets])
     data = {N: runs.numeric(N)[place], C: np.repeat([one.flops for one in budgets], [len(one.place) for one in budgets])}
     fit = fit_law(_law(budgets), data, runs.loss[place], squared())
-    drawn = resample(fit, misfit(fit).scheme if scheme == "auto" else scheme, draws, seed, keys=place) if draws else None
+    drawn = resample(fit, misfit(fit).scheme, draws, seed, keys=place) if draws else None
     units = ["", "", "", "", *(unit for unit in ("parameters", "tokens", runs.unit) for _ in budgets)]
     found = estimates(fit, drawn, _quantity(budgets, budgets[0].flops), level, unit=units)
     profiles = tuple(Profile(one.flops, len(one.place), *found[4 + k :: len(budgets)]) for k, one in enumerate(budgets))
-    return IsoFLOP(runs, profiles, left, found[0], found[1], budgets, fit, drawn, level, flops_per_parameter_token)
+    return IsoFLOP(runs, profiles, left, found[0], found[1], budgets, fit, drawn, level)
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,17 +241,17 @@ def compare_approaches(profiles: IsoFLOP, flops: float, objective: Loss | None =
 
     `objective` of that fit: squared error of log10 loss, if left out. Raises `NotIdentifiedError` for fewer runs than parameters.
     """
-    k, runs, ours = profiles.flops_per_parameter_token, profiles.runs, profiles.draws
-    n, d, _ = _columns(runs, k)
+    runs, ours = profiles.runs, profiles.draws
+    n, d, _ = _columns(runs)
     fit = fit_law(TOKENS, {N: n, D: d}, runs.loss, objective)
     draws = resample(fit, ours.scheme, len(ours), ours.seed) if ours is not None and fit.degrees > 0 else None
-    pair = _logged(_quantity(profiles.budgets, flops)), _logged(optimum_quantity(TOKENS, [flops], k))
+    pair = _logged(_quantity(profiles.budgets, flops)), _logged(optimum_quantity(TOKENS, [flops]))
     if ours is not None and draws is not None:
         found = difference(ours, draws, *pair, profiles.level)
     else:
         found = [Estimate(float(one)) for one in evaluate(profiles.fit, pair[0]) - evaluate(fit, pair[1])]
     differences = dict(zip(_FIGURES, (*found[:2], *map(_ratio, found[2:])), strict=True))
-    return Comparison(profiles, allocate(fit, flops, draws=draws, level=profiles.level, flops_per_parameter_token=k), flops, differences)
+    return Comparison(profiles, allocate(fit, flops, draws=draws, level=profiles.level), flops, differences)
 
 
 def _logged(quantity: Quantity) -> Quantity:

@@ -5,6 +5,7 @@ disjoint set of starts ended no lower), and its parameters are `identified` (eac
 """
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -172,12 +173,10 @@ class Fit:
 
 def _import_path(law: Law) -> str:
     """`module:NAME` of a law that is not in the catalogue."""
-    import sys
-
-    for module in list(sys.modules.values()):
-        for name, value in list(vars(module).items()) if hasattr(module, "__dict__") else []:
-            if value is law and getattr(module, "__name__", "") != "__main__":
-                return f"{module.__name__}:{name}"
+    for path, module in list(sys.modules.items()):
+        for name, value in list(getattr(module, "__dict__", {}).items()):
+            if value is law and path != "__main__":
+                return f"{path}:{name}"
     raise InputError(f"law {law.name!r} cannot be saved: it must be a variable of a module that can be imported again")
 
 

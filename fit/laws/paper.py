@@ -28,10 +28,6 @@ _LEAST = 0.02
 """Least B̂ offset at the run of smallest B: keeps log B̂ finite there."""
 
 
-def _log10_columns(data: Data) -> tuple[Inexact[np.ndarray, "*#batch runs"], Inexact[np.ndarray, "*#batch runs"]]:
-    return np.log10(data[_COLUMNS[0]]), np.log10(data[_COLUMNS[1]])
-
-
 def _dense(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
     x = np.log10(data["dense_parameter_count"])
     return stack_features(theta, (-x, np.ones_like(x)))
@@ -43,20 +39,10 @@ def _dense_report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Floa
         return np.stack([beta[..., 0], 10 ** (beta[..., 1] / beta[..., 0])], axis=-1)
 
 
-def _separable(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 3"]:
-    x, e = _log10_columns(data)
-    return stack_features(theta, (x, e, np.ones_like(x)))
-
-
-def _bilinear(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
-    x, e = _log10_columns(data)
-    return stack_features(theta, (x, e, x * e, np.ones_like(x)))
-
-
-def _bounded(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 4"]:
-    x = np.log10(data["dense_parameter_count"])
-    e = log_saturate(data["num_experts"], theta[..., 0:1], theta[..., 1:2]) * LOG10_E
-    return stack_features(theta, (x, e, x * e, np.ones_like(x)))
+def _routed(theta: Theta, data: Data, saturating: bool, interaction: bool) -> Inexact[np.ndarray, "*batch runs features"]:
+    x, e = np.log10(data[_COLUMNS[0]]), data[_COLUMNS[1]]
+    e = log_saturate(e, theta[..., 0:1], theta[..., 1:2]) * LOG10_E if saturating else np.log10(e)
+    return stack_features(theta, (x, e, x * e, np.ones_like(x)) if interaction else (x, e, np.ones_like(x)))
 
 
 def utilisation_of(data: Data) -> Inexact[np.ndarray, "*#batch runs"]:
@@ -100,7 +86,7 @@ SEPARABLE = Law(
     source="the paper, Eq. 6",
     columns=_COLUMNS,
     coefficients=("a", "b", "d"),
-    features=_separable,
+    features=partial(_routed, saturating=False, interaction=False),
     signs={"a": -1, "b": -1},
     roles=Roles(base=10.0, experts=1),
 )
@@ -112,7 +98,7 @@ BILINEAR = Law(
     source="the paper, Eq. 7",
     columns=_COLUMNS,
     coefficients=("a", "b", "c", "d"),
-    features=_bilinear,
+    features=partial(_routed, saturating=False, interaction=True),
     signs=_SIGNS,
     roles=Roles(base=10.0, experts=1, interaction=2),
 )
@@ -124,7 +110,7 @@ BOUNDED = Law(
     source="the paper, Eq. 1",
     columns=_COLUMNS,
     coefficients=("a", "b", "c", "d"),
-    features=_bounded,
+    features=partial(_routed, saturating=True, interaction=True),
     shapes=(E_START, RHO),
     parameters=("a", "b", "c", "d", "E_start", "E_max"),
     report=report_e_max,

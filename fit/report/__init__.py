@@ -25,25 +25,14 @@ __all__ = ["cell", "cleaned", "fit_document", "fit_json", "notes_of", "provenanc
 _WORTH = "What experts are worth"
 _SECTIONS: Mapping[str, tuple[str, ...]] = {
     "What predicts": (
-        "loss_by_tokens",
-        "loss_by_compute",
-        "roll_out",
-        "residuals",
-        "laws_side_by_side",
-        "compute_optimal",
-        "laws",
-        "asked",
-        "dense",
-        "optimum",
-        "approaches",
-        "ranking",
-        "held_out",
+        "loss_by_tokens", "loss_by_compute", "roll_out", "residuals", "laws_side_by_side", "compute_optimal", "laws", "asked", "dense",
+        "optimum", "approaches", "ranking", "held_out",
     ),
     _WORTH: ("worth", "gains", "loss_by_experts", "loss_by_size"),
     "Parameters": ("coefficients", "errors", "derived"),
     "How well they are known": ("certificates", "scores", "warnings"),
     "Runs and options": ("runs", "provenance"),
-}
+}  # fmt: skip
 
 
 def fit_document(analysis: Analysis, full: bool = False) -> Document:

@@ -66,16 +66,9 @@ def _held_out(view: View) -> Iterator[tuple[str, ...]]:
     for result in view.shown:
         for step in result.steps if view.full or result.law.name in view.main else ():
             if step.following and (score := step.score):
+                where = HELD_OUT[step.by][0], count(step.size), str(step.fitted)
                 errors = f"{score.rmse_percent:.2f}%", f"{score.mean_error:+.4f}"
-                yield (
-                    *_head(result),
-                    HELD_OUT[step.by][0],
-                    count(step.size),
-                    str(step.fitted),
-                    _text(score.covered),
-                    str(score.runs),
-                    *errors,
-                )
+                yield *_head(result), *where, "" if score.covered is None else str(score.covered), str(score.runs), *errors
 
 
 def _worth(view: View) -> Iterator[tuple[str, ...]]:

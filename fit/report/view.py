@@ -4,13 +4,11 @@ import math
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from common.document.numbers import count, decimals, interval, plain
 from fit.analysis import DENSE_ROUTER, PAPER_LAW, POOLED, Analysis, Result
-from fit.derived import Point, default_points
+from fit.derived import Point, default_points, known_places
 from fit.estimate import Estimate, Status
-from fit.runs.schema import C, D, E, N
+from fit.runs.schema import C, D, N
 
 FAR = 1000.0
 """A figure so many times outside the runs, or more, is given in words."""
@@ -93,11 +91,8 @@ class View:
     @cached_property
     def point(self) -> Point | None:
         """The model that routers are compared at: the first asked for, or the largest size of the runs; None without laws in N and E."""
-        runs, asked = self.analysis.runs, self.analysis.options.points
-        data = {name: runs.columns[name] for name in (N, E, D) if runs.has(name)}
-        known = np.all([np.isfinite(column) for column in data.values()], axis=0)
-        data = {name: column[known] for name, column in data.items()}
-        if not {N, E} <= set(data) or not known.any():
+        data, asked = known_places(self.analysis.runs), self.analysis.options.points
+        if not data:
             return None
         point = asked[0] if asked else default_points(data)[-1]
         return point if any(f"epc({point.label})" in result.derived for result in self.analysis.results) else None

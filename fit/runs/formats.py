@@ -153,9 +153,6 @@ def _unnested(frame: pl.DataFrame) -> pl.DataFrame:
     return frame
 
 
-_BLANKS = " \t\x0b\x0c\x1c\x1d\x1e\x1f"
-
-
 def _stripped(frame: pl.DataFrame) -> pl.DataFrame:
     return frame.with_columns(pl.col(pl.String).str.strip_chars().replace("", None))
 
@@ -251,18 +248,6 @@ def _separated(data: bytes, name: str) -> _Found:
             "export the runs table instead: in W&B the table's own export, or wandb.Api().runs(...) with config and summary"
         )
     schema = dict.fromkeys(header, pl.String)
-    begin = len(head) + 1
-    if data.find(b'"') < 0:
-        try:
-            frame = pl.read_csv(data, has_header=False, skip_rows=1, schema=schema, separator=separator, quote_char=None)
-            filled = frame.select(~pl.all_horizontal(pl.all().is_null())).to_series()
-            frame, lines = (frame if filled.all() else frame.filter(filled)), np.flatnonzero(filled.to_numpy()) + first + 1
-            # polars fills short rows up without a word, which the number of separators shows.
-            if data.count(separator.encode(), begin) == (len(header) - 1) * len(frame):
-                blank = not data.isascii() or any(mark != separator and mark.encode() in data for mark in _BLANKS)
-                return _with_points(_stripped(frame) if blank else frame, separator), lines, ()
-        except pl.exceptions.PolarsError:
-            pass  # what is wrong, and where, is found below
     frames, numbers, ragged = [pl.DataFrame(schema=schema)], list[int](), list[tuple[int, str]]()
     while block := list(islice(rows, 10_000)):
         block = [(line, cells) for line, cells in block if any(map(str.strip, cells))]

@@ -37,7 +37,7 @@ SEVERAL_D = {
 }  # fmt: skip
 
 
-def analysed(columns: Mapping[str, Sequence[float]], law: str = "", draws: int = 100) -> Analysis:
+def analysed(columns: Mapping[str, Sequence[float]], law: str = "", draws: int = 20) -> Analysis:
     """The analysis of a table as a stranger would ask for it."""
     return analyse(Runs.from_columns(columns), Options(laws=(law,) if law else (), draws=draws))
 
@@ -106,7 +106,7 @@ def test_two_sizes_of_noise_give_no_digits() -> None:
     # Faults F14 and F16: N_c was 3.33e14 [0, 2e92], or a traceback.
     losses = [2.54, 2.53, 2.59, 2.60, 2.53, 2.59, 2.60, 2.55, 2.50, 2.57, 2.56, 2.61, 2.58, 2.53, 2.64, 2.52, 2.60, 2.62, 2.56, 2.41]
     columns = {"N": [2e8, 1e9] * 10, "E": [8] * 20, "loss": losses}
-    analysis = analysed(columns, draws=400)
+    analysis = analysed(columns, "dense", draws=400)
     size = analysis.result("all", "dense").coefficients["N_c"]
     assert str(size.status) == "not identified"
     assert "e+" not in printed(analysis)
@@ -162,7 +162,7 @@ def test_no_small_design_ends_in_a_traceback(seed: int) -> None:
         columns["D"] = d.tolist()
     message, figures = "", list[Estimate]()
     try:
-        analysis = analyse(Runs.from_columns(columns), Options(draws=20, seed=seed))
+        analysis = analyse(Runs.from_columns(columns), Options(draws=10, seed=seed, level=0.5))
         fit_document(analysis, full=True)
         figures = [one for result in analysis.results for one in (*result.coefficients.values(), *result.derived.values())]
     except InputError as error:

@@ -1,7 +1,6 @@
 """Closed forms of collectives against programs compiled for 8 simulated devices (`compiling_worker.py`)."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +11,8 @@ import pytest
 from plan.hlo import Collectives
 from plan.request import Request, from_record
 from plan.traffic import evaluation_collectives, step_traffic, total
+from tests.checks import on_devices
 
-ROOT = Path(__file__).parents[2]
 SMALL: dict[str, Any] = {
     "size": "7K", "experts": 8, "topology": "v5e:2x4", "batch": 16, "context": 8, "dtype": "float32", "routing_frequency": 1.0,
 }  # fmt: skip
@@ -37,9 +36,8 @@ def request_of(case: str) -> Request:
 @pytest.fixture(scope="module")
 def found() -> dict[str, dict[str, Collectives]]:
     """The collectives of each case's program."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(Path(__file__).with_name("compiling_worker.py")), json.dumps([SMALL | case for case in CASES.values()])]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    done = subprocess.run(command, env=on_devices(8), capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-4000:]
     programs = json.loads(done.stdout)
     return {case: {kind: Collectives(**counts) for kind, counts in program.items()} for case, program in zip(CASES, programs, strict=True)}

@@ -198,8 +198,6 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
 def main(request: dict[str, Any]) -> None:
     """Run the cases of `request` and print what they gave."""
     jax.config.update("jax_enable_x64", request["x64"])
-    # Takes half the time, and changes nothing but rounding.
-    jax.config.update("jax_disable_most_optimizations", True)
     if "processes" in request:
         address = f"127.0.0.1:{request['port']}"
         jax.distributed.initialize(address, request["processes"], request["rank"], initialization_timeout=HANG_SECONDS)

@@ -1,7 +1,6 @@
 """Any mesh of 8 devices gives what one device gives. `sharded_worker.py` computes it, in a process that has 8 (simulated) devices."""
 
 import json
-import os
 import subprocess
 import sys
 from dataclasses import replace
@@ -22,9 +21,8 @@ from reference.errors import ConfigError
 from reference.mesh import DATA, EXPERT, MODEL, make_mesh, parameter_specs
 from reference.routers import ROUTERS
 from reference.transformer import Transformer
-from tests.checks import HANG_SECONDS
+from tests.checks import HANG_SECONDS, on_devices
 
-ROOT = Path(__file__).parents[2]
 TECHNIQUES = ("dense", *ROUTERS)
 # Fine and shared experts, with the one router whose state moves by the load.
 FINE: dict[str, Any] = {"granularity": 2, "shared_experts": 1}
@@ -40,10 +38,9 @@ FLOAT32 = 1e-4
 
 def compare(cases: list[dict[str, Any]], evaluations: list[dict[str, Any]] | None = None, *, x64: bool = True) -> list[dict[str, Any]]:
     """What the worker finds for each case, and then for each evaluation."""
-    environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=8", "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT)}
     request = {"x64": x64, "cases": cases, "evaluations": evaluations or []}
     command = [sys.executable, str(Path(__file__).with_name("sharded_worker.py")), json.dumps(request)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=HANG_SECONDS)
+    done = subprocess.run(command, env=on_devices(8), capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout)
 

@@ -1,7 +1,6 @@
 """Several processes, each with devices of its own, give what one device gives; over the loopback, as on a cluster."""
 
 import json
-import os
 import socket
 import subprocess
 import sys
@@ -10,9 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.checks import HANG_SECONDS
-
-ROOT = Path(__file__).parents[2]
+from tests.checks import HANG_SECONDS, on_devices
 
 
 def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> list[list[dict[str, Any]]]:
@@ -20,17 +17,12 @@ def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> 
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count={devices}",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": str(ROOT),
-    }
     worker = str(Path(__file__).with_name("sharded_worker.py"))
     request = {"x64": True, "cases": cases, "processes": processes, "port": port}
     running = [
         subprocess.Popen(
             [sys.executable, worker, json.dumps({**request, "rank": rank})],
-            env=environment,
+            env=on_devices(devices),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

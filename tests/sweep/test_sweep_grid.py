@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from reference.errors import ConfigError
+from reference.sizes import NANO
 from sweep.grid import read_grid, runs_of
 from sweep.run import Run
-from training.config import NANO, TrainConfig, paper_recipe
+from training.config import TrainConfig, paper_recipe
 from training.toml import from_toml, to_toml
 
 OUT = Path("out")

@@ -19,7 +19,7 @@ SHORT = {N: "N", D: "D", "unique_tokens": "U", "training_flops": "C"}
 def test_a_new_run_is_less_certain_than_the_mean_curve_and_both_are_predicted_by_short_names(law: str) -> None:
     data, loss = made_up(CATALOGUE[law])
     runs = Runs.from_columns({**data, "loss_validation": loss, "router_type": np.full(len(loss), "Dense")})
-    result = analyse(runs, Options(laws=(law,), draws=200)).result("Dense", law)
+    result = analyse(runs, Options(laws=(law,), draws=80)).result("Dense", law)
     at = {SHORT[name]: [float(column.max()) / 2, float(column.max()) * 3] for name, column in data.items()}
     mean, new = (result.predict(kind=kind, **at) for kind in ("mean", "new run"))
     points = {name: np.array(at[SHORT[name]]) for name in data}

@@ -101,7 +101,7 @@ def _by_scipy(data: dict[str, Float[np.ndarray, "runs"]], observed: Float[np.nda
         predicted = x[0] + x[1] * np.exp(-x[3] * n) + x[2] * np.exp(-x[4] * d)
         return float(np.mean(loss.rho(loss.residual(np.log10(np.maximum(predicted, 1e-9)), observed)))) * 1e4
 
-    starts = np.random.default_rng(0).uniform([0, 0.1, 0.1, 0.03, 0.03], [3, 5, 5, 1, 1], (30, 5))
+    starts = np.random.default_rng(0).uniform([0, 0.1, 0.1, 0.03, 0.03], [3, 5, 5, 1, 1], (8, 5))
     box = [(least, None), (0, None), (0, None), (0.02, 3), (0.02, 3)]
     options = {"maxiter": 5000, "maxfun": 50000, "ftol": 1e-15, "gtol": 1e-10}
     ends: list[Any] = [minimize(cost, start, method="L-BFGS-B", bounds=box, options=options) for start in starts]

@@ -2,7 +2,9 @@
 
 import json
 import pickle
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +162,13 @@ def test_a_fit_of_a_held_law_is_not_saved_and_says_so(tmp_path: Path) -> None:
     fit = fit_law(BOUNDED, data, loss, fixed={"E_max": 100.0})
     with pytest.raises(InputError, match="cannot be saved"):
         fit.save(tmp_path / "held.json")
+
+
+def test_a_law_of_the_running_script_alone_is_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    law = replace(CURVED, name="a script's own")
+    monkeypatch.setattr(sys.modules["__main__"], "MINE", law, raising=False)
+    with pytest.raises(InputError, match="must be a variable of a module that can be imported again"):
+        fit_law(law, grid(), bilinear_losses(grid())).save(tmp_path / "script.json")
 
 
 @unchecked()

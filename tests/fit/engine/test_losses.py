@@ -17,6 +17,12 @@ def test_huber_is_twice_scipys(r: float, delta: float) -> None:
     assert huber(delta).rho(np.array([r]))[0] == pytest.approx(2 * float(scipys(delta, r)), rel=1e-12, abs=1e-15)
 
 
+def test_the_objective_is_stated_as_the_textbook_writes_it() -> None:
+    r = np.array([0.002, -0.3])
+    assert huber(0.1).stated(float(huber(0.1).rho(r).mean())) == pytest.approx(float(scipys(0.1, r).mean()), rel=1e-12)
+    assert squared().stated(3.0) == squared_log().stated(3.0) == 3.0
+
+
 @pytest.mark.parametrize("loss", LOSSES, ids=lambda loss: loss.name)
 @settings(max_examples=40)
 @given(r=st.floats(-1, 1))

@@ -60,4 +60,7 @@ def test_what_cannot_be_shared_is_refused_with_what_can() -> None:
         fit_shared(BILINEAR, _groups(), ("z",))
     with pytest.raises(InputError, match="needs L_0 shared"):
         fit_shared(FLOOR, _groups(), ("a",))
-    assert set(fit_shared(FLOOR, _groups(), ("L_0",)).problem.data) == {N, E, "group"}
+    joint = fit_shared(FLOOR, _groups(), ("L_0",))
+    assert set(joint.problem.data) == {N, E, "group"}
+    # Signs, units and what else goes by the names of one group's parameters are not the joint law's.
+    assert (joint.law.signs, joint.law.units, joint.law.ratios, joint.law.roles, joint.law.published) == ({}, {}, {}, None, ())

@@ -284,6 +284,8 @@ def test_derivatives_by_complex_steps_are_those_of_finite_differences(fitted: Ca
 
 def test_a_fit_says_in_a_line_what_it_is(fitted: Callable[[str, str], Fit]) -> None:
     assert len(repr(fitted("bounded-floor-interaction", "log"))) < 300
+    values = ", ".join(f"{name}={value:.4g}" for name, value in fitted("dense", "log").parameters.items())
+    assert repr(fitted("dense", "log")).startswith(f"Fit(dense on 14 runs: {values}; RMSE 0.00")
 
 
 def _digits(fit: Fit) -> list[str]:

@@ -63,8 +63,9 @@ def test_simulated_runs_are_called_so(simulated: Reproduction) -> None:
     assert reproduce_document(simulated).verdict.startswith("Simulated runs. ")
 
 
-def test_without_draws_nothing_is_inside_and_every_delta_stands(simulated_runs: Runs) -> None:
-    found = reproduce(simulated_runs, Options(routers=("Hash",), draws=0))
+def test_without_draws_nothing_is_inside_and_every_delta_stands_and_routers_may_be_asked_for_in_one_name(simulated_runs: Runs) -> None:
+    found = reproduce(simulated_runs, Options(routers=("S-Base,Hash",), draws=0))
+    assert {line.router for line in found.figures} == {"Dense", "S-Base", "Hash"}
     assert {line.inside for line in found.figures} == {None}
     for line in found.figures:
         assert line.delta == pytest.approx(line.ours.value - line.published, rel=1e-12, nan_ok=True)
@@ -77,11 +78,6 @@ def test_a_router_that_the_paper_or_the_runs_do_not_have_is_refused(small_runs: 
         reproduce(with_switch, Options(routers=("Hash,Switch",)))
     with pytest.raises(fit.InputError, match="no runs of router 'Switch'"):
         reproduce(small_runs, Options(routers=("Switch",)))
-
-
-def test_several_routers_may_be_asked_for_in_one_name(simulated_runs: Runs) -> None:
-    found = reproduce(simulated_runs, Options(routers=("S-Base,Hash",), draws=0))
-    assert {line.router for line in found.figures} == {"Dense", "S-Base", "Hash"}
 
 
 def test_without_a_file_the_released_one_is_asked_for_in_three_lines() -> None:

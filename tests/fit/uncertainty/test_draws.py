@@ -55,6 +55,8 @@ def test_few_residuals_are_replaced_by_a_normal_of_their_spread() -> None:
     fit = fit_law(DENSE, {N: data[N][::2]}, loss[::2])
     assert 0 < fit.degrees < FEW_DEGREES
     assert noise_residuals(fit).std() == pytest.approx(np.sqrt(np.sum(fit.residuals**2) / fit.degrees), rel=1e-12)
+    enough = fit_law(DENSE, {N: data[N][:12]}, loss[:12])
+    assert (enough.degrees, len(noise_residuals(enough))) == (FEW_DEGREES, 12)
 
 
 def test_raised_cluster_residuals_of_units_of_one_run_are_those_of_leaving_it_out() -> None:

@@ -240,6 +240,7 @@ def test_a_new_runs_interval_is_the_curves_and_one_runs_noise() -> None:
     # Resampled residuals are no normal: their quantiles are those of 25 numbers, within a tenth.
     np.testing.assert_allclose((both[1] - both[0]) / 2, half, rtol=0.15)
     assert [one.value for one in found] == (10 ** fit.log10_loss(data)).tolist()
+    assert [(one.unit, one.se) for one in found] == [("nats per token", None)] * 2
 
 
 def test_of_a_linear_law_a_new_runs_interval_is_wider_than_the_curves_for_every_scheme() -> None:

@@ -1,0 +1,95 @@
+"""Every model that the command line accepts, lowered: a training step, an evaluation and a sampled token.
+
+`python -m tests.training.ladder` lowers all of them, unroll, accumulate and remat in turn, and prints what fails.
+"""
+
+import itertools
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from reference.config import check_shape
+from reference.errors import ConfigError
+from reference.mesh import BATCH, make_mesh
+from reference.routers import ROUTERS
+from reference.sizes import LADDER
+from training.config import DataOptions, ModelOptions, TrainConfig
+from training.evaluate import sums_of
+from training.optimizer import make_optimizer
+from training.start import state_shapes
+from training.step import train_step
+
+VOCABULARY = 257
+"""Of bytes."""
+
+EXPERTS = (1, 2, 8, 64, 128, 512)
+
+SETTINGS = tuple(itertools.product((1, 2, 3, 4, 5), (1, 2), (False, True)))
+"""unroll, accumulate, remat: taken in turn."""
+
+
+def accepted() -> Iterator[TrainConfig]:
+    """Rung x {dense, routers} x R in {1, 1/2, least} x E, where such a model exists, each with the next of `SETTINGS`."""
+    settings = itertools.cycle(SETTINGS)
+    for size, router in itertools.product(LADDER, ("dense", *ROUTERS)):
+        frequencies = dict.fromkeys((1.0, 0.5, 1 / LADDER[size].num_blocks))
+        for frequency, experts in itertools.product(frequencies, EXPERTS) if router != "dense" else [(0.5, 8)] * 5:
+            unroll, accumulate, remat = next(settings)
+            model = ModelOptions(size, router, experts, routing_frequency=frequency, context=32, unroll=unroll, remat=remat)
+            config = TrainConfig(model, DataOptions(batch=4, accumulate=accumulate))
+            try:
+                config.model_config(VOCABULARY)
+            except ConfigError:
+                continue
+            yield config
+
+
+def lower(config: TrainConfig) -> None:
+    """Lower the step, an evaluation batch, and the forward pass of one sequence, which sampling runs, on shapes alone."""
+    model, mesh = config.model_config(VOCABULARY), make_mesh(1, 1, 1, devices=jax.devices()[:1])
+    optimizer, data = make_optimizer(config.optimizer), config.data
+    micro = data.batch // data.accumulate
+    check_shape(model, mesh.shape, micro)
+    state, row = state_shapes(model, optimizer, mesh), (model.context + 1,)
+
+    def _tokens(*leading: int) -> jax.ShapeDtypeStruct:
+        layout = NamedSharding(mesh, P(*[None] * (len(leading) - 1), BATCH, None))
+        return jax.ShapeDtypeStruct((*leading, *row), jnp.int32, sharding=layout)
+
+    with jax.set_mesh(mesh):
+        tokens = _tokens(data.batch) if data.accumulate == 1 else _tokens(data.accumulate, micro)
+        jax.jit(partial(train_step, optimizer=optimizer)).lower(state, tokens, jax.random.key(0))
+        for sequences in {micro, 1}:
+            jax.jit(sums_of).lower(state.model, _tokens(sequences))
+
+
+def one_of_each(configs: list[TrainConfig]) -> list[TrainConfig]:
+    """A model of every size; routers, R, E and settings take turns, and no group has more than two blocks."""
+    by_size = {size: [config for config in configs if config.model.size == size] for size in LADDER}
+    shallow = {size: [config for config in found if config.model.routing_frequency >= 0.5] for size, found in by_size.items()}
+    return [found[(11 * i) % len(found)] for i, found in enumerate(shallow.values())]
+
+
+def main() -> None:
+    """Lower all, and print what fails and how many there are."""
+    configs, failed = list(accepted()), 0
+    for i, config in enumerate(configs):
+        try:
+            lower(config)
+        except Exception as error:
+            failed += 1
+            print(f"{config.model}, accumulate {config.data.accumulate}: {type(error).__name__} {str(error)[:200]}", flush=True)
+        if i % 50 == 49:
+            print(f"{i + 1} of {len(configs)}, {failed} failed", file=sys.stderr, flush=True)
+    count = Counter(config.model.router for config in configs)
+    print(f"{len(configs)} models ({', '.join(f'{number} {router}' for router, number in count.items())}): {failed} failed")
+
+
+if __name__ == "__main__":
+    main()

@@ -38,14 +38,17 @@ class Range:
 
     def check(self, name: str, value: int | float) -> None:
         """Raise `ConfigError` with the range unless `value` is in it."""
-        high = min(self.high, LARGEST) if self is not SEED and isinstance(value, int) else self.high
+        # The devices' limit is mentioned where it is exceeded.
+        too_long = isinstance(value, int) and self.high == math.inf and value > LARGEST
+        high = LARGEST if too_long else self.high
         low_enough = value < high if self.less else value <= high
         high_enough = value > self.low if self.more else value >= self.low
         limits = [
+            "finite" * (not math.isfinite(value)),
             f"{'more than' if self.more else 'at least'} {self.low:g}" * (self.low > -math.inf),
             f"{'less than' if self.less else 'at most'} {high:.10g}" * (high < math.inf),
         ]
-        words = " and ".join(filter(None, limits)) or "a finite number"
+        words = " and ".join(filter(None, limits))
         holds = math.isfinite(value) and low_enough and high_enough
         require(holds, f"{name} is {value}; it must be {words}")
 

@@ -239,15 +239,19 @@ def _ignore_late_reads() -> None:
     Each would be printed with a traceback. This stays, as such a read may end at any time.
     """
     logging.getLogger("asyncio").addFilter(_is_no_late_read)
-    before = sys.unraisablehook
-    if before.__qualname__.startswith(_ignore_late_reads.__name__):
-        return
+    if not isinstance(sys.unraisablehook, _WithoutLateReads):
+        sys.unraisablehook = _WithoutLateReads(sys.unraisablehook)
 
-    def _hook(found: Any) -> None:
+
+class _WithoutLateReads:
+    """`sys.unraisablehook` for all but late reads."""
+
+    def __init__(self, before: Callable[[Any], object]) -> None:
+        self._before = before
+
+    def __call__(self, found: Any) -> None:
         if not any(text in str(found.exc_value) for text in _LATE_READS):
-            before(found)
-
-    sys.unraisablehook = _hook
+            self._before(found)
 
 
 _LATE_READS = ("Event loop is closed", "reading array index")

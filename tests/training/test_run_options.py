@@ -17,7 +17,7 @@ from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
-from training.toml import from_toml, to_toml
+from training.toml import from_toml, read_toml, to_toml
 
 LENGTH = st.integers(1, 10**9)
 RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
@@ -132,10 +132,30 @@ def test_a_run_whose_groups_would_change_is_not_continued(tmp_path: Path) -> Non
     config = TrainConfig()
     assert config.group() == 4
     (tmp_path / CONFIG).write_text(to_toml(config))
+    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
     check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=8")))
     check_options(tmp_path, dataclasses.replace(config, data=DataOptions(accumulate=2)))
     with pytest.raises(InputError, match="4 sequences per group, but this mesh and accumulate give 2"):
         check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=16")))
+
+
+def test_what_a_file_says_of_the_schedule_is_used_and_else_it_is_as_long_as_the_run() -> None:
+    given = from_toml("[optimizer]\nwarmup_steps = 20\n[run]\nsteps = 40\n", "w.toml").optimizer
+    assert (given.warmup_steps, given.steps) == (20, 40)
+    given = from_toml("[optimizer]\nwarmup_steps = 30\nsteps = 60\n[run]\nsteps = 40\n", "w.toml").optimizer
+    assert (given.warmup_steps, given.steps) == (30, 60)
+    for text in ("[run]\nsteps = 40\n", "[optimizer]\nclip = 2.0\n[run]\nsteps = 40\n"):
+        given = from_toml(text, "w.toml").optimizer
+        assert (given.warmup_steps, given.steps) == (4, 40)
+    assert from_toml("", "w.toml") == TrainConfig()
+    # A longer run warms up no longer than the default.
+    assert from_toml("[run]\nsteps = 4000\n", "w.toml").optimizer.warmup_steps == TrainConfig().optimizer.warmup_steps
+
+
+def test_a_file_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_bytes(b"[run]\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"w\.toml: not UTF-8 \(byte 11\)"):
+        read_toml(tmp_path / "w.toml")
 
 
 NUMBERS = [
@@ -176,9 +196,11 @@ def test_a_range_says_where_it_ends() -> None:
     for limits, value, words in (
         (Range(0, 1, less=True), 1.0, "x is 1.0; it must be at least 0 and less than 1"),
         (Range(0, more=True), 0.0, "x is 0.0; it must be more than 0"),
+        (Range(0), math.inf, "x is inf; it must be finite and at least 0"),
+        (Range(1), 0, "x is 0; it must be at least 1"),
         (Range(1), 2**31, "x is 2147483648; it must be at least 1 and at most 2147483647"),
         (SEED, 2**32, "x is 4294967296; it must be at least 0 and at most 4294967295"),
-        (Range(), math.nan, "x is nan; it must be a finite number"),
+        (Range(), math.nan, "x is nan; it must be finite"),
     ):
         with pytest.raises(ConfigError) as raised:
             limits.check("x", value)

@@ -102,7 +102,9 @@ def _arrive(
         try:
             with socket.create_connection(address, timeout=max(pause, 0.1)) as joined:
                 joined.sendall(f"{index} {count}\n".encode())
-                while not select.select([joined], [], [], waiting.next_pause(f"{what} and all"))[0]:
+                while not select.select(
+                    [joined], [], [], waiting.next_pause(f"{what} and the others")
+                )[0]:
                     if time.monotonic() > end:
                         raise WorkError(_timed_out(what, timeout))
                 if joined.recv(len(_GO)) == _GO:

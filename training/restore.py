@@ -178,7 +178,6 @@ def _reading(path: Path) -> Generator[None]:
 
     Errors of the machine stay what they are: memory, permissions, input and output.
     """
-    _ignore_late_reads()
     try:
         with quiet():
             yield
@@ -194,6 +193,7 @@ def _reading(path: Path) -> Generator[None]:
 @contextmanager
 def quiet() -> Generator[None]:
     """Orbax's and tensorstore's own reports of what is damaged are left out."""
+    _ignore_late_ends()
     logger = logging.getLogger("absl")
     before = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -233,31 +233,31 @@ def _restored(path: Path, arrays: Mapping[str, tuple[dict[str, Any], Any]]) -> N
         return _handler().restore(path, args=args)
 
 
-def _ignore_late_reads() -> None:
-    """Leave out tensorstore's reads that fail too, or end after a failure has ended the loop.
+def _ignore_late_ends() -> None:
+    """Leave out what fails in tensorstore too, or ends after a failure has ended the loop.
 
-    Each would be printed with a traceback. This stays, as such a read may end at any time.
+    Each would be printed with a traceback. This stays: they may end at any time.
     """
-    logging.getLogger("asyncio").addFilter(_is_no_late_read)
-    if not isinstance(sys.unraisablehook, _WithoutLateReads):
-        sys.unraisablehook = _WithoutLateReads(sys.unraisablehook)
+    logging.getLogger("asyncio").addFilter(_is_no_late_end)
+    if not isinstance(sys.unraisablehook, _WithoutLateEnds):
+        sys.unraisablehook = _WithoutLateEnds(sys.unraisablehook)
 
 
-class _WithoutLateReads:
-    """`sys.unraisablehook` for all but late reads."""
+class _WithoutLateEnds:
+    """`sys.unraisablehook` for all but these."""
 
     def __init__(self, before: Callable[[Any], object]) -> None:
         self._before = before
 
     def __call__(self, found: Any) -> None:
-        if not any(text in str(found.exc_value) for text in _LATE_READS):
+        if not any(text in str(found.exc_value) for text in _LATE_ENDS):
             self._before(found)
 
 
-_LATE_READS = ("Event loop is closed", "reading array index")
+_LATE_ENDS = ("Event loop is closed", "reading array index", "writing array index")
 
 
-def _is_no_late_read(record: logging.LogRecord) -> bool:
+def _is_no_late_end(record: logging.LogRecord) -> bool:
     return "exception was never retrieved" not in record.getMessage()
 
 

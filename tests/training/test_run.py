@@ -408,6 +408,8 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     texts = ["the cat sat on a mat\n", "and saw what the dog had done\n"]
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text)
+    # Not a document: neither its end nor anything else of it is predicted.
+    (tmp_path / "0-empty.txt").write_text("")
     found = evaluate_run(routed, str(tmp_path), cache)
     loaded = load_run(routed)
     tokenizer, model = loaded.tokenizer, loaded.model

@@ -90,7 +90,7 @@ def test_a_process_that_does_not_see_the_firsts_files_ends_with_it(corpus: Path,
 
 @pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, programs: Path, gone: int) -> None:
-    config = tiny(corpus, steps=2000, mesh="data=2")
+    config = tiny(corpus, router="dense", steps=2000, mesh="data=2", test=0.0, also="")
     both = start_two([config, config], programs / f"without-{gone}", programs)
     both[0].until("step", 4)
     both[gone].kill()

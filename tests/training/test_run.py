@@ -234,15 +234,14 @@ def test_a_run_with_the_stable_schedule_may_be_made_longer_before_its_decay_as_i
     # Stopped where its decay would begin, after step 8 of 12: nothing of the schedule's end has happened.
     run(tiny(corpus, **stable, steps=8, schedule_steps=12), folder, cache)
     run(tiny(corpus, **stable, steps=16, schedule_steps=16), folder, cache)
-    run(tiny(corpus, **stable, steps=16, schedule_steps=16), cache / "at-once", cache)
+    run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "at-once", cache)
     assert result(folder, 16)["state"] == result(cache / "at-once", 16)["state"]
     with pytest.raises(InputError, match=r"its decay begins after step 12, but its newest checkpoint is of step 16: .* begin_from"):
         run(tiny(corpus, **stable, steps=20, schedule_steps=20), folder, cache)
     with pytest.raises(InputError, match=r"has a run of 16 steps, but run\.steps is 15"):
         run(tiny(corpus, **stable, steps=15, schedule_steps=16), folder, cache)
     # In another folder, from a checkpoint that is kept from before the decay.
-    run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "kept", cache)
-    branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "kept"))
+    branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "at-once"))
     _, heard = run(branch, cache / "longer-branch", cache)
     assert heard.steps[0].step == 13
     run(tiny(corpus, **stable, steps=18, schedule_steps=18), cache / "at-once-18", cache)

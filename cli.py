@@ -16,7 +16,9 @@ from commands.planning import Plan
 from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
-from commands.training import Evaluate, Sample, Show, Tokenize, Train, with_defaults
+from commands.texts import Cache, Tokenize
+from commands.trained import Evaluate, Sample, Show
+from commands.training import Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
@@ -34,6 +36,7 @@ COMMANDS: dict[str, type[Any]] = {
     "show": Show,
     "sample": Sample,
     "eval": Evaluate,
+    "cache": Cache,
 }
 
 
@@ -55,19 +58,21 @@ def main(arguments: list[str] | None = None) -> int:
         commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
     )
     from common.errors import InputError, WorkError
+    from common.terminal import never_fail, printable
 
+    never_fail()
     try:
         code = command.run() or 0
         sys.stdout.flush()
     except InputError as error:
-        print(named(f"error: {error}"), file=sys.stderr)
+        print(printable(named(f"error: {error}")), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
         _drop_output()
         if isinstance(error, BrokenPipeError):
             # Whoever read the output has seen enough: nothing failed.
             return 0
-        print(named(f"error: {error}"), file=sys.stderr)
+        print(printable(named(f"error: {error}")), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

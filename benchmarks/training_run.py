@@ -11,15 +11,16 @@ import jax
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from training.batches import Batch
+from training.cache import cache_folder
 from training.checkpoint import Checkpoints
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.host import keep_freed_memory
 from training.loop import Loop, Progress
-from training.prepare import cache_folder, prepare
 from training.records import Records, Setting
 from training.signals import Stop
 from training.start import first_state, set_up
+from training.text.batches import Batch
+from training.text.prepare import prepare
 
 NEVER = 10**9
 
@@ -82,8 +83,8 @@ def nano(size: str, router: str, experts: int, *, steps: int, checkpoint_every: 
 def loop(config: TrainConfig, folder: Path, clock: Clock) -> Generator[Callable[[], None]]:
     """What runs `config`'s loop in `folder`, watched by `clock`, with batches, records and checkpoints as `cli.py train` has them."""
     keep_freed_memory()
-    tokenizer, shards = prepare(config.data, cache_folder())
-    setup = set_up(config, tokenizer, shards)
+    tokenizer, text = prepare(config.data, cache_folder())
+    setup = set_up(config, tokenizer, text)
     batches: Any = Batches(setup.batches, clock)
     setup = replace(setup, batches=batches)
     object.__setattr__(setup, "place", clock.timed(setup.place, clock.placed))

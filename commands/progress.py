@@ -6,6 +6,8 @@ from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+from common.terminal import printable
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -114,7 +116,7 @@ class _Shown:
 
     def on_event(self, message: str) -> None:
         """Print the message."""
-        self._print(message)
+        self._print(printable(message))
 
 
 class _Lines(_Shown):

@@ -1,12 +1,10 @@
-"""`train`, `sample`, `eval`, `show` and `tokenize`."""
+"""`train`."""
 
 import hashlib
-import io
 import math
 import re
-import sys
 import typing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -14,26 +12,15 @@ import tyro
 
 from commands.program import program
 from commands.progress import watching
-from commands.shared import progress_shown
+from commands.trained import Json, shown
 
 if TYPE_CHECKING:
-    import jax
-
     from training.config import TrainConfig
     from training.records import MakeSink
     from training.run import Outcome
 
-Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
-
-Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
-
-WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
-
 STOPPED = 130
 """Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
-
-SPLITS = {"train": "training", "held_out": "held out", "test": "test"}
-"""Display names of the splits."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +58,17 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, a glob pattern, or token shards; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    held_out: float | None = None
+    """Fraction of the documents that is held out; of a single document, its last part."""
+    held_out_corpus: str | None = None
+    """Another text that is held out instead."""
+    text_field: str | None = None
+    """The field or column of JSON, CSV, Parquet or Arrow records that is their text."""
+    skip_bad_records: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Leave out records without a readable text, and count them."""
+    mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
@@ -112,8 +109,8 @@ class Train:
 
         Returns 130 if a signal stopped the run before its last step.
         """
+        from training.cache import cache_folder
         from training.distributed import Processes, surrounding
-        from training.prepare import cache_folder
         from training.run import train
 
         config = self.options()
@@ -143,13 +140,17 @@ class Train:
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
+        if self.corpus == "":
+            raise InputError("--corpus is empty; leave it out for the default corpus")
         config = self._base()
         names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
         model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
-        model = replace(model, remat=model.remat or self.remat)
+        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
         if self.routing_frequency is not None:
             model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
-        data = _changed(config.data, self, ("corpus", "tokenizer", "batch", "accumulate"))
+        names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
+        data = _changed(config.data, self, names)
+        data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
         config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
             Range(0, more=True).check("--tokens", self.tokens)
@@ -201,149 +202,6 @@ def with_defaults(command: type[Train]) -> type[Train]:
     return command
 
 
-@dataclass(frozen=True)
-class Tokenize:
-    """Write a corpus as token shards, which `train --corpus` streams instead of holding them in memory."""
-
-    corpus: Annotated[str, tyro.conf.Positional]
-    """Text: a file (txt, jsonl; gz, xz, zst), a folder, or a glob pattern."""
-    out: Annotated[Path, tyro.conf.Positional]
-    """The folder to write; it must not exist."""
-    tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model or a Hugging Face tokenizer.json."""
-    held_out: float = 0.05
-    """Fraction of documents in the held-out split."""
-    test: float = 0.0
-    """Fraction of documents in the test split, for final results."""
-
-    def run(self) -> None:
-        """Tokenize, and print the size of each split."""
-        from training.config import DataOptions
-        from training.corpus import Document, documents
-        from training.prepare import cache_folder, tokenizer_for
-        from training.shards import write_shards
-
-        data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test)
-        tokenizer = tokenizer_for(data, cache_folder())
-        with progress_shown("documents") as progress:
-            done = 0
-
-            def _count(document: Document) -> None:
-                nonlocal done
-                done += 1
-                progress(done, 0, document.name)
-
-            shards = write_shards(documents(self.corpus), tokenizer, self.out, held_out=data.held_out, test=data.test, on_document=_count)
-        for split, number in shards.documents.items():
-            tokens = sum(shard.tokens for shard in shards.files[split])
-            print(f"{self.out}, {SPLITS[split]}: {tokens:,} tokens of {number:,} documents")
-
-
-@dataclass(frozen=True)
-class Sample:
-    """Sample a continuation of a text from a trained model."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    prompt: str = ""
-    """The text to continue; empty: start a document."""
-    tokens: int = 256
-    """Tokens to sample."""
-    temperature: float = 1.0
-    """Softmax temperature; 0 takes the most probable token."""
-    seed: int = 0
-    """Sampling seed."""
-    mesh: Mesh = None
-    dtype: WeightType = None
-
-    def run(self) -> None:
-        """Sample and print."""
-        from training.load import sample_run
-
-        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say))
-
-
-@dataclass(frozen=True)
-class Evaluate:
-    """Evaluate a trained model's loss on a text."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    corpus: str | None = None
-    """The text, as for `train`; default: the run's own held-out text."""
-    tokens: int = 0
-    """Number of tokens to evaluate, approximately, from the beginning; 0 for all."""
-    mesh: Mesh = None
-    dtype: WeightType = None
-    json: Json = False
-    """Print JSON only, on standard output."""
-
-    def run(self) -> None:
-        """Print loss and bits per byte."""
-        from training.load import evaluate_run
-        from training.prepare import cache_folder
-
-        found = evaluate_run(
-            self.folder, self.corpus, cache_folder(), tokens=self.tokens, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say
-        )
-        if self.json:
-            import json
-
-            print(json.dumps(asdict(found), indent=2))
-            return
-        print(f"{found.nats_per_token:.4f} nats per token, {found.bits_per_byte:.4f} bits per byte, on {found.tokens:,} tokens")
-
-
-@dataclass(frozen=True)
-class Show:
-    """Summarise a run: its loss curve, and the load of its experts."""
-
-    folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
-    out: Path | None = None
-    """A file for the figure: .png, .svg or .pdf."""
-    tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Convert the run's records for TensorBoard, as `train --tensorboard` writes them."""
-
-    def run(self) -> None:
-        """Print the summary, and draw the figure if requested."""
-        from training.show import figure, history, summary
-
-        run = history(self.folder)
-        print(summary(run))
-        if self.out:
-            from common.files import write_atomically
-
-            image = io.BytesIO()
-            figure(run).savefig(
-                image, format=self.out.suffix.removeprefix(".") or "png", metadata={"Date": None} if self.out.suffix == ".svg" else None
-            )
-            write_atomically(self.out, image.getvalue())
-            print(f"Figure: {self.out}")
-        if self.tensorboard:
-            from training.records import METRICS, read_metrics
-            from training.tensorboard import FOLDER, convert, require_tensorboard
-
-            require_tensorboard()
-            metrics = self.folder / METRICS
-            print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
-
-
-def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
-    """The mesh that `--mesh` describes; None without one."""
-    if described is None:
-        return None
-    from training.config import RunOptions
-    from training.start import run_mesh
-
-    return run_mesh(RunOptions(mesh=described))
-
-
-def _say(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
-
-
 def _changed(options: Any, command: Train, names: tuple[str, ...]) -> Any:
     return replace(options, **{name: getattr(command, name) for name in names if getattr(command, name) is not None})
 
@@ -354,10 +212,11 @@ def folder_name(config: "TrainConfig") -> str:
     What a run may change as it goes on is not in it: the same command continues it.
     """
     from training.config import TrainConfig, differences, paper_recipe
-    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER
+    from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, TEXT
 
     model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
-    same = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "run.seed", *MAY_DIFFER)
+    named = ("model.size", "model.router", "model.experts", "model.k", "data.corpus", "data.tokenizer", "run.seed")
+    same = (*named, *(option for option in MAY_DIFFER if option not in TEXT))
     if config.optimizer.schedule == "stable":
         same = (*same, *AFTER_DECAY_BEGINS)
     recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
@@ -365,8 +224,8 @@ def folder_name(config: "TrainConfig") -> str:
     parts = [model.size, model.router]
     if model.router != "dense":
         parts += [f"e{model.experts}", *([f"k{model.k}"] * (model.k > 1))]
-    if config.data.corpus:
-        parts.append(re.sub(r"[^A-Za-z0-9._-]+", "_", Path(config.data.corpus).name)[:20].strip("._"))
+    given = config.data.corpus, config.data.tokenizer if config.data.tokenizer != "bytes" else ""
+    parts += [re.sub(r"[^A-Za-z0-9.-]+", "_", Path(each).name)[:20].strip("._") for each in given]
     if run.steps != recipe.run.steps and config.optimizer.schedule == "cosine":
         parts.append(f"{run.steps}steps")
         recipe = recipe.of_length(run.steps)
@@ -389,7 +248,7 @@ def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
         print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
         return
     print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
-    print(f"\n{outcome.sample}\n")
+    print(f"\n{shown(outcome.sample)}\n")
     print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
     print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
     print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")

@@ -8,6 +8,7 @@ the environment, and a program may need gigabytes to compile.
 
 import importlib.util
 import json
+import math
 import os
 import re
 import subprocess
@@ -22,6 +23,7 @@ from plan.hlo import Collectives, collectives
 from plan.request import Request, from_record
 from plan.traffic import counted_once
 from reference.config import check_shape
+from reference.errors import ConfigError
 from reference.mesh import DATA, EXPERT, MODEL
 
 
@@ -101,9 +103,21 @@ def measure(request: Request) -> Result:
 
 
 def check_on_mesh(request: Request) -> None:
-    """Raises `ConfigError` if the mesh does not divide the model and its microbatches."""
+    """Raises `ConfigError` if the mesh does not divide the model and its microbatches.
+
+    The message has a batch and a mesh that are divisible.
+    """
     data, expert, model = request.axes
     shape: dict[str, int] = {DATA: data, EXPERT: expert, MODEL: model}
+    spread, sequences = data * expert, request.batch // request.microbatches
+    if sequences % spread:
+        fewer = math.gcd(spread, sequences)
+        experts = math.gcd(expert, fewer)
+        mesh = f"data={fewer // experts},expert={experts},model={model * spread // fewer}"
+        raise ConfigError(
+            f"{sequences} sequences of a batch are not divisible by the {spread} devices of "
+            f"data x expert; use --batch {spread * request.microbatches}, or --mesh {mesh}"
+        )
     check_shape(request.config(), shape, request.batch // request.microbatches)
 
 

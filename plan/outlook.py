@@ -6,6 +6,7 @@ once, so its FLOPs scale the closed form's by their ratio. Bytes of HBM are the 
 way, and so is which axes of the mesh a kind of collective is over.
 """
 
+import textwrap
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -20,6 +21,9 @@ from reference.errors import ConfigError
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
 
 SCHEMA = "routelaw.outlook/1"
+
+_NO_BREAK = "\u00a0"
+"""A blank at which no line ends."""
 
 
 @dataclass(frozen=True)
@@ -188,7 +192,7 @@ def text(outlook: Outlook) -> str:
         f"by {outlook.source}",
         "memory": f"{memory['peak'] / GIB:.2f} of {chip.hbm / GIB:.2f} GiB a chip: "
         + ("fits" if outlook.fits else "does not fit"),
-        "": ", ".join(f"{name} {size / GIB:.2f}" for name, size in held.items()),
+        "": ", ".join(f"{name}{_NO_BREAK}{size / GIB:.2f}" for name, size in held.items()),
         "products": f"{_time(time.products)}  {outlook.flops:.3g} FLOPs "
         f"at {chip.flops:.3g} a second",
         "HBM": f"{_time(time.memory)}  {outlook.hbm / GIB:,.1f} GiB "
@@ -210,7 +214,15 @@ def text(outlook: Outlook) -> str:
         "moved": f"{run.link_bytes / 1e15:,.1f} PB in collectives, on all chips",
     }
     width = max(map(len, rows))
-    return "\n".join(f"{name:>{width}}  {value}" for name, value in rows.items())
+    return "\n".join(_row(name, value, width) for name, value in rows.items())
+
+
+def _row(name: str, value: str, width: int) -> str:
+    """A row of the text, in lines of at most 80 columns."""
+    lines = textwrap.wrap(value, 78 - width, drop_whitespace=False) or [""]
+    indent = "\n" + " " * (width + 2)
+    joined = indent.join(line.rstrip() for line in lines)
+    return f"{name:>{width}}  {joined}".replace(_NO_BREAK, " ")
 
 
 def _time(seconds: float) -> str:

@@ -79,7 +79,7 @@ def record(results: Sequence[Result]) -> dict[str, Any]:
 
 def write(results: Sequence[Result], page: Path) -> None:
     """The tables into `page`, and the record beside it as JSON."""
-    text = page.read_text() if page.exists() else ""
+    text = page.read_text(encoding="utf-8") if page.exists() else ""
     before, begin, rest = text.partition(BEGIN)
     after = rest.partition(END)[2] if begin else "\n"
     write_atomically(page, f"{before if begin else ''}{BEGIN}\n\n{markdown(results)}\n{END}{after}")
@@ -106,7 +106,7 @@ def _read(page: Path) -> list[Result]:
     path = page.with_suffix(".json")
     if not path.exists():
         return []
-    record = json.loads(path.read_text())
+    record = json.loads(path.read_text(encoding="utf-8"))
     return [from_result(each) for each in record["programs"]] if record["schema"] == SCHEMA else []
 
 

@@ -12,7 +12,7 @@ Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the h
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from reference.config import Size
 from reference.fast import causal_softmax, linear
@@ -31,7 +31,11 @@ class Attention(eqx.Module):
     position: Float[Array, "d_model heads kqv"]
     output: Float[Array, "heads kqv d_model"]
 
-    def __init__(self, size: Size, *, key: PRNGKeyArray) -> None:
+    document_end: int | None = eqx.field(static=True)
+    """The token id that begins another document; None: positions attend to all before them."""
+
+    def __init__(self, size: Size, *, key: PRNGKeyArray, document_end: int | None = None) -> None:
+        self.document_end = document_end
         d, heads, kqv = size.d_model, size.num_heads, size.kqv_size
         *in_keys, out_key = jax.random.split(key, 5)
         self.query, self.key, self.value, self.position = (
@@ -41,7 +45,9 @@ class Attention(eqx.Module):
         self.output = jax.random.normal(out_key, (heads, kqv, d)) / fan_in**0.5
 
     def __call__(
-        self, x: Float[Array, "batch context d_model"]
+        self,
+        x: Float[Array, "batch context d_model"],
+        token_id: Int[Array, "batch context"] | None = None,
     ) -> Float[Array, "batch context d_model"]:
         """Self-attention; scores and softmax in float32 or wider, the rest in the dtype of `x`."""
         query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
@@ -49,7 +55,11 @@ class Attention(eqx.Module):
         position = self._positions(x)
         content = contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
         distance = contract("bhik,bhmk->bhim", query, position, out=HEADS, wide=True)
-        weights = causal_softmax(content + shift(distance)).astype(x.dtype)
+        scores = content + shift(distance)
+        if self.document_end is not None and token_id is not None:
+            same = same_document(token_id, self.document_end)
+            scores = jnp.where(repeated(same[:, None], scores.shape, HEADS), scores, -jnp.inf)
+        weights = causal_softmax(scores).astype(x.dtype)
         heads = contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
         return self._joined(heads)
 
@@ -84,6 +94,17 @@ class Attention(eqx.Module):
             "md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None)
         )
         return repeated(position, (x.shape[0], *position.shape), HEADS)
+
+
+def same_document(
+    token_id: Int[Array, "batch context"], end: int
+) -> Bool[Array, "batch context context"]:
+    """Whether two positions are in one document, which the token `end` begins.
+
+    `end` is the target of a document's last token, and the first input of the next document.
+    """
+    document = jnp.cumsum(token_id == end, axis=1)
+    return document[:, :, None] == document[:, None, :]
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:

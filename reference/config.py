@@ -154,6 +154,11 @@ class ModelConfig:
     Our choice of default, 1: compile time does not grow with depth. On CPU, unrolling a shallow
     model saves a tenth of a step.
     """
+    mask_documents: bool = False
+    """Attention does not cross the ends of documents (our option; the paper's does).
+
+    The last id of the vocabulary ends a document: read, it is the beginning of the next one.
+    """
     vocabulary_multiple: int = 1
     """The embedding's rows are padded to a multiple of this, so that a mesh axis divides them.
 

@@ -50,7 +50,8 @@ class Block(eqx.Module):
     ) -> None:
         attention_key, feedforward_key = jax.random.split(key)
         self.attention_norm = LayerNorm(config.size.d_model)
-        self.attention = Attention(config.size, key=attention_key)
+        end = config.vocabulary - 1 if config.mask_documents else None
+        self.attention = Attention(config.size, key=attention_key, document_end=end)
         self.feedforward_norm = LayerNorm(config.size.d_model)
         if routed and config.router is not None:
             self.feedforward = RoutedFeedForward(config, key=feedforward_key, hash_table=hash_table)
@@ -65,7 +66,7 @@ class Block(eqx.Module):
         inference: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """The block's output, and its routing if it is routed."""
-        x += self.attention(self.attention_norm(x))
+        x += self.attention(self.attention_norm(x), token_id)
         normal = self.feedforward_norm(x)
         if isinstance(self.feedforward, FeedForward):
             return x + self.feedforward(normal), None

@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from common.errors import InputError, WorkError
+from training.cache import cache_folder
 from training.config import TrainConfig
 from training.distributed import surrounding
 from training.folder import finished
 from training.loop import Progress
-from training.prepare import cache_folder
 from training.toml import from_toml
 
 EVENT = re.compile(r"^run (started|stopped|failed): ?(.*)$", re.MULTILINE)

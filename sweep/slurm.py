@@ -68,7 +68,7 @@ class Job:
         run.log.parent.mkdir(parents=True, exist_ok=True)
         with ExitStack() as stack:
             if os.environ.get("SLURM_PROCID", "0") == "0":
-                log = stack.enter_context(run.log.open("a", buffering=1))
+                log = stack.enter_context(run.log.open("a", buffering=1, encoding="utf-8"))
                 stack.enter_context(redirect_stdout(log))
                 stack.enter_context(redirect_stderr(log))
             if not train_run(run):

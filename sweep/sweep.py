@@ -12,10 +12,11 @@ import polars as pl
 from common.errors import WorkError
 from common.files import write_atomically
 from sweep.run import Run, Status, status
+from training.cache import cache_folder
 from training.folder import check_options, locked
-from training.prepare import cache_folder, prepare
 from training.records import CURVES
 from training.signals import Stop, stop_on_signals
+from training.text.prepare import prepare
 
 Train = Callable[[Sequence[Run], Stop, Callable[[Run], None]], None]
 """Trains runs until all have ended or a stop is requested, with a callback after each."""

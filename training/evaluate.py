@@ -16,7 +16,7 @@ from reference.mesh import BATCH, devices_along, laid_out, reshaped
 from reference.objective import PADDING, target_log_prob
 from reference.routers import Routing
 from reference.transformer import Transformer
-from training.batches import Batch
+from training.text.batches import Batch
 
 
 class Sums(eqx.Module):

@@ -68,7 +68,7 @@ def cache_faults(folder: Path) -> Generator[None]:
 def _processor() -> str:
     """A short hash of the processor model and its features."""
     path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
     features = {line for line in lines if line.startswith(("model name", "flags", "Features"))}
     return hashlib.sha256(
         "\n".join([platform.machine(), platform.processor(), *sorted(features)]).encode()

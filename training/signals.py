@@ -39,27 +39,3 @@ def stop_on_signals(say: Callable[[str], None]) -> Generator[Stop]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-@contextmanager
-def stop_at_once() -> Generator[None]:
-    """SIGTERM raises `KeyboardInterrupt`, as SIGINT does: there is nothing to finish yet.
-
-    Does nothing outside of the main thread, or where another handler is installed.
-    """
-
-    def _interrupt(number: int, frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    if signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
-        yield
-        return
-    try:
-        signal.signal(signal.SIGTERM, _interrupt)
-    except ValueError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)

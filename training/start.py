@@ -1,7 +1,7 @@
 """Setup of a run: mesh, text, model, batches, and the initial state."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,15 +24,15 @@ from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
-from training.batches import Batch, EvaluationBatches, Sequences, training_batches
 from training.config import RunOptions, TrainConfig, differences
 from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, run_options
 from training.optimizer import make_optimizer
 from training.restore import CHECKPOINTS, Say, checkpoint_steps, read_newest
-from training.shards import SHARD_TOKENS, Shards, Split, TokenStream
 from training.step import TrainState, init_state, state_specs
-from training.texts import TextBatches
-from training.tokenizer import Tokenizer
+from training.text.batches import Batch, EvaluationBatches, Sequences, training_batches
+from training.text.prepare import PreparedText
+from training.text.shards import SHARD_TOKENS, TokenStream
+from training.text.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
@@ -42,13 +42,13 @@ class Setup:
     config: TrainConfig
     mesh: Mesh
     model: ModelConfig
-    shards: Shards
+    text: PreparedText
     optimizer: optax.GradientTransformation
     batches: "grain.DatasetIterator[Batch]"
     """This process's rows of each batch."""
     held_out: EvaluationBatches
     """Held-out batches, sized like one gradient-accumulation microbatch."""
-    others: dict[str, Iterable[Batch]]
+    others: dict[str, EvaluationBatches]
     """Batches of the other texts of every evaluation, by name: `test`, and those of `data.also`."""
 
     def place(self, rows: Batch) -> Int[Array, "..."]:
@@ -67,7 +67,7 @@ class Setup:
         return place_batch(rows, self.mesh, self.config.data.batch // self.config.data.accumulate)
 
 
-def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
+def set_up(config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> Setup:
     """Raises `ConfigError` or `InputError` where options, text and devices do not fit together."""
     data, options = config.data, config.run
     mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
@@ -76,30 +76,35 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, shards: Shards) -> Setup:
     rows = batch_rows(mesh, micro)
     rows_of_microbatches = np.concatenate([i * micro + rows for i in range(data.accumulate)])
 
-    def _to_evaluate(split: Split) -> EvaluationBatches:
-        sequences = Sequences(TokenStream(shards, split), model.context)
-        return EvaluationBatches(sequences, micro, tokens=options.evaluation_tokens, rows=rows)
+    def _to_evaluate(streams: Streams) -> EvaluationBatches:
+        parts, weights = _sequences(streams, model.context)
+        tokens = options.evaluation_tokens
+        return EvaluationBatches(parts, micro, tokens=tokens, weights=weights, rows=rows)
 
-    others: dict[str, Iterable[Batch]] = {"test": _to_evaluate("test")} if data.test else {}
-    for name, source in data.other_texts().items():
-        others[name] = TextBatches(
-            source, tokenizer, model.context, micro, options.evaluation_tokens, rows
-        )
+    others = {"test": _to_evaluate(text.streams("test"))} if data.test else {}
+    for name, shards in text.others.items():
+        others[name] = _to_evaluate([(1.0, TokenStream(shards, "held_out"))])
+    parts, weights = _sequences(text.streams("train"), model.context)
     return Setup(
         config,
         mesh,
         model,
-        shards,
+        text,
         make_optimizer(config.optimizer),
         training_batches(
-            Sequences(TokenStream(shards, "train"), model.context),
-            data.batch,
-            options.seed,
-            rows=rows_of_microbatches,
+            parts, data.batch, options.seed, weights=weights, rows=rows_of_microbatches
         ),
-        _to_evaluate("held_out"),
+        _to_evaluate(text.streams("held_out")),
         others,
     )
+
+
+Streams = Sequence[tuple[float, TokenStream]]
+"""Token streams with weights."""
+
+
+def _sequences(streams: Streams, context: int) -> tuple[list[Sequences], list[float]]:
+    return [Sequences(stream, context) for _, stream in streams], [w for w, _ in streams]
 
 
 def run_mesh(options: RunOptions) -> Mesh:
@@ -141,7 +146,7 @@ def first_state(
         _initial_state,
         setup.model,
         optimizer=setup.optimizer,
-        hash_tables=_hash_tables(setup.model, setup.shards),
+        hash_tables=_hash_tables(setup.model, setup.text),
     )
     layout = _layout(jax.eval_shape(make, key), setup.mesh)
     return jax.jit(make, out_shardings=layout)(key), None, 0
@@ -233,7 +238,7 @@ def _layout(shapes: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
 
 
 def _hash_tables(
-    model: ModelConfig, shards: Shards
+    model: ModelConfig, text: PreparedText
 ) -> Int[np.ndarray, "layers vocabulary k"] | None:
     """Tables balanced by the training text's token counts, if "balanced"; otherwise None."""
     router = model.router
@@ -243,8 +248,17 @@ def _hash_tables(
         or router.technique.table != "balanced"
     ):
         return None
-    stream = TokenStream(shards, "train")
-    counts = np.zeros(model.vocabulary, np.int64)
-    for start in range(0, len(stream), SHARD_TOKENS):
-        counts += np.bincount(stream.read(start, start + SHARD_TOKENS), minlength=model.vocabulary)
+    counts = _token_counts(text, model.vocabulary)
     return np.stack([balanced_table(counts, router.num_experts, router.k)] * model.routed_layers)
+
+
+def _token_counts(text: PreparedText, vocabulary: int) -> Int[np.ndarray, "vocabulary"]:
+    """How often the training text has each token; of a mixture, in proportion to its weights."""
+    total = np.zeros(vocabulary)
+    for weight, stream in text.streams("train"):
+        counts = np.zeros(vocabulary, np.int64)
+        for start in range(0, len(stream), SHARD_TOKENS):
+            some = stream.read(start, start + SHARD_TOKENS)
+            counts += np.bincount(some, minlength=vocabulary)
+        total += weight * (text.tokens("train") / len(stream)) * counts
+    return np.rint(total).astype(np.int64)

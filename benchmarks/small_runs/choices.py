@@ -24,11 +24,11 @@ from common.errors import InputError
 from common.files import write_atomically
 from reference.objective import PADDING, objective
 from reference.transformer import Transformer
-from training.batches import EvaluationBatches, Sequences
+from training.cache import cache_folder
 from training.evaluate import evaluate, sums_of
 from training.load import load_run
-from training.prepare import cache_folder, prepare
-from training.shards import TokenStream
+from training.text.batches import EvaluationBatches, Sequences
+from training.text.prepare import prepare
 
 TOKENS = 1 << 18
 """Of the held-out text, from the beginning."""
@@ -63,8 +63,9 @@ def measured(folder: Path) -> dict[str, Any]:
     """Losses on held-out text; entropy of the last routed layer's choices there, their information on what is read and what follows."""
     run = load_run(folder)
     data, context = run.config.data, run.model.config.context
-    _, shards = prepare(data, cache_folder())
-    batches = EvaluationBatches(Sequences(TokenStream(shards, "held_out"), context), data.batch, tokens=TOKENS)
+    _, text = prepare(data, cache_folder())
+    parts = [Sequences(stream, context) for _, stream in text.streams("held_out")]
+    batches = EvaluationBatches(parts, data.batch, tokens=TOKENS)
     found = evaluate(batches, partial(jax.jit(sums_of), run.model), keep_choices=True)
     choices = found.choices
     assert choices is not None

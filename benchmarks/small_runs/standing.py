@@ -36,12 +36,13 @@ from reference.routed import RoutedFeedForward
 from reference.routers import AbstractRouter, HashRouter, Routing
 from reference.routers.balance import expert_load, load_metrics
 from reference.transformer import Transformer
+from training.cache import cache_folder
 from training.evaluate import evaluate, sums_of
 from training.host import keep_compiled, keep_freed_memory
 from training.load import LoadedRun, load_run
-from training.prepare import cache_folder, prepare
 from training.start import Setup, set_up
 from training.step import TrainState, init_state, train_step
+from training.text.prepare import prepare
 
 Teacher = Callable[[Int[Array, "batch context"]], Routing]
 """The routing of a finished model, in evaluation."""

@@ -155,12 +155,12 @@ class Fit:
             "weights": problem.weights.tolist(), "limits": problem.limits.tolist(), "box": problem.box.tolist(),
             "theta": self.theta.tolist(), "beta": self.beta.tolist(), "certificate": asdict(self.certificate),
         }  # fmt: skip
-        Path(path).write_text(json.dumps(record))
+        Path(path).write_text(json.dumps(record), encoding="utf-8")
 
     @classmethod
     def load(cls, path: Path | str) -> "Fit":
         """Read a fit that `save` wrote. A law of one's own is imported from the module that defines it."""
-        record = json.loads(Path(path).read_text())
+        record = json.loads(Path(path).read_text(encoding="utf-8"))
         law = per_size(record["per_size"]) if "per_size" in record else _law_at(record["law"])
         arrays = {key: np.array(record[key], dtype=np.float64) for key in ("observed", "weights", "limits", "box", "theta", "beta")}
         data = {name: np.array(column, dtype=np.float64) for name, column in record["data"].items()}

@@ -140,17 +140,17 @@ def _axis(ax: Axes, column: str, values: Points, far: float = 1.0, room: float =
 
 
 @house_style()
-def loss_by_experts(results: Sequence[Result], size: float | None = None) -> Figure:
+def loss_by_experts(results: Sequence[Result]) -> Figure:
     """Loss against E: the routers compared at one size (the largest routed one), then every run of each, a line per size."""
     routed = np.concatenate([_of(result, N)[_of(result, E) > 1] for result in results])
-    return _losses(results, E, N, size or float(max(routed, default=_values(results, N).max())))
+    return _losses(results, E, N, float(max(routed, default=_values(results, N).max())))
 
 
 @house_style()
-def loss_by_size(results: Sequence[Result], experts: float | None = None) -> Figure:
+def loss_by_size(results: Sequence[Result]) -> Figure:
     """Loss against N: the routers compared at one E (the largest up to 64), then every run of each, a line per E."""
     values = _values(results, E)
-    return _losses(results, N, E if len(values) else "", experts or float(max(values[values <= 64], default=values.max(initial=1))))
+    return _losses(results, N, E if len(values) else "", float(max(values[values <= 64], default=values.max(initial=1))))
 
 
 @house_style()

@@ -162,11 +162,8 @@ def difference(first: Draws, second: Draws, of: Quantity, other: Quantity, level
     """Figures of one fit less those of another, draw by draw: shared runs and sizes move both, and drop out of the interval."""
     value = evaluate(first.fit, of) - evaluate(second.fit, other)
     both = first.refits.usable & second.refits.usable
-    status = [Status.NOT_IDENTIFIED] * len(value)
-    low = high = np.full_like(value, np.nan)
-    if not too_many_failed(both, level):
-        sample = of(first.refits.theta[both], first.refits.beta[both]) - other(second.refits.theta[both], second.refits.beta[both])
-        least = min(tail(first, level), tail(second, level))
-        low, high, enough = _from_draws(sample, least)
-        status = [_status(v, a, b, enough) for v, a, b in zip(value, low, high, strict=True)]
-    return [_estimate(*row) for row in zip(value, low, high, status, strict=True)]
+    if too_many_failed(both, level):
+        return [Estimate(float(one), status=Status.NOT_IDENTIFIED) for one in value]
+    sample = of(first.refits.theta[both], first.refits.beta[both]) - other(second.refits.theta[both], second.refits.beta[both])
+    low, high, enough = _from_draws(sample, min(tail(first, level), tail(second, level)))
+    return [_estimate(*row, _status(*row, enough)) for row in zip(value, low, high, strict=True)]

@@ -46,6 +46,7 @@ OTHERS: dict[str, list[str]] = {
     "107K-s-base-e8-books-seed1": ["--corpus", "my/books", "--seed", "1"],
     "60K-hash-e8-k2-seed0": ["--size", "60K", "--router", "hash", "--k", "2"],
     "107K-dense-seed0": ["--router", "dense"],
+    "107K-s-base-e8-bpe_300-seed0": ["--tokenizer", "bpe:300"],
 }
 
 
@@ -56,8 +57,7 @@ def test_a_folder_is_named_after_what_differs_from_the_recipe(name: str) -> None
 
 def test_every_other_option_changes_the_folders_name() -> None:
     names = [
-        folder_name(train.options())
-        for train in (Train(batch=16), Train(context=64), Train(capacity_factor=2.0), Train(tokenizer="bpe:300"))
+        folder_name(train.options()) for train in (Train(batch=16), Train(context=64), Train(capacity_factor=2.0), Train(text_field="body"))
     ]
     assert len({*names, folder_name(TrainConfig())}) == 5
 

@@ -4,7 +4,7 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
@@ -26,6 +26,7 @@ def document(*blocks: Table | Figure | str, notes: tuple[Note, ...] = ()) -> Doc
     return Document("Title", "Well determined.", ("A finding.",), notes, (Section("Section", blocks),))
 
 
+@settings(max_examples=40)
 @given(st.integers(1, 7).flatmap(rows), st.integers(40, 140))
 def test_every_word_of_every_cell_is_printed_and_no_line_is_wider_than_the_terminal(cells: list[tuple[str, ...]], width: int) -> None:
     table = Table("Title", cells[0], tuple(cells[1:]))

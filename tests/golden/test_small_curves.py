@@ -15,7 +15,7 @@ from golden import small_curves, small_dense, small_standing, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from sweep.grid import read_grid
 from training.records import ROUTER_TYPES
-from training.tokenizer import ByteTokenizer
+from training.text.tokenizer import ByteTokenizer
 
 HERE = Path(__file__).parents[2] / "golden"
 DOCS = HERE.parent / "docs"

@@ -1,6 +1,7 @@
 """Times, bytes and memory by closed form: against computations by hand, published figures of whole pods, and compiled steps."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 
@@ -233,6 +234,7 @@ def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck
         (["--steps", "0"], "a run has at least 1 step"),
         (["--topology", "v5p:4x4"], "v5p chips are linked in 3 dimensions; write one such as v5p:4x4x4"),
         (["--out", "page.md"], "--out is for compiled programs"),
+        (["--routing-frequency", "2/3"], "not 1/integer"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",
 )
@@ -244,6 +246,36 @@ def test_what_closed_forms_cannot_answer_is_one_line_and_code_2(
     assert printed.out == ""
     assert printed.err.count("\n") == 1
     assert words in printed.err
+
+
+def test_a_batch_that_chips_do_not_divide_gets_the_options_that_work(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["plan", "--closed-form", "--topology", "v5p:8x8x8"]
+    assert main(asked) == 2
+    found = re.search(r"use (--batch \d+), or (--mesh \S+)", capsys.readouterr().err)
+    assert found is not None
+    for option in found.groups():
+        assert main([*asked, *option.split()]) == 0
+
+
+def test_a_plan_fits_80_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plan", "--closed-form", "--topology", "v5e:16x16"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_counts_and_plans_of_a_configuration_are_those_of_its_options(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--size", "5M", "--experts", "16", "--k", "2", "--routing-frequency", "1/3", "--context", "64"]
+    assert (
+        main(["train", *options, "--router", "switch", "--batch", "16", "--capacity-factor", "2", "--steps", "30", "--print-config"]) == 0
+    )
+    (tmp_path / "run.toml").write_text(capsys.readouterr().out)
+    options += ["--router", "switch", "--batch", "16", "--vocabulary", "257"]
+    by_option = {"count": [], "plan": ["--closed-form", "--steps", "30", "--dtype", "float32", "--capacity-factor", "2", "--no-remat"]}
+    for command, own in by_option.items():
+        records: list[object] = []
+        for asked in (["--config", str(tmp_path / "run.toml"), *own[:1]], [*options, *own]):
+            assert main([command, *asked, "--json"]) == 0
+            records.append(json.loads(capsys.readouterr().out))
+        assert records[0] == records[1]
 
 
 def test_a_routed_layer_has_no_outlook() -> None:

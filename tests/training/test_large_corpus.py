@@ -13,24 +13,23 @@ WORKER = """
 import json, resource, sys, time
 from pathlib import Path
 import numpy as np
-from training.batches import Sequences, training_batches
+from training.text.batches import Sequences, training_batches
 from training.config import DataOptions
-from training.prepare import prepare
-from training.shards import TokenStream
+from training.text.prepare import prepare
 
 def anonymous():
     return next(int(line.split()[1]) << 10 for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("RssAnon"))
 
 corpus, cache = sys.argv[1:]
 before, begun = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, time.monotonic()
-_, shards = prepare(DataOptions(corpus, held_out=0.2), Path(cache))
+_, text = prepare(DataOptions(corpus, held_out=0.2), Path(cache))
 peak, took = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10, time.monotonic() - begun
-stream = TokenStream(shards, "train")
+((_, stream),) = text.streams("train")
 at_rest = anonymous()
-batches = training_batches(Sequences(stream, 2048), 32, seed=0)
+batches = training_batches([Sequences(stream, 2048)], 32, seed=0)
 for _ in range(300):
     next(batches)
-tokens = shards.tokens("train") + shards.tokens("held_out")
+tokens = text.tokens("train") + text.tokens("held_out")
 print(json.dumps({"tokens": tokens, "writing": peak - before, "reading": anonymous() - at_rest, "seconds": took}))
 """
 

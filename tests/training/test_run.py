@@ -22,16 +22,17 @@ from reference.routers.hash import HashRouter, balanced_table
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig
-from training.corpus import documents
-from training.evaluate import sample
+from training.evaluate import evaluate, sample, sums_of
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
-from training.prepare import prepare
 from training.run import Outcome, Progress, train
-from training.shards import TokenStream, write_shards
 from training.step import TrainState, train_step
-from training.texts import text_batches
-from training.tokenizer import ByteTokenizer
+from training.text.batches import EvaluationBatches, Sequences
+from training.text.prepare import prepare
+from training.text.read import read_corpus
+from training.text.split import Fractions
+from training.text.tokenizer import ByteTokenizer
+from training.text.write import write_shards
 from training.toml import from_toml
 
 
@@ -179,6 +180,26 @@ def test_other_text_or_another_tokenizer_for_the_same_folder_is_refused(routed: 
         (tmp_path / "sample.txt").rename(routed / "sample.txt")
 
 
+def test_a_run_whose_corpus_has_moved_goes_on_and_is_evaluated_and_one_of_other_text_is_refused(
+    routed: Path, corpus: Path, cache: Path, tmp_path: Path
+) -> None:
+    before, config = result(routed, 12), (routed / "config.toml").read_text()
+    loss = evaluate_run(routed, None, cache)
+    shutil.copytree(corpus, tmp_path / "moved")
+    outcome, heard = run(tiny(tmp_path / "moved"), routed, cache)
+    assert (outcome.step, heard.steps) == (12, [])
+    assert result(routed, 12) == before
+    assert str(tmp_path / "moved") in (routed / "config.toml").read_text()
+    # The corpus is gone, its tokens are in the cache.
+    shutil.rmtree(tmp_path / "moved")
+    assert evaluate_run(routed, None, cache) == loss
+    (write_corpus(tmp_path / "other") / "03.txt").write_text("another text\n")
+    with pytest.raises(InputError, match=r"was started with \d+ (training|held-out) tokens, the corpus now gives"):
+        run(tiny(tmp_path / "other"), routed, cache)
+    assert result(routed, 12) == before
+    (routed / "config.toml").write_text(config)
+
+
 def test_text_of_the_same_length_but_other_content_is_refused(corpus: Path, cache: Path, tmp_path: Path) -> None:
     folder, texts = tmp_path / "run", tmp_path / "corpus"
     shutil.copytree(corpus, texts)
@@ -190,11 +211,11 @@ def test_text_of_the_same_length_but_other_content_is_refused(corpus: Path, cach
     # A document's split is by its hash: the first edit that leaves it in its own.
     for letter in "bcdefghijklmnop":
         path.write_text(letter + original[1:])
-        tokenizer, shards = prepare(config.data, cache)
-        data = dataclasses.asdict(data_of(tokenizer, shards))
+        tokenizer, prepared = prepare(config.data, cache)
+        data = dataclasses.asdict(data_of(tokenizer, prepared))
         if all(data[name] == before[name] for name in ("train_tokens", "held_out_tokens")):
             break
-    assert {name for name in data if data[name] != before[name]} == {"content"}
+    assert {name for name in data if data[name] != before[name]} == {"content", "parts"}
     with pytest.raises(InputError, match=r"was started with text of SHA-256 \w{12}, the corpus now gives text of SHA-256 \w{12}"):
         run(dataclasses.replace(config, run=dataclasses.replace(config.run, steps=2)), folder, cache)
     path.write_text(original)
@@ -298,8 +319,7 @@ def test_the_sample_at_the_end_begins_a_document(corpus: Path, cache: Path, monk
 def test_balanced_hash_tables_are_balanced_on_the_training_text(corpus: Path, cache: Path) -> None:
     config = dataclasses.replace(tiny(corpus, router="hash", steps=1), routers=TrainConfig().routers | {"hash": Hash("balanced")})
     run(config, cache / "balanced", cache)
-    _, shards = prepare(config.data, cache)
-    stream = TokenStream(shards, "train")
+    ((_, stream),) = prepare(config.data, cache)[1].streams("train")
     counts = np.bincount(stream.read(0, len(stream)), minlength=257)
     feedforward = load_run(cache / "balanced").model.groups.blocks[-1].feedforward
     assert isinstance(feedforward, RoutedFeedForward)
@@ -340,12 +360,12 @@ def broken_corpora(folder: Path) -> dict[str, tuple[Path, str]]:
     (bad / "z.txt").write_bytes(b"abc\xff\xfe")
     for i in range(10):
         (short / f"{i}.txt").write_text(f"{i}\n")
-    write_shards(documents(str(bad / "good")), ByteTokenizer(), cut, held_out=0.2)
+    write_shards(read_corpus(str(bad / "good")), ByteTokenizer(), cut, Fractions(0.2, 0.2))
     with (cut / "train-00000.bin").open("r+b") as file:
         file.truncate(100)
     return {
         "empty": (empty, "no text"),
-        "bad": (bad, "byte 3 is not UTF-8"),
+        "bad": (bad, "line 1: byte 3 is not UTF-8"),
         "short": (short, "fewer than a batch of"),
         "cut": (cut, "truncated"),
     }
@@ -387,10 +407,16 @@ def test_a_run_that_begins_from_a_longer_ones_stable_part_is_the_short_run(corpu
         run(dataclasses.replace(branch, model=dataclasses.replace(branch.model, size="60K")), cache / "unlike", cache)
 
 
-def test_a_loaded_run_gives_the_loss_that_its_curves_say(routed: Path, cache: Path) -> None:
-    found = evaluate_run(routed, None, cache, tokens=500)
+def test_a_loaded_run_gives_the_loss_that_its_curves_say(routed: Path, corpus: Path, cache: Path) -> None:
+    found = evaluate_run(routed, None, cache)
     # The same batches through the same program, on a mesh of one device there and on none here.
     assert found.nats_per_token == pytest.approx(float((routed / "curves.csv").read_text().splitlines()[-1].split(",")[6]), rel=1e-5)
+    assert found.tokens == 500 < found.of_tokens
+    # Whatever the batch: sums of four rows in float32 instead of one.
+    sequences = [Sequences(stream, 16) for _, stream in prepare(tiny(corpus).data, cache)[1].streams("held_out")]
+    model = load_run(routed).model
+    one_by_one = evaluate(EvaluationBatches(sequences, 1, tokens=500), lambda rows: jax.jit(sums_of)(model, rows))
+    assert (one_by_one.loss, one_by_one.targets) == (pytest.approx(found.nats_per_token, rel=1e-6), 500)
     assert load_run(routed).step == 12
 
 
@@ -404,9 +430,6 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     ids = np.concatenate([part for text in texts for part in (tokenizer.encode(text), [tokenizer.end])])
     rows = [ids[i : i + 17] for i in range(0, len(ids) - 1, 16)]
     tokens = np.stack([np.pad(row, (0, 17 - len(row)), constant_values=PADDING) for row in rows]).astype(np.int32)
-    batches = list(text_batches(documents(str(tmp_path)), tokenizer, 16, 4))
-    np.testing.assert_array_equal(np.concatenate(batches)[: len(tokens)], tokens)
-    assert {batch.shape for batch in batches} == {(4, 17)}
     _, report = jax.jit(lambda tokens: objective(model, tokens, inference=True))(jnp.asarray(tokens))
     # One float32 mean in another order.
     assert found.nats_per_token == pytest.approx(float(report.loss), rel=1e-5)

@@ -16,18 +16,17 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from common.errors import InputError, WorkError
 from training.config import DataOptions
-from training.corpus import documents
-from training.prepare import tokenizer_for
-from training.shards import split_of
-from training.tokenizer import (
+from training.text.bpe import train_bpe, trained_tokenizer
+from training.text.prepare import prepare
+from training.text.read import documents
+from training.text.split import Fractions
+from training.text.tokenizer import (
     ByteTokenizer,
     HuggingFaceTokenizer,
     SentencePieceTokenizer,
     Tokenizer,
     load_tokenizer,
     tokenizer_from,
-    train_bpe,
-    trained_tokenizer,
 )
 
 SOME_TEXT = ["".join(document.pieces) for document in islice(documents(), 4)]
@@ -190,8 +189,9 @@ def test_a_tokenizer_is_trained_on_the_training_documents_alone(tmp_path: Path) 
     texts = [f"{word} " * 40 for word in ("".join(letters) for letters in permutations("qxzj", 4))]
     (tmp_path / "corpus.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
     data = DataOptions(str(tmp_path / "corpus.jsonl"), "bpe:280", held_out=0.3, test=0.3)
-    split = {text: split_of(text, 0.3, 0.3) for text in texts}
+    fractions = Fractions(0.3, 0.3)
+    split = {text: fractions.split_at(fractions.place(text)) for text in texts}
     assert len({*split.values()}) == 3
-    found = tokenizer_for(data, tmp_path / "cache").model
+    found = prepare(data, tmp_path / "cache")[0].model
     assert found == train_bpe([text for text in texts if split[text] == "train"], 280)
     assert found != train_bpe(texts, 280)

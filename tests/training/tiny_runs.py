@@ -5,7 +5,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -14,6 +14,7 @@ from tests.checks import HANG_SECONDS
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
+from training.text.read import Corpus, read_corpus
 from training.toml import to_toml
 
 HERE, ROOT = Path(__file__).parent, Path(__file__).parents[2]
@@ -28,6 +29,12 @@ def write_corpus(folder: Path) -> Path:
         some = " ".join(words[(i * 7 + j * (1 + i % 3)) % len(words)] for j in range(40))
         (folder / f"{i:02d}.txt").write_text(f"{i} {some}\n")
     return folder
+
+
+def text_corpus(path: Path, texts: Iterable[str]) -> Corpus:
+    """The texts as the lines of the JSON-lines file `path`."""
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+    return read_corpus(str(path))
 
 
 def tiny(corpus: Path, **changes: Any) -> TrainConfig:
@@ -164,7 +171,8 @@ def result(folder: Path, step: int) -> dict[str, Any]:
 
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in metrics:
-        record.pop("tokens_per_second", None), record.pop("crc32")
+        for name in ("tokens_per_second", "crc32"):
+            record.pop(name, None)
     return {
         "state": digest(folder, step),
         "curves": (folder / "curves.csv").read_bytes(),

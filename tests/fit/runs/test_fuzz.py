@@ -31,7 +31,7 @@ def assert_runs_or_three_lines(path: Path, content: bytes) -> None:
     assert len(message.splitlines()) <= 3
 
 
-fuzz = settings(suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+fuzz = settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 
 
 cells = st.one_of(

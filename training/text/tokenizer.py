@@ -9,9 +9,9 @@ rejected if it changes one of them.
 import hashlib
 import importlib.util
 import json
+import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
-from io import BytesIO
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 from jaxtyping import Int
 
 from common.errors import InputError, WorkError
-from common.files import write_atomically
 
 SPACE_MARK = "\u2581"
 """SentencePiece's replacement for a space; where the text has it, it is encoded as bytes."""
@@ -52,8 +51,12 @@ class Tokenizer(ABC):
         return self.vocabulary - 1
 
     @abstractmethod
+    def encode_all(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
+        """Token ids of each of `texts`, encoded on all cores."""
+
     def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
         """Token ids of `text`."""
+        return self.encode_all([text])[0]
 
     @abstractmethod
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
@@ -73,9 +76,9 @@ class ByteTokenizer(Tokenizer):
     def __init__(self) -> None:
         self.vocabulary, self.name, self.fingerprint, self.model = 257, "bytes", "bytes", None
 
-    def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
+    def encode_all(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """The bytes."""
-        return np.frombuffer(text.encode(), np.uint8).astype(np.int32)
+        return [np.frombuffer(text.encode(), np.uint8).astype(np.int32) for text in texts]
 
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of the bytes."""
@@ -117,14 +120,22 @@ class SentencePieceTokenizer(Tokenizer):
             "and remove_extra_whitespaces=False",
         )
 
-    def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
+    def encode_all(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """Encodes line by line: one long text is ten times slower."""
-        mark = self._bytes[list(SPACE_MARK.encode())].tolist()
-        ids: list[int] = []
-        for line in text.splitlines(keepends=True):
-            for i, part in enumerate(line.split(SPACE_MARK)):
-                ids += (mark if i else []) + self._pieces.EncodeAsIds(part)
-        return np.array(ids, np.int32)
+        mark: list[int] = self._bytes[list(SPACE_MARK.encode())].tolist()
+        parts, owners = list[str](), list[int]()
+        for owner, text in enumerate(texts):
+            for line in text.splitlines(keepends=True):
+                for i, part in enumerate(line.split(SPACE_MARK)):
+                    # An empty part stands for a mark.
+                    some = [""] * (i > 0) + [part] * (part != "")
+                    parts += some
+                    owners += [owner] * len(some)
+        encoded = self._pieces.EncodeAsIds(parts, num_threads=os.cpu_count() or 1)
+        ids: list[list[int]] = [[] for _ in texts]
+        for owner, part, some in zip(owners, parts, encoded, strict=True):
+            ids[owner] += some if part else mark
+        return [np.array(each, np.int32) for each in ids]
 
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of the pieces."""
@@ -177,9 +188,10 @@ class HuggingFaceTokenizer(Tokenizer):
             self, "it needs no normalizer, and the pre-tokenizer ByteLevel, add_prefix_space off"
         )
 
-    def encode(self, text: str) -> Int[np.ndarray, "tokens"]:
+    def encode_all(self, texts: Sequence[str]) -> list[Int[np.ndarray, "_"]]:
         """Ids, without special tokens."""
-        return np.array(self._tokenizer.encode(text, add_special_tokens=False).ids, np.int32)
+        encoded = self._tokenizer.encode_batch(list(texts), add_special_tokens=False)
+        return [np.array(each.ids, np.int32) for each in encoded]
 
     def decode(self, ids: Int[np.ndarray, "tokens"]) -> str:
         """The text of the tokens."""
@@ -215,44 +227,6 @@ def check_lossless(tokenizer: Tokenizer, remedy: str) -> None:
             )
 
 
-def train_bpe(texts: Iterable[str], vocabulary: int) -> bytes:
-    """A SentencePiece BPE model trained on `texts`, with `vocabulary` ids including `end`.
-
-    Deterministic. Raises `InputError` if there is too little text for this vocabulary.
-    """
-    import sentencepiece
-
-    def _lines() -> Iterator[str]:
-        for text in texts:
-            yield from (line for line in text.splitlines() if line)
-
-    model = BytesIO()
-    try:
-        sentencepiece.SentencePieceTrainer.Train(
-            sentence_iterator=_lines(),
-            model_writer=model,
-            model_type="bpe",
-            vocab_size=vocabulary - 1,
-            byte_fallback=True,
-            normalization_rule_name="identity",
-            remove_extra_whitespaces=False,
-            add_dummy_prefix=False,
-            user_defined_symbols=["\n"],
-            bos_id=-1,
-            eos_id=-1,
-            max_sentence_length=1 << 20,
-            num_threads=1,
-            minloglevel=2,
-        )
-    except RuntimeError as error:
-        reason = str(error).split(". ")[-1].strip() or str(error)
-        raise InputError(
-            f"a tokenizer of {vocabulary} ids cannot be trained on this corpus ({reason}); "
-            "ask for another number"
-        ) from error
-    return model.getvalue()
-
-
 def tokenizer_from(model: bytes, name: str) -> Tokenizer:
     """The tokenizer in a file's bytes: Hugging Face's if they are JSON, else SentencePiece's.
 
@@ -279,16 +253,3 @@ def load_tokenizer(name: str) -> Tokenizer:
     if path.suffix == ".json":
         return HuggingFaceTokenizer(path.read_bytes(), name)
     return tokenizer_from(path.read_bytes(), name)
-
-
-def trained_tokenizer(
-    texts: Iterable[str], vocabulary: int, cache: Path, content: str
-) -> SentencePieceTokenizer:
-    """The BPE tokenizer of `vocabulary` ids, from `cache`, or trained and cached.
-
-    `content` is the hash of `texts`, part of the cache key.
-    """
-    path = cache / f"bpe-{vocabulary - 1}-{content[:32]}.model"
-    if not path.exists():
-        write_atomically(path, train_bpe(texts, vocabulary))
-    return SentencePieceTokenizer(path.read_bytes(), f"bpe:{vocabulary}")

@@ -54,7 +54,7 @@ class Train:
     context: int | None = None
     """Tokens per sequence."""
     learning_rate: float | None = None
-    """Peak learning rate."""
+    """Peak learning rate; default: 5e-3 at 107K, lower for larger models (--print-config)."""
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
@@ -168,7 +168,7 @@ class Train:
         """The options of `config`, or of the recipe. Raises `InputError` if the recipe is ambiguous."""
         from common.errors import InputError
         from reference.sizes import SIZES
-        from training.config import TrainConfig, paper_recipe
+        from training.config import TrainConfig, paper_recipe, small_recipe
         from training.toml import read_toml
 
         if self.config and self.recipe:
@@ -182,9 +182,9 @@ class Train:
             raise InputError(
                 f"{self.size} is a size of the paper; choose a recipe: `cli.py train --size {self.size} --recipe paper` "
                 "(250,000 steps of 256 x 2048 tokens),\n"
-                f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens, peak rate 3e-3)"
+                f"or `cli.py train --size {self.size} --recipe small` (the small models': 800 steps of 32 x 128 tokens)"
             )
-        return TrainConfig()
+        return small_recipe(self.size or TrainConfig().model.size)
 
 
 def with_defaults(command: type[Train]) -> type[Train]:
@@ -192,8 +192,7 @@ def with_defaults(command: type[Train]) -> type[Train]:
     from training.config import TrainConfig
 
     config = TrainConfig()
-    known = vars(config.run) | vars(config.data) | vars(config.model) | {"learning_rate": config.optimizer.peak_learning_rate}
-    known |= {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
+    known = vars(config.run) | vars(config.data) | vars(config.model) | {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
     for name, kind in typing.get_type_hints(command).items():
         value, kinds = known.get(name), [each for each in typing.get_args(kind) if each is not type(None)]
         if getattr(command, name) is None:
@@ -213,7 +212,7 @@ def folder_name(config: "TrainConfig") -> str:
 
     What a run may change as it goes on is not in it: the same command continues it.
     """
-    from training.config import TrainConfig, differences, paper_recipe
+    from training.config import differences, paper_recipe, small_recipe
     from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, TEXT
 
     model, run, rate = config.model, config.run, config.optimizer.peak_learning_rate
@@ -221,7 +220,7 @@ def folder_name(config: "TrainConfig") -> str:
     same = (*named, *(option for option in MAY_DIFFER if option not in TEXT))
     if config.optimizer.schedule == "stable":
         same = (*same, *AFTER_DECAY_BEGINS)
-    recipes = [TrainConfig(), paper_recipe(model.size, model.router, model.experts)]
+    recipes = [small_recipe(model.size), paper_recipe(model.size, model.router, model.experts)]
     recipe = min(recipes, key=lambda recipe: len(differences(config, recipe, except_for=same)))
     parts = [model.size, model.router]
     if model.router != "dense":

@@ -13,7 +13,8 @@ import tomli_w
 
 from reference.config import routing_frequency
 from reference.errors import LARGEST, ConfigError
-from training.config import TrainConfig, toml_value
+from reference.sizes import LADDER
+from training.config import TrainConfig, small_recipe, toml_value
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -22,7 +23,7 @@ def to_toml(config: TrainConfig) -> str:
 
 
 def from_toml(text: str, source: str) -> TrainConfig:
-    """The configuration in `text`; missing fields have their defaults.
+    """The configuration in `text`; missing fields have the defaults of its size.
 
     Where only `run.steps` is given, the learning rate's schedule is of that length.
 
@@ -41,7 +42,9 @@ def toml_table(text: str, source: str) -> dict[str, Any]:
 
 def from_table(table: dict[str, Any], source: str) -> TrainConfig:
     """`from_toml`, of parsed TOML."""
-    defaults = TrainConfig().sections()
+    model = table.get("model")
+    size = model.get("size") if isinstance(model, dict) else None
+    defaults = (small_recipe(size) if size in LADDER else TrainConfig()).sections()
     _check_names(table, list(defaults), source, "section")
     made = dict(defaults)
     for name, values in ({"optimizer": {}} | table).items():

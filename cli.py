@@ -47,22 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         if stream is None:
             print(f"error: {name} is closed; redirect it, for example to /dev/null", file=sys.stderr or sys.stdout)
             return 1
-    asked = sys.argv[1:] if arguments is None else arguments
-    commands = dict(COMMANDS)
-    if {"-h", "--help"} & set(asked):
-        if asked[0] in ("fit", "compare"):
-            commands[asked[0]] = with_laws(COMMANDS[asked[0]])
-        elif asked[0] == "train":
-            commands["train"] = with_defaults(Train)
-    command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
-    )
     from common.errors import InputError, WorkError
     from common.terminal import never_fail, printable
 
     never_fail()
     try:
-        code = command.run() or 0
+        code = _parsed(sys.argv[1:] if arguments is None else arguments).run() or 0
         sys.stdout.flush()
     except InputError as error:
         print(printable(named(f"error: {error}")), file=sys.stderr)
@@ -78,6 +68,19 @@ def main(arguments: list[str] | None = None) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return code
+
+
+def _parsed(arguments: list[str]) -> Any:
+    """The command that these arguments are."""
+    commands = dict(COMMANDS)
+    if {"-h", "--help"} & set(arguments):
+        if arguments[0] in ("fit", "compare"):
+            commands[arguments[0]] = with_laws(COMMANDS[arguments[0]])
+        elif arguments[0] == "train":
+            commands["train"] = with_defaults(Train)
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
+    )
 
 
 def _drop_output() -> None:

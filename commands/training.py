@@ -112,6 +112,7 @@ class Train:
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
         from training.run import train
+        from training.text.files import check_local
 
         config = self.options()
         if self.print_config:
@@ -122,6 +123,7 @@ class Train:
         named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
         others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
         folder = self.out or Path("runs") / folder_name(config)
+        check_local(str(folder))
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file

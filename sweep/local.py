@@ -8,8 +8,9 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
 from sweep.run import Run
@@ -26,14 +27,13 @@ def train_locally(
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
     slots = itertools.count()
-    running: set[subprocess.Popen[bytes]] = set()
 
     def _train(run: Run) -> None:
         if not stop.asked:
+            # On leaving, its standard input is closed, which stops it, and its end awaited.
             with _start(run) as process:
-                running.add(process)
-                process.wait()
-                running.discard(process)
+                while not stop.asked and process.poll() is None:
+                    time.sleep(0.2)
 
     def _pin() -> None:
         # A process inherits the affinity of the thread that starts it.
@@ -42,18 +42,12 @@ def train_locally(
 
     with ThreadPoolExecutor(jobs, initializer=_pin) as pool:
         futures = {pool.submit(_train, run): run for run in runs}
-        pending = set(futures)
         try:
-            while pending:
-                done, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for future in done:
-                    future.result()
-                    on_end(futures[future])
-                if stop.asked:
-                    _end_input(running)
+            for future in as_completed(futures):
+                future.result()
+                on_end(futures[future])
         finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-            _end_input(running)
+            stop.asked = True
 
 
 def _start(run: Run) -> subprocess.Popen[bytes]:
@@ -72,13 +66,6 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
             env=environment,
             start_new_session=True,
         )
-
-
-def _end_input(running: set[subprocess.Popen[bytes]]) -> None:
-    """Ask processes to stop."""
-    for process in tuple(running):
-        if process.stdin is not None:
-            process.stdin.close()
 
 
 def default_jobs() -> int:

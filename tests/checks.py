@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, cached_property, wraps
+from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -62,6 +63,16 @@ def check_anew() -> None:
     _calls.clear()
     while _excused:
         del _excused.pop().__no_type_check__
+
+
+def compile_quickly() -> None:
+    """Programs of tests run for milliseconds and compile for seconds: XLA's optimizations, which change rounding alone, are left out.
+
+    For the processes that are started too. Before JAX is imported, or used in the case of `XLA_FLAGS`.
+    """
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    # Half of what is left; the newest JAX has no such option, and refuses it.
+    os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else "")
 
 
 def on_devices(number: int) -> dict[str, str]:

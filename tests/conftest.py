@@ -4,21 +4,17 @@ import atexit
 import os
 import shutil
 import tempfile
-from importlib import metadata
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
 
-from tests.checks import check_anew
+from tests.checks import check_anew, compile_quickly
 
 # As the commands set it: two workers on two cores, with matrices so small that threads of the linear algebra only wait for each other.
 # The workers are started by this process and take it over.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
-# Programs of tests run for milliseconds and compile for seconds. Rounding aside, they give the same.
-os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
-# Half of what is left of compiling, and again only rounding; the newest JAX, which has no such option, refuses it.
-os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else "")
+compile_quickly()
 # What one test compiles, the workers and the processes that they start find. Below a fifth of a second compiling is as fast.
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = tempfile.mkdtemp(prefix="routelaw-tests-xla-")

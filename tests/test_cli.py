@@ -1,6 +1,7 @@
 """Each command end to end, as a user runs it, and what it says to a user who is wrong."""
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -346,5 +347,11 @@ def test_tokenize_writes_shards_that_train_reads(
     assert main(["show", str(run), "--out", str(tmp_path / "run.svg")]) == 0
     assert "dead experts" in capsys.readouterr().out
     assert (tmp_path / "run.svg").read_text().startswith("<?xml")
+    # Of shards the held-out split is evaluated: the run's own.
+    assert main(["eval", str(run)]) == main(["eval", str(run), "--corpus", str(shards)]) == 0
+    own, given = capsys.readouterr().out.splitlines()
+    assert own == given
+    assert re.search(r"bits per byte, on (\d+) of \1 tokens$", own)
+    assert 'tokenizer = "bpe:300"' in (run / "config.toml").read_text()
     assert main(["tokenize", str(corpus), str(shards)]) == 2
     assert "exists; remove it" in capsys.readouterr().err

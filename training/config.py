@@ -5,7 +5,6 @@ paper's recipe.
 """
 
 import json
-import re
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
@@ -14,7 +13,7 @@ from reference.errors import SEED, ConfigError, Range, check_ranges
 from reference.routers import ROUTERS, Reinforce, RouterOptions
 from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
-from training.text.files import mixture
+from training.text.files import further_texts, mixture
 
 
 @dataclass(frozen=True)
@@ -149,7 +148,7 @@ class DataOptions:
             raise ConfigError(
                 f"test is {self.test}; it must be less than 1 - held_out = {1 - self.held_out:g}"
             )
-        self.other_texts()
+        further_texts(self.also)
         mixture(self.corpus)
 
     def vocabulary(self) -> int | None:
@@ -158,21 +157,6 @@ class DataOptions:
             return 257
         size = self.tokenizer.removeprefix("bpe:")
         return int(size) if size != self.tokenizer and size.isdigit() else None
-
-    def other_texts(self) -> dict[str, str]:
-        """The corpora of `also` by name. Raises `ConfigError` if it cannot be parsed."""
-        texts: dict[str, str] = {}
-        for part in filter(None, self.also.split(",")):
-            name, equals, source = (piece.strip() for piece in part.partition("="))
-            if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
-                raise ConfigError(
-                    f"also: cannot parse {part!r}; give a name in lower case and a text, "
-                    "such as code=corpus/code"
-                )
-            if name in texts or name in ("validation", "test"):
-                raise ConfigError(f"also: the name {name} is taken; choose another")
-            texts[name] = source
-        return texts
 
 
 @dataclass(frozen=True)

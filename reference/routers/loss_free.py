@@ -28,7 +28,6 @@ from reference.routers.interface import (
     RouterOptions,
     RouterShape,
     RouterState,
-    RouterWeights,
     Routing,
     Table,
 )
@@ -51,13 +50,9 @@ class LossFree(RouterOptions):
         """A loss-free router; biases start at 0."""
         return LossFreeRouter(*shape, self, key=key)
 
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix; biases are not counted as parameters."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
-
 
 class ExpertBias(RouterState):
-    """b, one per expert."""
+    """b, one per expert, which is not counted as a parameter."""
 
     value: Float[Array, "*layers experts"]
     speed: float = eqx.field(static=True)

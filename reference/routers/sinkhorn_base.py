@@ -34,14 +34,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.errors import Range, check_ranges
 from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
-)
+from reference.routers.interface import AbstractRouter, RouterOptions, RouterShape, Routing, Table
 
 
 @dataclass(frozen=True)
@@ -69,10 +62,6 @@ class SinkhornBase(RouterOptions):
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SinkhornBaseRouter":
         """An S-BASE router."""
         return SinkhornBaseRouter(*shape, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
 
 
 class SinkhornBaseRouter(AbstractRouter):

@@ -22,14 +22,7 @@ from reference.routers.balance import (
     mean_entropy,
     router_logits,
 )
-from reference.routers.interface import (
-    AbstractRouter,
-    RouterOptions,
-    RouterShape,
-    RouterWeights,
-    Routing,
-    Table,
-)
+from reference.routers.interface import AbstractRouter, RouterOptions, RouterShape, Routing, Table
 
 
 @dataclass(frozen=True)
@@ -53,10 +46,6 @@ class Switch(RouterOptions):
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SwitchRouter":
         """A Switch router."""
         return SwitchRouter(*shape, self, key=key)
-
-    def weights(self, d_model: int, num_experts: int) -> RouterWeights:
-        """One D x E matrix."""
-        return RouterWeights(d_model * num_experts, 0, d_model * num_experts)
 
 
 class SwitchRouter(AbstractRouter):

@@ -115,6 +115,16 @@ def test_every_size_and_technique_makes_a_configuration_by_name(size: str, techn
     assert config.routed_layers == (0 if technique == "dense" else config.size.num_blocks // 2)
 
 
+def test_a_model_by_name_has_what_was_asked_for() -> None:
+    found = model_config("15M", "switch", 8, 2, 1 / 3, granularity=2, shared_experts=1, vocabulary=50, context=64)
+    router = RouterConfig(Switch(), 8, 2, granularity=2, shared_experts=1)
+    assert found == ModelConfig(SIZES["15M"], router, 1 / 3, vocabulary=50, context=64)
+
+
+def test_a_weight_of_zero_turns_a_loss_off() -> None:
+    assert Switch(balance_weight=0.0, z_weight=0.0).z_weight == 0
+
+
 @pytest.mark.parametrize("period", range(1, 13))
 def test_a_routing_frequency_written_as_a_decimal_is_its_fraction(period: int) -> None:
     config = ModelConfig(replace(SIZE, num_blocks=2 * period), RouterConfig(), routing_frequency=float(f"{1 / period:.8g}"))
@@ -150,7 +160,7 @@ def test_capacity_is_exact_where_floats_round() -> None:
 def test_a_group_left_to_the_batch_has_64_tokens_an_expert_and_divides_what_a_device_holds() -> None:
     router = RouterConfig(num_experts=512)
     assert [router.group_of(sequences, 2048) for sequences in (4, 16, 24, 32)] == [4, 16, 24, 16]
-    assert RouterConfig(num_experts=8).group_of(32, 128) == 4
+    assert [RouterConfig(num_experts=8).group_of(32, context) for context in (128, 512)] == [4, 1]
     assert RouterConfig(num_experts=8, sequences_per_group=1).group_of(32, 128) == 1
     assert RouterConfig(num_experts=8, sequences_per_group=4).group_of(6, 128, inference=True) == 2
 

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
 from reference.count import (
     dense_parameter_count,
+    expert_slots,
     flops_per_step,
     flops_per_token,
     held_parameters,
+    matmul_flops,
     parameters,
     total_parameter_count,
     widened,
@@ -151,6 +153,13 @@ def test_all_weights_are_p_and_the_embedding_and_the_final_norm(config: ModelCon
     assert parameters(config).everything == total_parameter_count(config) + outside
 
 
+def test_products_are_integers_and_a_dense_model_has_no_slots() -> None:
+    for technique in ("dense", "s-base"):
+        counted = matmul_flops(model_config("15M", technique), 4, inference=False)
+        assert {type(value) for value in asdict(counted).values()} == {int}
+    assert expert_slots(model_config("15M", "dense"), 4, inference=False) == 0
+
+
 def test_hash_is_charged_a_router_that_it_does_not_hold() -> None:
     counted, held = (count(model_config("15M", "hash", 64)) for count in (parameters, held_parameters))
     assert counted.router == 3 * 64 * 512
@@ -162,5 +171,5 @@ def test_hash_is_charged_a_router_that_it_does_not_hold() -> None:
 
 @pytest.mark.parametrize(("technique", "flop_increase"), [("s-base", 2), ("dense", 0)])
 def test_only_dense_models_are_widened_and_by_one_at_least(technique: str, flop_increase: int) -> None:
-    with pytest.raises(ConfigError, match="flop_increase"):
+    with pytest.raises(ConfigError, match=f"flop_increase is {flop_increase}; it is at least 1, and more than 1 for dense models only"):
         widened(model_config("15M", technique), flop_increase)

@@ -13,6 +13,7 @@ from sweep.grid import runs_of
 from sweep.run import Run, Status, status
 from sweep.sweep import merge
 from tests.training.tiny_runs import write_corpus
+from training.toml import to_toml
 
 GRID = """
 [grid]
@@ -38,8 +39,9 @@ def runs(tmp_path: Path) -> list[Run]:
 
 
 def write_curves(run: Run, losses: dict[int, float], **more: str) -> None:
-    """Curves of these losses by step, and columns besides."""
+    """The options of a run, and curves of these losses by step, with columns besides."""
     run.folder.mkdir(exist_ok=True)
+    (run.folder / "config.toml").write_text(to_toml(run.config))
     with (run.folder / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["hyper_id", "step", "loss_validation", *more])

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from tests.training.tiny_runs import Started, tiny
+from tests.training.tiny_runs import Started, tiny, train_here
 from training.config import TrainConfig
 from training.distributed import Processes
 
@@ -40,7 +40,8 @@ def losses(events: list[dict[str, Any]]) -> dict[int, list[float]]:
 def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_device(
     mesh: str, devices: int, corpus: Path, programs: Path
 ) -> None:
-    expected = losses(Started(tiny(corpus, steps=16), programs / f"one-before-{devices}", programs).finish())
+    _, heard = train_here(tiny(corpus, steps=16), programs / f"one-before-{devices}", programs)
+    expected = losses([{"step": one.step, "loss": one.loss, "held_out": one.held_out} for one in heard.steps])
     folder, config = programs / f"moved-to-{devices}", tiny(corpus, steps=16, mesh="data=2")
     first, second = start_two([config, config], folder, programs)
     found = losses([first.until("step", 5)])
@@ -89,7 +90,7 @@ def test_a_process_that_does_not_see_the_firsts_files_ends_with_it(corpus: Path,
 
 @pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, programs: Path, gone: int) -> None:
-    config = tiny(corpus, steps=2000, mesh="data=2")
+    config = tiny(corpus, router="dense", steps=2000, mesh="data=2", test=0.0, also="")
     both = start_two([config, config], programs / f"without-{gone}", programs)
     both[0].until("step", 4)
     both[gone].kill()

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jaxtyping import Float, Int
+from jaxtyping import Array, Float, Int
 from scipy.stats import chisquare
 
 from reference.config import ModelConfig, RouterConfig, Size
 from reference.objective import PADDING
-from reference.routers import Switch
+from reference.routers import Routing, Switch
 from reference.transformer import Transformer
 from tests.reference.small_models import CONTEXT, draw, small
 from training.evaluate import evaluate, sample, sums_of
@@ -26,10 +26,16 @@ def model(context: int, vocabulary: int, *, routed: bool = False) -> Transformer
     return eqx.tree_at(lambda model: model.embedding, made, 10 * made.embedding)
 
 
+@jax.jit
+def forward(model: Transformer, tokens: Int[Array, "batch context"]) -> tuple[Float[Array, "batch context vocabulary"], Routing | None]:
+    """The model's logits in evaluation, and its routing."""
+    return model(tokens, inference=True)
+
+
 def logits_after(model: Transformer, tokens: Int[np.ndarray, "tokens"]) -> Float[np.ndarray, "vocabulary"]:
-    """The model's logits for what comes after `tokens`, at most a context of them."""
-    logits, _ = model(jnp.asarray(tokens[None]), inference=True)
-    return np.asarray(logits[0, -1])
+    """The model's logits for what comes after `tokens`, at most a context of them; what follows them there changes nothing."""
+    whole = np.pad(tokens, (0, model.config.context - len(tokens)))
+    return np.asarray(forward(model, jnp.asarray(whole[None]))[0][0, len(tokens) - 1])
 
 
 def test_at_temperature_zero_each_token_is_the_most_probable_after_all_before_it() -> None:
@@ -68,14 +74,15 @@ def test_padding_counts_neither_for_the_loss_nor_for_the_load_nor_as_a_choice() 
     tokens[1, 4:] = PADDING
     tokens[2, 2:] = PADDING
     real = tokens[:, 1:] != PADDING
-    sums = jax.jit(sums_of)(routed, tokens)
-    _, routing = routed(jnp.maximum(tokens[:, :-1], 0), inference=True)
+    compiled = jax.jit(sums_of)
+    sums = compiled(routed, tokens)
+    _, routing = forward(routed, jnp.maximum(tokens[:, :-1], 0))
     assert routing is not None
     experts = np.asarray(routing.experts).reshape(2, 18, 1)
     assert int(sums.targets) == real.sum() == 10
     np.testing.assert_array_equal(sums.counts, [np.bincount(layer[real.ravel(), 0], minlength=4) for layer in experts])
     np.testing.assert_array_equal(sums.choices, np.where(real.ravel()[None, :, None], experts, -1))
-    found = evaluate([tokens, tokens], lambda batch: jax.jit(sums_of)(routed, batch))
+    found = evaluate([tokens, tokens], lambda batch: compiled(routed, batch))
     assert found.load is not None
     np.testing.assert_allclose(found.load.sum(axis=1), 1)
     assert found.targets == 20

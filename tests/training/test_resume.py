@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.training.tiny_runs import Started, result, tiny
+from tests.training.tiny_runs import Started, result, tiny, train_here
 from training.config import TrainConfig
 
 STEPS = 40
@@ -23,8 +23,8 @@ def config(programs: Path) -> TrainConfig:
 @pytest.fixture(scope="module")
 def uninterrupted(config: TrainConfig, programs: Path) -> dict[str, Any]:
     """What a run leaves that nothing happens to."""
-    run = Started(config, programs / "whole", programs)
-    assert run.finish()[-1]["done"] == STEPS, run.stderr()
+    outcome, _ = train_here(config, programs / "whole", programs)
+    assert outcome.step == STEPS
     return result(programs / "whole", STEPS)
 
 
@@ -60,15 +60,6 @@ def assert_same(folder: Path, expected: dict[str, Any]) -> None:
     assert not [path for path in folder.iterdir() if path.name.startswith(".")]
 
 
-def test_a_run_killed_at_random_moments_ends_as_if_it_had_not_been(
-    config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]
-) -> None:
-    kills, resumed = kill_and_resume(config, programs / "killed", programs, kills=2, seed=3)
-    assert kills == 2
-    assert resumed
-    assert_same(programs / "killed", uninterrupted)
-
-
 @pytest.mark.slow
 def test_twenty_kills_leave_no_trace(config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]) -> None:
     kills, resumed, attempt = 0, 0, 0
@@ -83,16 +74,22 @@ def test_twenty_kills_leave_no_trace(config: TrainConfig, programs: Path, uninte
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
-def test_a_signal_stops_with_a_checkpoint_and_the_same_command_goes_on(
+def test_a_run_that_was_killed_and_then_stopped_by_a_signal_ends_as_if_it_had_not_been(
     config: TrainConfig, programs: Path, uninterrupted: dict[str, Any], number: signal.Signals
 ) -> None:
     folder = programs / f"stopped-{number.name}"
+    killed = Started(config, folder, programs)
+    # A checkpoint is there by now, and the next one is being written.
+    killed.until("step", 5)
+    killed.kill()
     run = Started(config, folder, programs)
-    run.until("step", 7)
+    first = run.until("step")["step"]
+    assert first > 1
+    run.until("step", first + 5)
     run.process.send_signal(number)
     *_, last = run.finish()
     assert (run.process.returncode, last["stopped"]) == (0, True), run.stderr()
-    assert 7 <= last["done"] < STEPS
+    assert first + 5 <= last["done"] < STEPS
     assert (folder / "checkpoints" / f"step_{last['done']}").is_dir()
     again = Started(config, folder, programs)
     assert again.until("event", f"continuing after step {last['done']}")
@@ -115,8 +112,8 @@ def test_a_second_signal_is_obeyed_at_once(config: TrainConfig, programs: Path) 
 def test_a_finished_run_is_reported_and_not_touched(config: TrainConfig, programs: Path, uninterrupted: dict[str, Any]) -> None:
     folder = programs / "whole"
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    *_, last = Started(config, folder, programs).finish()
-    assert last["done"] == STEPS
-    assert str(last["held_out"]) in uninterrupted["curves"].decode().splitlines()[-1].split(",")
-    assert last["sample"].encode() == uninterrupted["sample"]
+    last, heard = train_here(config, folder, programs)
+    assert (last.step, heard.steps) == (STEPS, [])
+    assert str(last.held_out) in uninterrupted["curves"].decode().splitlines()[-1].split(",")
+    assert last.sample.encode() == uninterrupted["sample"]
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == before

@@ -19,13 +19,13 @@ from reference.objective import PADDING, Report, objective
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash
 from reference.routers.hash import HashRouter, balanced_table
-from tests.training.tiny_runs import result, tiny, write_corpus
+from tests.training.tiny_runs import Heard, result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig
 from training.evaluate import evaluate, sample, sums_of
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
-from training.run import Outcome, Progress, train
+from training.run import Outcome, train
 from training.step import TrainState, train_step
 from training.text.batches import EvaluationBatches, Sequences
 from training.text.prepare import prepare
@@ -46,22 +46,6 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def corpus(cache: Path) -> Path:
     """Text for all runs here."""
     return write_corpus(cache / "corpus")
-
-
-class Heard:
-    """Keeps what it is shown."""
-
-    def __init__(self) -> None:
-        self.steps: list[Progress] = []
-        self.events: list[str] = []
-
-    def on_step(self, progress: Progress) -> None:
-        """Keep it."""
-        self.steps.append(progress)
-
-    def on_event(self, message: str) -> None:
-        """Keep it."""
-        self.events.append(message)
 
 
 def run(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:
@@ -254,15 +238,14 @@ def test_a_run_with_the_stable_schedule_may_be_made_longer_before_its_decay_as_i
     # Stopped where its decay would begin, after step 8 of 12: nothing of the schedule's end has happened.
     run(tiny(corpus, **stable, steps=8, schedule_steps=12), folder, cache)
     run(tiny(corpus, **stable, steps=16, schedule_steps=16), folder, cache)
-    run(tiny(corpus, **stable, steps=16, schedule_steps=16), cache / "at-once", cache)
+    run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "at-once", cache)
     assert result(folder, 16)["state"] == result(cache / "at-once", 16)["state"]
     with pytest.raises(InputError, match=r"its decay begins after step 12, but its newest checkpoint is of step 16: .* begin_from"):
         run(tiny(corpus, **stable, steps=20, schedule_steps=20), folder, cache)
     with pytest.raises(InputError, match=r"has a run of 16 steps, but run\.steps is 15"):
         run(tiny(corpus, **stable, steps=15, schedule_steps=16), folder, cache)
     # In another folder, from a checkpoint that is kept from before the decay.
-    run(tiny(corpus, **stable, steps=16, schedule_steps=16, keep=9), cache / "kept", cache)
-    branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "kept"))
+    branch = tiny(corpus, **stable, steps=18, schedule_steps=18, begin_from=str(cache / "at-once"))
     _, heard = run(branch, cache / "longer-branch", cache)
     assert heard.steps[0].step == 13
     run(tiny(corpus, **stable, steps=18, schedule_steps=18), cache / "at-once-18", cache)
@@ -428,6 +411,8 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     texts = ["the cat sat on a mat\n", "and saw what the dog had done\n"]
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text)
+    # Not a document: neither its end nor anything else of it is predicted.
+    (tmp_path / "0-empty.txt").write_text("")
     found = evaluate_run(routed, str(tmp_path), cache)
     loaded = load_run(routed)
     tokenizer, model = loaded.tokenizer, loaded.model

@@ -17,6 +17,7 @@ from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
+from training.text.files import further_texts
 from training.toml import from_toml, read_toml, to_toml
 
 LENGTH = st.integers(1, 10**9)
@@ -110,9 +111,9 @@ def test_what_is_wrong_is_said_with_its_place(text: str, said: str) -> None:
     [("code", "cannot parse 'code'"), ("Code=a", "cannot parse"), ("code=", "cannot parse"), ("a=b,a=c", "taken"), ("test=a", "taken")],
 )
 def test_a_text_to_evaluate_on_needs_a_name_of_its_own(also: str, said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(InputError, match=said):
         DataOptions(also=also)
-    assert DataOptions(also="code=package:docutils, c4=b/*.txt").other_texts() == {"code": "package:docutils", "c4": "b/*.txt"}
+    assert further_texts("code=package:docutils, c4=b/*.txt") == {"code": "package:docutils", "c4": "b/*.txt"}
 
 
 def test_held_out_and_test_documents_leave_some_to_train_on() -> None:

@@ -14,6 +14,7 @@ from tests.checks import HANG_SECONDS
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
+from training.run import Outcome, train
 from training.text.read import Corpus, read_corpus
 from training.toml import to_toml
 
@@ -68,6 +69,28 @@ class Quiet:
 
     def on_event(self, message: str) -> None:
         """Nothing."""
+
+
+class Heard:
+    """Keeps what it is shown."""
+
+    def __init__(self) -> None:
+        self.steps: list[Progress] = []
+        self.events: list[str] = []
+
+    def on_step(self, progress: Progress) -> None:
+        """Keep it."""
+        self.steps.append(progress)
+
+    def on_event(self, message: str) -> None:
+        """Keep it."""
+        self.events.append(message)
+
+
+def train_here(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome, Heard]:
+    """Train in this process, and what was shown meanwhile."""
+    heard = Heard()
+    return train(config, folder, heard, cache), heard
 
 
 OTHERS: dict[str, Any] = {

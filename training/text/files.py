@@ -102,14 +102,30 @@ def mixture(corpus: str) -> dict[str, float]:
     return found
 
 
+def further_texts(also: str) -> dict[str, str]:
+    """The corpora of `NAME=CORPUS,...` by name. Raises `InputError` if it cannot be parsed."""
+    texts: dict[str, str] = {}
+    for part in filter(None, also.split(",")):
+        name, equals, source = (piece.strip() for piece in part.partition("="))
+        if not (equals and source and re.fullmatch("[a-z][a-z0-9_]*", name)):
+            raise InputError(
+                f"also: cannot parse {part!r}; give a name in lower case and a text, "
+                "such as code=corpus/code"
+            )
+        if name in texts or name in ("validation", "test"):
+            raise InputError(f"also: the name {name} is taken; choose another")
+        texts[name] = source
+    return texts
+
+
 def check_local(source: str) -> None:
     """Raises `InputError` for a name that is empty, a URL, or not Unicode."""
     if not source:
         raise InputError(f"the corpus has an empty name; {GIVE}")
     if re.match("[a-z][a-z0-9+.-]+:/", source):
         raise InputError(
-            f"{source} is not a local path, and only those are read; "
-            "copy it first, such as with `gcloud storage cp -r`, or mount the bucket"
+            f"{source} is not a local path, and only those are read and written; "
+            "copy it, such as with `gcloud storage cp -r`, or mount the bucket"
         )
     if not _is_unicode(source):
         raise InputError(f"the name {source!a} is not UTF-8; rename the file or folder")

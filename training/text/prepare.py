@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
-from training.text.files import mixture
+from training.text.files import further_texts, mixture
 from training.text.given import is_shards, settled, shards_tokenizer
 from training.text.interrupt import interruptible
 from training.text.read import READER_VERSION, Corpus, read_corpus
@@ -88,7 +88,7 @@ def prepare(
             return whole_text(source, used, cache, data, say)
 
         held_out_text = _whole(data.held_out_corpus) if data.held_out_corpus else None
-        others = {name: _whole(source) for name, source in data.other_texts().items()}
+        others = {name: _whole(source) for name, source in further_texts(data.also).items()}
         return used, PreparedText(parts, held_out_text, others)
 
 

@@ -106,6 +106,10 @@ def test_more_than_three_shapes_are_searched_by_points_spread_evenly() -> None:
     points, counts = spread(make_problem(law, data, np.full(8, 2.0)))
     assert (counts, len(points)) == ((), SCATTERED)
     assert ((points >= 1) & (points <= 10)).all()
+    # Roberts 2018: multiples of the powers of 1/g, g the real root above 1 of x^6 = x + 1 for five axes, from one half on.
+    (g,) = [root.real for root in np.roots([1, 0, 0, 0, 0, -1, -1]) if abs(root.imag) < 1e-9 and root.real > 0]
+    expected = (0.5 + np.arange(1, SCATTERED + 1)[:, None] * g ** -np.arange(1.0, 6.0)) % 1
+    np.testing.assert_allclose((points - 1) / 9, expected, atol=1e-9)
     # Every quarter of every axis, and every quadrant of every pair of axes, has its share to a twentieth.
     upper = points > 5.5
     for axis in range(5):

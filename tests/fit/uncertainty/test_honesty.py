@@ -55,7 +55,7 @@ def test_no_figure_of_weak_data_lies_outside_its_interval(simulated_runs: Runs) 
         weak = _weak(runs, generator)
         routers = [name for name in dict.fromkeys(weak[ROUTER].tolist()) if name != "Dense"]
         laws = tuple(generator.choice(LAWS, 3, replace=False).tolist())
-        options = Options(laws=laws, routers=tuple(routers[:1]), draws=25, level=0.8, scheme=("auto", "pairs")[seed % 4 // 2])
+        options = Options(laws=laws, routers=tuple(routers[:1]), draws=15, level=0.8, scheme=("auto", "pairs")[seed % 4 // 2])
         try:
             found = analyse(weak, options)
         except (NotIdentifiedError, InputError):

@@ -70,6 +70,17 @@ def test_no_table_balances_a_token_that_alone_exceeds_a_share() -> None:
     np.testing.assert_allclose(max_over_mean(balanced_table(ZIPF, 64, 1), 64), most, rtol=1e-12)  # and this one does no worse
 
 
+def test_experts_without_tokens_add_nothing_to_the_entropy() -> None:
+    router = HashRouter(jnp.zeros((32, 1), jnp.int32), 5)
+    routing = ROUTE(router, jnp.ones((12, 4)), some_ids(12), inference=True)
+    assert float(routing.metrics["entropy"]) == 0
+
+
+def test_equally_frequent_tokens_take_the_experts_in_order() -> None:
+    table = balanced_table(np.ones(400, np.int64), 200, 1)
+    np.testing.assert_array_equal(table[:, 0], np.tile(np.arange(200), 2))
+
+
 def test_a_balanced_table_gives_a_token_k_different_experts() -> None:
     check_table(balanced_table(ZIPF[:500], 6, 3), 500, 6, 3)
 

@@ -175,6 +175,7 @@ class Curves:
         routers = {f"router_{name}": self._mean_since(name) for name in ROUTER_METRICS}
         losses = {f"loss_{name}": loss for name, loss in found["others"].items()}
         row = asdict(curves_row(self._setting, step, found["loss"])) | routers
+        row |= {name: found[name] for name in ("corpus", "tokenizer")}
         row |= {"router_changed": found["changed"]} | losses
         # A text that is no longer evaluated keeps its earlier losses.
         self._columns = list(dict.fromkeys([*self._columns, *row]))

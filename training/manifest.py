@@ -57,7 +57,11 @@ def mend(folder: Path, name: str, content: bytes, say: Callable[[str], None]) ->
 
     Raises `InputError` if it is damaged and `content` is not what was there.
     """
-    if not differing(folder, [name]) or _digest_of(folder / name) == _digest(content):
+    if not differing(folder, [name]):
+        return
+    if _digest_of(folder / name) == _digest(content):
+        # The manifest is what is damaged.
+        write_manifest(folder, {name: content})
         return
     if read_manifest(folder)[name] != _digest(content):
         raise InputError(_message(folder / name))

@@ -6,7 +6,8 @@ over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the f
 dropped in each tenth of the context, by routed layer. An evaluation has `step` and `evaluation`,
 with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (`router_changed` of
 the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the fraction of choices on each
-expert, by routed layer) and `dropped_fraction` (by routed layer). Every line ends with `crc32`, the
+expert, by routed layer), `dropped_fraction` (by routed layer), and the names of `corpus` and
+`tokenizer`, which may have moved since. Every line ends with `crc32`, the
 checksum of what is before it.
 
 A continued run truncates both files to its checkpoint, so that an interrupted run ends with the
@@ -69,7 +70,7 @@ class Records:
         Only one process `writes`. `sinks` are created here and receive every record. `say` is told
         where rows of the curves are written anew.
         """
-        self._folder, self._sinks = folder, list[Sink]()
+        self._folder, self._setting, self._sinks = folder, setting, list[Sink]()
         self._choices = Choices(folder / CHOICES)
         self._writes, self._evaluated = writes, 0
         if not writes:
@@ -125,6 +126,8 @@ class Records:
             "choices": digest,
             "load": _rounded(found.load),
             "dropped_fraction": _rounded(found.dropped),
+            "corpus": self._setting.corpus,
+            "tokenizer": self._setting.tokenizer,
         }
         self._add({"step": step, "evaluation": about})
 

@@ -152,22 +152,25 @@ def test_other_options_for_the_same_folder_are_refused_by_name(routed: Path, cor
 
 
 def test_other_text_or_another_tokenizer_for_the_same_folder_is_refused(routed: Path, corpus: Path, cache: Path, tmp_path: Path) -> None:
-    (routed / "sample.txt").rename(tmp_path / "sample.txt")
     data = json.loads((routed / "data.json").read_text())
+    # Without the manifest, by which it would be known as damage.
+    for name in ("sample.txt", "digests.json"):
+        (routed / name).rename(tmp_path / name)
     try:
         for changed, said in (({"train_tokens": 1}, "started with 1 training tokens"), ({"vocabulary": 9}, "a vocabulary of 9 ids")):
             (routed / "data.json").write_text(json.dumps(data | changed))
             with pytest.raises(InputError, match=said):
                 run(tiny(corpus), routed, cache)
     finally:
-        (routed / "data.json").write_text(json.dumps(data))
-        (tmp_path / "sample.txt").rename(routed / "sample.txt")
+        (routed / "data.json").write_text(json.dumps(data, indent=1) + "\n")
+        for name in ("sample.txt", "digests.json"):
+            (tmp_path / name).rename(routed / name)
 
 
 def test_a_run_whose_corpus_has_moved_goes_on_and_is_evaluated_and_one_of_other_text_is_refused(
     routed: Path, corpus: Path, cache: Path, tmp_path: Path
 ) -> None:
-    before, config = result(routed, 12), (routed / "config.toml").read_text()
+    before = result(routed, 12)
     loss = evaluate_run(routed, None, cache)
     shutil.copytree(corpus, tmp_path / "moved")
     outcome, heard = run(tiny(tmp_path / "moved"), routed, cache)
@@ -181,7 +184,8 @@ def test_a_run_whose_corpus_has_moved_goes_on_and_is_evaluated_and_one_of_other_
     with pytest.raises(InputError, match=r"was started with \d+ (training|held-out) tokens, the corpus now gives"):
         run(tiny(tmp_path / "other"), routed, cache)
     assert result(routed, 12) == before
-    (routed / "config.toml").write_text(config)
+    run(tiny(corpus), routed, cache)
+    assert result(routed, 12) == before
 
 
 def test_text_of_the_same_length_but_other_content_is_refused(corpus: Path, cache: Path, tmp_path: Path) -> None:

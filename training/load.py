@@ -8,7 +8,6 @@ import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -114,47 +113,46 @@ def evaluate_run(
 ) -> TextLoss:
     """Loss of the run's model on a corpus; None: the run's own held-out text.
 
-    `tokens`: the number of tokens to predict, in sequences spread evenly over the text; None: the
-    run's `evaluation_tokens`, 0: all. `mesh`, `dtype` and `say` as in `load_run`. Raises
+    `tokens` to predict, in sequences spread evenly over the text (None: the run's
+    `evaluation_tokens`, 0: all). `mesh`, `dtype` and `say` as in `load_run`. Raises
     `InputError` for text that cannot be read or has fewer than two bytes.
     """
     Range(0).check("tokens", tokens or 0)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
-    context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     tokens = run.config.run.evaluation_tokens if tokens is None else tokens
     if corpus is None:
         weighted = _held_out(folder, run, cache)
     else:
-        data = replace(run.config.data, text_field=text_field or run.config.data.text_field)
-        weighted = [(1.0, TokenStream(whole_text(corpus, run.tokenizer, cache, data), "held_out"))]
-    batches = EvaluationBatches(
-        [Sequences(stream, context) for _, stream in weighted],
-        batch,
-        tokens=tokens,
-        weights=[weight for weight, _ in weighted],
-    )
+        weighted = [(1.0, _other_text(corpus, run, cache, text_field))]
+    parts = [Sequences(stream, run.model.config.context) for _, stream in weighted]
+    weights = [weight for weight, _ in weighted]
+    batches = EvaluationBatches(parts, batch, tokens=tokens, weights=weights)
     sizes, read = run.tokenizer.byte_lengths(), 0
 
     def _counted() -> Iterator[Batch]:
         nonlocal read
         for rows in batches:
-            targets = rows[:, 1:]
-            read += int(sizes[targets[targets != PADDING]].sum())
+            read += int(sizes[rows[:, 1:][rows[:, 1:] != PADDING]].sum())
             yield rows
 
-    compiled = partial(jax.jit(sums_of), run.model)
+    compiled = jax.jit(sums_of)
 
     def _on_batch(rows: Batch) -> Sums:
-        return compiled(rows if mesh is None else place_batch(rows, mesh, batch))
+        return compiled(run.model, rows if mesh is None else place_batch(rows, mesh, batch))
 
     with run.on_mesh():
         found = evaluate(_counted(), _on_batch)
+    name = "the held-out text" if corpus is None else f"corpus {corpus}"
     if not read:
-        name = "the held-out text" if corpus is None else f"corpus {corpus}"
         raise InputError(f"{name} has fewer than two bytes, so there is nothing to predict")
     bits = found.loss * found.targets / math.log(2) / read
     return TextLoss(found.loss, bits, found.targets, read, batches.of_tokens)
+
+
+def _other_text(corpus: str, run: LoadedRun, cache: Path, text_field: str | None) -> TokenStream:
+    data = replace(run.config.data, text_field=text_field or run.config.data.text_field)
+    return TokenStream(whole_text(corpus, run.tokenizer, cache, data), "held_out")
 
 
 def _held_out(folder: Path, run: LoadedRun, cache: Path) -> list[tuple[float, TokenStream]]:

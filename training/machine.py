@@ -86,7 +86,9 @@ def _group() -> int | None:
     """What the control group leaves (version 2)."""
     group = Path("/sys/fs/cgroup")
     try:
-        limit, used = ((group / f"memory.{name}").read_text() for name in ("max", "current"))
+        limit, used = (
+            (group / f"memory.{name}").read_text(encoding="utf-8") for name in ("max", "current")
+        )
         return max(int(limit) - int(used), 0)
     except (OSError, ValueError):
         return None

@@ -58,12 +58,8 @@ def write_shards(
     try:
         pieces = splitter.pieces(corpus.documents())
         content = _write_all(pieces, tokenizer, writers, lambda: on_read(corpus))
-        for writer in writers.values():
-            writer.close()
-        documents: dict[str, int] = {split: writer.documents for split, writer in writers.items()}
-        for split, number in documents.items():
-            if not number:
-                raise InputError(f"the corpus has no {TITLES[split]} text; give more text")
+        documents: dict[str, int] = {s: w.documents for s, w in writers.items()}
+        _check_documents(documents)
         shards = Shards(
             folder,
             tokenizer.fingerprint,
@@ -78,16 +74,26 @@ def write_shards(
             documents,
             {s: w.files for s, w in writers.items()},
         )
-        if tokenizer.model is not None:
-            write_atomically(partial / MODEL, tokenizer.model)
-        shards.write_index(partial)
-        _take_name(partial, folder)
+        _finish(shards, tokenizer, partial)
     except BaseException:
         for writer in writers.values():
             writer.close()
         shutil.rmtree(partial, ignore_errors=True)
         raise
     return shards
+
+
+def _finish(shards: Shards, tokenizer: Tokenizer, partial: Path) -> None:
+    if tokenizer.model is not None:
+        write_atomically(partial / MODEL, tokenizer.model)
+    shards.write_index(partial)
+    _take_name(partial, shards.folder)
+
+
+def _check_documents(documents: dict[str, int]) -> None:
+    for split, number in documents.items():
+        if not number:
+            raise InputError(f"the corpus has no {TITLES[split]} text; give more text")
 
 
 def read_as(corpus: Corpus) -> str:
@@ -131,6 +137,8 @@ def _write_all(
             _encode()
             size = 0
     _encode()
+    for writer in writers.values():
+        writer.close()
     return content.hexdigest()
 
 

@@ -1,6 +1,6 @@
 """The command line, `cli.py`, or `routelaw` where installed; thin: one subcommand is one typed dataclass, with one call into the library.
 
-Exit codes: 0 done, 1 the work failed, 2 the request was wrong. Errors are one line on standard error.
+Exit codes: 0 done, 1 the work failed, 2 the request was wrong, 130 stopped by a signal. Errors are one line on standard error.
 """
 
 import os
@@ -42,37 +42,53 @@ COMMANDS: dict[str, type[Any]] = {
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit code."""
-    asked = sys.argv[1:] if arguments is None else arguments
-    commands = dict(COMMANDS)
-    if {"-h", "--help"} & set(asked):
-        if asked[0] in ("fit", "compare"):
-            commands[asked[0]] = with_laws(COMMANDS[asked[0]])
-        elif asked[0] == "train":
-            commands["train"] = with_defaults(Train)
-    command = tyro.extras.subcommand_cli_from_dict(
-        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
-    )
+    for name, stream in (("standard output", sys.stdout), ("standard error", sys.stderr)):
+        # Python has no object for a stream that is closed, and nothing could be written to it.
+        if stream is None:
+            print(f"error: {name} is closed; redirect it, for example to /dev/null", file=sys.stderr or sys.stdout)
+            return 1
     from common.errors import InputError, WorkError
     from common.terminal import never_fail, printable
 
     never_fail()
     try:
-        command.run()
+        code = _parsed(sys.argv[1:] if arguments is None else arguments).run() or 0
         sys.stdout.flush()
     except InputError as error:
         print(printable(named(f"error: {error}")), file=sys.stderr)
         return 2
     except (WorkError, OSError) as error:
+        _drop_output()
         if isinstance(error, BrokenPipeError):
-            # Whoever read the output has seen enough: nothing failed. Python would complain once more as it closes the pipe.
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            # Whoever read the output has seen enough: nothing failed.
             return 0
         print(printable(named(f"error: {error}")), file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130
-    return 0
+    return code
+
+
+def _parsed(arguments: list[str]) -> Any:
+    """The command that these arguments are."""
+    commands = dict(COMMANDS)
+    if {"-h", "--help"} & set(arguments):
+        if arguments[0] in ("fit", "compare"):
+            commands[arguments[0]] = with_laws(COMMANDS[arguments[0]])
+        elif arguments[0] == "train":
+            commands["train"] = with_defaults(Train)
+    return tyro.extras.subcommand_cli_from_dict(
+        commands, prog=program(), description="Reference routers, and the laws they obey.", args=arguments
+    )
+
+
+def _drop_output() -> None:
+    """Standard output that cannot be written goes nowhere: Python would complain once more as it closes it."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -92,8 +92,8 @@ def loop(config: TrainConfig, folder: Path, clock: Clock) -> Generator[Callable[
     key = jax.jit(lambda: jax.random.key(0), out_shardings=NamedSharding(setup.mesh, P()))()
     with jax.set_mesh(setup.mesh), Checkpoints(folder / "checkpoints", 2) as checkpoints:
         checkpoints.save = clock.timed(checkpoints.save, clock.saved)
-        with Records(folder, setting, after=0, writes=True) as records:
-            state = first_state(setup, key)[0]
+        with Records(folder, setting, after=0, writes=True, say=print) as records:
+            state = first_state(setup, key, print)[0]
             yield lambda: _run(Loop(setup, key, 0, checkpoints, records, clock, Stop()), state)
 
 

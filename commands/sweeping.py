@@ -76,5 +76,5 @@ def _options(given: Sequence[str]) -> dict[str, Any]:
         name, equals, value = each.partition("=")
         if not (name and equals and value):
             raise InputError(f"--slurm {each}: give an option of sbatch and its value, such as partition=gpu")
-        options[name.strip().removeprefix("--").replace("-", "_")] = int(value) if value.isdigit() else value
+        options[name.strip().removeprefix("--").replace("-", "_")] = int(value) if value.isdecimal() else value
     return options

@@ -39,7 +39,7 @@ class Sample:
         """Sample and print."""
         from training.load import sample_run
 
-        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
+        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed, "say": say}
         print(shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype)))
 
 
@@ -65,7 +65,7 @@ class Evaluate:
         from training.cache import cache_folder
         from training.load import evaluate_run
 
-        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype}
+        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype, "say": say}
         found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), **options)
         if self.json:
             import json
@@ -120,6 +120,11 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     from training.start import run_mesh
 
     return run_mesh(RunOptions(mesh=described))
+
+
+def say(message: str) -> None:
+    """Print a message on standard error."""
+    print(message, file=sys.stderr, flush=True)
 
 
 def shown(text: str) -> str:

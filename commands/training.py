@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from training.records import MakeSink
     from training.run import Outcome
 
+STOPPED = 130
+"""Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
+
 
 @dataclass(frozen=True)
 class Train:
@@ -86,6 +89,10 @@ class Train:
     """Index of this process, from 0."""
     distributed: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Join the processes that JAX finds by itself, as on Cloud TPU and GKE."""
+    join_timeout: float = 300.0
+    """Seconds to wait for the other processes."""
+    ignore_memory: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Try a step that needs more memory than there is."""
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
@@ -97,8 +104,11 @@ class Train:
     json: Json = False
     """Print JSON only, on standard output."""
 
-    def run(self) -> None:
-        """Train, and print the run's folder and held-out loss; or print the configuration."""
+    def run(self) -> int:
+        """Train, and print the run's folder and held-out loss; or print the configuration.
+
+        Returns 130 if a signal stopped the run before its last step.
+        """
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
         from training.run import train
@@ -109,9 +119,9 @@ class Train:
             from training.toml import to_toml
 
             print(to_toml(config), end="")
-            return
-        named = Processes(self.coordinator, self.processes, self.process)
-        others = named if self.coordinator or self.distributed else surrounding()
+            return 0
+        named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
+        others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
         folder = self.out or Path("runs") / folder_name(config)
         check_local(str(folder))
         sinks: list[MakeSink] = []
@@ -120,13 +130,15 @@ class Train:
 
             sinks.append(event_file(folder))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
         _print_outcome(outcome, self.json)
+        return STOPPED if outcome.stopped else 0
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""
         from common.errors import InputError
         from reference.config import routing_frequency
+        from reference.errors import Range
 
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
@@ -143,6 +155,7 @@ class Train:
         data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
         config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
         if self.tokens is not None:
+            Range(0, more=True).check("--tokens", self.tokens)
             config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
         elif self.steps is not None:
             config = config.of_length(self.steps)

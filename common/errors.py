@@ -13,3 +13,9 @@ class WorkError(RuntimeError):
 
     The command line prints the line and exits with code 1.
     """
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message in at most 200 characters, or its type's name if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0][:200] if lines else type(error).__name__

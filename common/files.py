@@ -24,6 +24,9 @@ def write_atomically(path: Path, content: str | bytes) -> None:
         os.umask(mask)
         os.chmod(temporary, 0o666 & ~mask)
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         Path(temporary).unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            # A write does not know its file.
+            error.filename = str(path)
         raise

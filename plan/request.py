@@ -142,7 +142,7 @@ def parse_mesh(text: str) -> tuple[int, int, int]:
     axes = {DATA: 1, EXPERT: 1, MODEL: 1}
     for part in text.split(","):
         name, _, number = part.partition("=")
-        if name.strip() not in axes or not number.strip().isdigit() or int(number) < 1:
+        if name.strip() not in axes or not number.strip().isdecimal() or int(number) < 1:
             raise ConfigError(
                 f"--mesh {text}: takes numbers of devices, such as data=2,expert=8,model=1"
             )

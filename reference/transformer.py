@@ -144,7 +144,7 @@ class Transformer(eqx.Module):
         if jax.dtypes.canonicalize_dtype(config.dtype) != config.dtype:
             raise ConfigError(
                 "dtype is float64, which JAX disables by default; "
-                'enable it: jax.config.update("jax_enable_x64", True)'
+                "set the environment variable JAX_ENABLE_X64=1"
             )
         embedding_key, groups_key = jax.random.split(key)
         d_model = config.size.d_model

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import WorkError
+
 KINDS = {
     "tokens-": "tokens",
     ".tokens-": "tokens, incomplete",
@@ -16,8 +18,17 @@ KINDS = {
 
 
 def cache_folder() -> Path:
-    """The user's cache folder (XDG base directories)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "routelaw"
+    """The user's cache folder (XDG base directories).
+
+    Raises `WorkError` for a user without a home folder.
+    """
+    named = os.environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(named) if named else Path.home() / ".cache") / "routelaw"
+    except RuntimeError as error:
+        raise WorkError(
+            "there is no home folder to keep the cache in; set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -1,31 +1,38 @@
 """Orbax checkpoints: written asynchronously, renamed when complete, the newest few kept.
 
-A checkpoint holds parameters, optimizer state and step as named arrays, and the position in the
-data. Random keys are not saved: a step's keys follow from the seed and the step.
+A checkpoint holds parameters, optimizer state and step as named arrays; and, as JSON, the position
+in the data with each array's shape, dtype and digest, by which `restore.py` knows damage. Random
+keys are not saved: a step's keys follow from the seed and the step.
 """
 
-import logging
-from collections.abc import Generator, Mapping
-from contextlib import contextmanager
+import shutil
+from collections.abc import Callable, Generator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import equinox as eqx
 import jax
 import orbax.checkpoint as ocp
+from jaxtyping import Array, Shaped
 
-from common.errors import InputError
-from reference.mesh import is_array
-from reference.transformer import Transformer
+from common.errors import InputError, WorkError, first_line
+from training.digests import digests
+from training.distributed import decided
+from training.machine import full_disk, kept
+from training.restore import (
+    DATA,
+    PREFIX,
+    SET_ASIDE,
+    STATE,
+    DamagedError,
+    Say,
+    checkpoint_steps,
+    named_arrays,
+    none_intact,
+    quiet,
+    read_state,
+)
 from training.step import TrainState
-
-STATE, DATA = "state", "data"
-"""The two items of a checkpoint."""
-
-PREFIX = "step"
-"""A checkpoint's folder is `step_NUMBER`."""
-
-Tree = TypeVar("Tree", TrainState, Transformer)
 
 
 class Checkpoints:
@@ -36,6 +43,7 @@ class Checkpoints:
 
         Removes incomplete checkpoints that a killed process left.
         """
+        self._folder, self._quiet = folder, ExitStack()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -49,167 +57,118 @@ class Checkpoints:
         """The step of the newest complete checkpoint; None if there is none."""
         return self._manager.latest_step()
 
-    def save(self, step: int, state: TrainState, data: dict[str, Any]) -> None:
-        """Start writing a checkpoint.
+    @property
+    def kept(self) -> str:
+        """Which checkpoint there is, in words."""
+        return kept(self._folder.parent)
+
+    def save(self, step: int, state: TrainState, place: dict[str, Any]) -> None:
+        """Start writing a checkpoint with the position `place` in the data.
 
         The arrays are copied first, so that training can continue. Does nothing if `step` already
-        has a checkpoint.
+        has a checkpoint. Raises `WorkError` if this one or the previous one cannot be written.
         """
         if step in self._manager.all_steps():
             return
-        args = ocp.args.Composite(
-            state=ocp.args.StandardSave(_named(state)), data=ocp.args.JsonSave(data)
-        )
-        self._manager.save(step, args=args, force=True)
+        named = named_arrays(state)
+        about = {"place": place, "arrays": _described(named)}
+        args = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(about))
+        with self._writing():
+            self._manager.save(step, args=args, force=True)
 
-    def restore(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and the position in the data at `step`.
+    def restore(
+        self, like: TrainState, unusable: Callable[[int], str | None], say: Say
+    ) -> tuple[TrainState, dict[str, Any], int] | None:
+        """The newest intact state, its position in the data and its step; None without checkpoints.
 
-        `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct`). Raises `InputError` if
-        the checkpoint's arrays have other names or shapes.
+        `like` gives shapes, dtypes and shardings (`jax.ShapeDtypeStruct`). `unusable` says why the
+        run's other files do not let it continue from a step; it is called in process 0. Newer
+        checkpoints are moved aside, each named by `say`. Raises `InputError` if there are
+        checkpoints, but none can be used, or their arrays have other names or shapes.
         """
-        return restored(self._manager, step, like, self._manager.directory)
+        steps = decided(lambda: checkpoint_steps(self._folder))
+        reasons: dict[int, str] = {}
+        for step in reversed(steps):
+            reason = decided(lambda step=step: unusable(step))
+            if reason is None:
+                try:
+                    state, place = read_state(self._folder, step, like)
+                except DamagedError as error:
+                    reason = f"the checkpoint of step {step} is damaged: {error}"
+                else:
+                    self._set_aside(reasons, say)
+                    return state, place, step
+            reasons[step] = reason
+        if not steps:
+            return None
+        raise InputError(none_intact(self._folder, reasons))
+
+    def _set_aside(self, reasons: dict[int, str], say: Say) -> None:
+        """Move the checkpoints of the steps in `reasons` out of the way."""
+        target = self._folder.parent / SET_ASIDE
+        for step, reason in reasons.items():
+            decided(lambda step=step: _move(self._folder / f"{PREFIX}_{step}", target))
+            say(f"{reason}; it is now in {target}, and an older one is taken")
+        if reasons:
+            with quiet():
+                self._manager.reload()
 
     def wait(self) -> None:
-        """Wait until all checkpoints are written."""
-        self._manager.wait_until_finished()
+        """Wait until all checkpoints are written. Raises `WorkError` if one cannot be."""
+        with self._writing():
+            self._manager.wait_until_finished()
+
+    @contextmanager
+    def _writing(self) -> Generator[None]:
+        try:
+            yield
+        # Orbax passes on what any of its threads met: of the file system, of tensorstore.
+        except Exception as error:
+            run = self._folder.parent
+            if "No space left" in str(error) or "File too large" in str(error):
+                raise WorkError(full_disk(run)) from error
+            raise WorkError(
+                f"a checkpoint cannot be written ({first_line(error)}); {kept(run)}"
+            ) from error
 
     def __enter__(self) -> "Checkpoints":
+        # Orbax reports what fails in its threads, and raises it too.
+        self._quiet.enter_context(quiet())
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         """Finish writing and close.
 
-        A process that has failed does not wait: finishing takes all processes.
+        A process that has failed does not wait for others, and reports its first failure only.
         """
-        if kind is None or jax.process_count() == 1:
-            self._manager.close()
+        with self._quiet:
+            if kind is None:
+                with self._writing():
+                    self._manager.close()
+            elif jax.process_count() == 1:
+                with suppress(Exception):
+                    self._manager.close()
 
 
-def checkpoint_steps(folder: Path) -> list[int]:
-    """The steps of the complete checkpoints in `folder`, ascending; empty if it does not exist."""
-    names = (path.name.removeprefix(f"{PREFIX}_") for path in folder.glob(f"{PREFIX}_*"))
-    return sorted(int(step) for step in names if step.isdigit())
-
-
-def read_checkpoint(
-    folder: Path, step: int | None, like: TrainState
-) -> tuple[TrainState, dict[str, Any]]:
-    """`Checkpoints.restore` from a folder that another process may be writing to.
-
-    The newest checkpoint if `step` is None. Raises `InputError` if there is none.
-    """
-    manager, step = _reader(folder, step)
-    return restored(manager, step, like, folder)
-
-
-def _reader(folder: Path, step: int | None) -> tuple[ocp.CheckpointManager, int]:
-    """A read-only manager, and `step` or the newest. Raises `InputError` if there is none."""
-    steps: list[int] = []
-    if folder.is_dir():
-        with _quiet():
-            options = ocp.CheckpointManagerOptions(read_only=True, step_prefix=PREFIX)
-            manager = _manager(folder, options)
-        steps = sorted(manager.all_steps())
-        if steps and (step is None or step in steps):
-            return manager, steps[-1] if step is None else step
-    found = f"only of steps {', '.join(map(str, steps))}" if steps else "none saved yet"
-    wanted = "" if step is None else f" of step {step}"
-    raise InputError(
-        f"{folder} has no checkpoint{wanted}, {found}; train first, or keep more of them"
-    )
-
-
-def read_weights(folder: Path, step: int | None, like: Transformer) -> tuple[Transformer, int]:
-    """The model of the checkpoint of `step` (None: the newest), and its step.
-
-    No optimizer state is read. `like` gives the shapes, dtypes and shardings
-    (`jax.ShapeDtypeStruct`) to restore to; weights are converted to its dtypes. Raises `InputError`
-    if there is no such checkpoint, or its weights have other names or shapes.
-    """
-    manager, step = _reader(folder, step)
-    prefix = "model."
-    named = {prefix + name: array for name, array in _named(like).items()}
-    stored = {
-        name: array
-        for name, array in manager.item_metadata(step)[STATE].items()
-        if name.startswith(prefix)
+def _described(named: Mapping[str, Shaped[Array, "..."]]) -> dict[str, dict[str, Any]]:
+    """Shape, dtype and digest of each array."""
+    return {
+        name: {"shape": list(named[name].shape), "dtype": str(named[name].dtype), "digest": digest}
+        for name, digest in digests(named).items()
     }
-    _check_stored(named, stored, step, folder)
-    args = ocp.args.PyTreeRestore(
-        item=named,
-        restore_args={
-            name: ocp.ArrayRestoreArgs(dtype=array.dtype, sharding=array.sharding)
-            for name, array in named.items()
-        },
-        partial_restore=True,
-    )
-    with _quiet(), ocp.PyTreeCheckpointer() as checkpointer:
-        found = checkpointer.restore(folder.absolute() / f"{PREFIX}_{step}" / STATE, args=args)
-    return _filled(like, [found[name] for name in named]), step
 
 
-def restored(
-    manager: ocp.CheckpointManager, step: int, like: TrainState, folder: Any
-) -> tuple[TrainState, dict[str, Any]]:
-    """`Checkpoints.restore`; `folder` is for the message."""
-    named = _named(like)
-    _check_stored(named, dict(manager.item_metadata(step)[STATE].items()), step, folder)
-    args = ocp.args.Composite(state=ocp.args.StandardRestore(named), data=ocp.args.JsonRestore())
-    found = manager.restore(step, args=args)
-    return _filled(like, [found[STATE][name] for name in named]), found[DATA]
-
-
-def _filled(like: Tree, arrays: list[Any]) -> Tree:
-    shapes, static = eqx.partition(like, is_array)
-    return eqx.combine(jax.tree.unflatten(jax.tree.structure(shapes), arrays), static)
-
-
-def _check_stored(
-    named: Mapping[str, Any], stored: Mapping[str, Any], step: int, folder: Any
-) -> None:
-    """Raises `InputError` unless the checkpoint has the names and shapes of `named`."""
-    for name in sorted({*named} ^ {*stored}):
-        how = "lacks" if name in named else "has an extra array"
-        raise InputError(f"{folder}: the checkpoint of step {step} {how} {name}; {_FIX}")
-    for name, array in named.items():
-        shape = tuple(stored[name].shape)
-        if shape != array.shape:
-            raise InputError(
-                f"{folder}: {name} has shape {shape} in the checkpoint, "
-                f"{array.shape} in the model; {_FIX}"
-            )
+def _move(path: Path, target: Path) -> None:
+    """Move a checkpoint into the folder `target`, in place of another of that step."""
+    target.mkdir(exist_ok=True)
+    shutil.rmtree(target / path.name, ignore_errors=True)
+    path.rename(target / path.name)
 
 
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """A manager that knows both items before either has been saved."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
-    arrays, place = ocp.StandardCheckpointHandler(), ocp.JsonCheckpointHandler()
-    for item, handler, kinds in (
-        (STATE, arrays, (ocp.args.StandardSave, ocp.args.StandardRestore)),
-        (DATA, place, (ocp.args.JsonSave, ocp.args.JsonRestore)),
-    ):
-        for kind in kinds:
-            registry.add(item, kind, handler)
-    return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)
-
-
-@contextmanager
-def _quiet() -> Generator[None]:
-    """Suppresses Orbax's warnings about a read-only folder."""
-    logger = logging.getLogger("absl")
-    before = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
-
-
-_FIX = "use the options of its run"
-
-
-def _named(tree: TrainState | Transformer) -> dict[str, Any]:
-    """The arrays of `tree`, or their shapes, by path, in leaf order."""
-    leaves = jax.tree_util.tree_leaves_with_path(eqx.filter(tree, is_array))
-    return {jax.tree_util.keystr(path, simple=True, separator="."): leaf for path, leaf in leaves}
+    registry.add(STATE, ocp.args.StandardSave, ocp.StandardCheckpointHandler())
+    registry.add(DATA, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
+    with quiet():
+        return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)

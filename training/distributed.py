@@ -8,8 +8,11 @@ a shared file system.
 
 import atexit
 import json
+import math
 import os
 import sys
+import threading
+import time
 import zlib
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
@@ -20,7 +23,8 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from common.errors import InputError, WorkError
+from common.errors import InputError, WorkError, first_line
+from training.meeting import meet
 
 HEARTBEAT_SECONDS = 20
 """Seconds without a heartbeat after which a process counts as lost.
@@ -44,6 +48,8 @@ class Processes:
     count: int | None = None
     index: int | None = None
     """Index of this process, from 0."""
+    timeout: float = 300.0
+    """Seconds to wait for the other processes."""
 
     def __post_init__(self) -> None:
         given = [part is not None for part in (self.coordinator, self.count, self.index)]
@@ -57,29 +63,44 @@ class Processes:
                 f"process {self.index} of {self.count}: "
                 f"processes are numbered from 0 to {self.count - 1}"
             )
+        if not 0 < self.timeout < math.inf:
+            raise InputError(f"--join-timeout {self.timeout}: must be a number of seconds above 0")
 
 
-def surrounding() -> Processes | None:
+def surrounding(timeout: float = 300.0) -> Processes | None:
     """The processes that SLURM or Open MPI started with this one; None for a single process."""
     counts = (
         os.environ.get(name, "1") for name in ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE")
     )
-    return Processes() if any(count.isdigit() and int(count) > 1 for count in counts) else None
+    return (
+        Processes(timeout=timeout)
+        if any(count.isdecimal() and int(count) > 1 for count in counts)
+        else None
+    )
 
 
-def join(processes: Processes) -> None:
+def join(processes: Processes, say: Callable[[str], None]) -> None:
     """Initialise JAX's distributed runtime, before any other use of JAX; idempotent.
 
     Raises `InputError` where no processes are named and JAX finds no cluster, `WorkError` if they
-    cannot be reached.
+    cannot be reached in time. JAX alone would wait without a word and abort.
     """
     if jax.distributed.is_initialized():
         return
+    begun = time.monotonic()
+    if processes.coordinator and processes.count and processes.index is not None:
+        meet(processes.coordinator, processes.count, processes.index, processes.timeout, say)
+    left = processes.timeout - (time.monotonic() - begun)
+    alarm = threading.Timer(left, _give_up, [processes.timeout])
+    alarm.daemon = True
+    alarm.start()
     try:
         jax.distributed.initialize(
             processes.coordinator,
             processes.count,
             processes.index,
+            # Longer than the alarm's: JAX aborts with a stack trace.
+            initialization_timeout=math.ceil(left) + 60,
             heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             shutdown_timeout_seconds=SHUTDOWN_SECONDS,
         )
@@ -92,9 +113,20 @@ def join(processes: Processes) -> None:
         ) from error
     except RuntimeError as error:
         raise WorkError(
-            f"the other processes cannot be reached ({_first_line(error)}); "
-            "start all of them within five minutes"
+            f"the other processes cannot be reached ({first_line(error)}); start all of them"
         ) from error
+    finally:
+        alarm.cancel()
+
+
+def _give_up(seconds: float) -> None:
+    """End the process: JAX's own waiting cannot be interrupted."""
+    print(
+        f"error: the other processes did not join within {seconds:g} s (--join-timeout); "
+        "start all of them",
+        file=sys.stderr,
+    )
+    _leave(1)
 
 
 def check_alike(what: str) -> None:
@@ -153,7 +185,7 @@ def peers(kept: str) -> Generator[None]:
         atexit.register(_leave, 2 if isinstance(error, InputError) else 1)
         if isinstance(error, jax.errors.JaxRuntimeError):
             raise WorkError(
-                f"another process of this run has exited or failed ({_first_line(error)}); {kept}"
+                f"another process of this run has exited or failed ({first_line(error)}); {kept}"
             ) from error
         raise
 
@@ -163,7 +195,3 @@ def _leave(code: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__

@@ -4,6 +4,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -136,25 +137,33 @@ def sample(
     # On a mesh the batch is sharded, so all of its rows are copies of the text.
     rows = devices_along(*BATCH)
 
-    @jax.jit
-    def _next(
-        model: Transformer,
-        window: Int[Array, "context"],
-        last: Int[Array, ""],
-        key: PRNGKeyArray,
-        i: Int[Array, ""],
-    ) -> Int[Array, ""]:
-        batch = laid_out(jnp.tile(window, (rows, 1)), (BATCH, None))
-        logits = laid_out(model(batch, inference=True)[0], (None, None, None))[0, last]
-        return (
-            jnp.argmax(logits)
-            if temperature == 0
-            else jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
-        )
-
     tokens = prompt.tolist()
     for i in range(length):
         recent = tokens[-context:]
         window = np.array(recent + [0] * (context - len(recent)), np.int32)
-        tokens.append(int(_next(model, window, np.int32(len(recent) - 1), key, np.int32(i))))
+        last = np.int32(len(recent) - 1)
+        tokens.append(
+            int(_next(model, window, last, key, np.int32(i), rows=rows, temperature=temperature))
+        )
     return np.array(tokens, np.int32)
+
+
+@partial(jax.jit, static_argnames=("rows", "temperature"))
+def _next(
+    model: Transformer,
+    window: Int[Array, "context"],
+    last: Int[Array, ""],
+    key: PRNGKeyArray,
+    i: Int[Array, ""],
+    *,
+    rows: int,
+    temperature: float,
+) -> Int[Array, ""]:
+    """The token after `window[last]`; the batch is `rows` copies of the window."""
+    batch = laid_out(jnp.tile(window, (rows, 1)), (BATCH, None))
+    logits = laid_out(model(batch, inference=True)[0], (None, None, None))[0, last]
+    return (
+        jnp.argmax(logits)
+        if temperature == 0
+        else jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
+    )

@@ -4,7 +4,9 @@ lock              held by the training process
 config.toml       repeats the run exactly
 data.json         tokenizer and text; a run continues with the same ones only
 tokenizer.model   unless the tokenizer is bytes
+digests.json      `manifest.py`, SHA-256 of the other files
 checkpoints/      `checkpoint.py`
+set_aside/        what a run could not be continued from
 metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `records.py`, a row per evaluation, for `fit`
 choices/          `choices.py`, the experts of each evaluation's tokens
@@ -13,31 +15,30 @@ sample.txt        written last: its presence marks a finished run
 """
 
 import json
+import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
 from common.errors import InputError, WorkError
 from common.files import write_atomically
-from training.checkpoint import checkpoint_steps
+from training.choices import CHOICES
 from training.config import TrainConfig, differences
-from training.records import CURVES, last_loss
+from training.curves import CURVES, last_loss
+from training.manifest import MANIFEST, check_file, differing, is_recorded, mend, write_manifest
+from training.records import METRICS, read_records
+from training.restore import CHECKPOINTS, SET_ASIDE, Say, checkpoint_steps
 from training.text.given import settled
 from training.text.prepare import PreparedText, cached_text
 from training.text.shards import MODEL
 from training.text.tokenizer import ByteTokenizer, Tokenizer, tokenizer_from
 from training.toml import read_toml, to_toml
 
-CONFIG, DATA, CHECKPOINTS, SAMPLE, LOCK = (
-    "config.toml",
-    "data.json",
-    "checkpoints",
-    "sample.txt",
-    "lock",
-)
+CONFIG, DATA, SAMPLE, LOCK = "config.toml", "data.json", "sample.txt", "lock"
 
 PATIENCE_SECONDS = 45
 """How long to wait for another process to release a folder.
@@ -127,13 +128,11 @@ def check_options(folder: Path, config: TrainConfig) -> None:
     All options must be equal except `MAY_DIFFER` and, with the stable schedule before its decay
     begins, `AFTER_DECAY_BEGINS`. The message lists the differences.
     """
-    if not (folder / CONFIG).exists():
+    before = _options_before(folder, config) if is_kept(folder) else None
+    if before is None:
         return
     config = replace(config, data=settled(config.data))
-    before, newest = (
-        read_toml(folder / CONFIG),
-        max(checkpoint_steps(folder / CHECKPOINTS), default=0),
-    )
+    newest = max(checkpoint_steps(folder / CHECKPOINTS), default=0)
     different = differences(config, before, except_for=MAY_DIFFER)
     if not different and config.group() != before.group():
         raise InputError(
@@ -168,13 +167,45 @@ def check_options(folder: Path, config: TrainConfig) -> None:
         )
 
 
-def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
-    """Held-out loss and sample of the run in `folder`; None if it is not finished.
+def is_kept(folder: Path) -> bool:
+    """Whether `folder` has a checkpoint or a finished run, which no other run may replace."""
+    return bool(checkpoint_steps(folder / CHECKPOINTS)) or (folder / SAMPLE).exists()
 
-    Also None if the text of `config` has another name than the run's.
+
+def run_options(folder: Path) -> TrainConfig:
+    """The options of the run in `folder`.
+
+    Raises `InputError` if there is none, or its config.toml is not what was written.
+    """
+    if (folder / CONFIG).exists():
+        check_file(folder, CONFIG)
+    return read_toml(folder / CONFIG)
+
+
+def _options_before(folder: Path, config: TrainConfig) -> TrainConfig | None:
+    """The options of the run in `folder`, `config` itself if its file is damaged but was of these.
+
+    None if there is no run.
+    """
+    if differing(folder, [CONFIG]):
+        if is_recorded(folder, CONFIG, to_toml(config).encode()):
+            return config
+        check_file(folder, CONFIG)
+    return read_toml(folder / CONFIG) if (folder / CONFIG).exists() else None
+
+
+RESULTS = (CURVES, METRICS, SAMPLE)
+"""Files whose digests are known once a run is finished."""
+
+
+def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
+    """Held-out loss and sample of the run in `folder`.
+
+    None if it is not finished, if one of its files is not what it was then, or if the text of
+    `config` has another name than the run's.
     """
     loss = last_loss(folder / CURVES, config.run.steps)
-    if loss is None or not (folder / SAMPLE).is_file():
+    if loss is None or not (folder / SAMPLE).is_file() or differing(folder, RESULTS):
         return None
     if not _same_text(config, read_toml(folder / CONFIG)):
         # Whether it is the same by content is found out by reading it.
@@ -190,30 +221,89 @@ def _same_text(one: TrainConfig, other: TrainConfig) -> bool:
     )
 
 
-def claim(folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> None:
+def claim(
+    folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText, say: Say
+) -> None:
     """Check options, tokenizer and text against the run in `folder`, and write the missing files.
 
-    Called by one process. Raises `InputError` if any of them differs.
+    Called by one process. A run that left neither a checkpoint nor a result is replaced. Raises
+    `InputError` if the folder has another run.
     """
+    identity = _identity(config, tokenizer, text)
+    if not is_kept(folder):
+        _clear(folder, identity, say)
+    for name, content in identity.items():
+        mend(folder, name, content, say)
     check_options(folder, config)
     check_data(folder, tokenizer, text)
-    if not (folder / DATA).exists():
-        write_atomically(
-            folder / DATA, json.dumps(asdict(data_of(tokenizer, text)), indent=1) + "\n"
-        )
-    if tokenizer.model is not None and not (folder / MODEL).exists():
-        write_atomically(folder / MODEL, tokenizer.model)
-    written = (folder / CONFIG).exists()
-    if written and read_toml(folder / CONFIG).run.steps != config.run.steps:
+    if (folder / CONFIG).exists() and read_toml(folder / CONFIG).run.steps != config.run.steps:
         # It marks the end of the run, which has moved.
         (folder / SAMPLE).unlink(missing_ok=True)
-    if not written or read_toml(folder / CONFIG) != config:
-        write_atomically(folder / CONFIG, to_toml(config))
+    for name, content in identity.items():
+        if not (folder / name).exists() or (folder / name).read_bytes() != content:
+            write_atomically(folder / name, content)
+    write_manifest(folder, identity)
+
+
+def finish(
+    folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText, sample: str
+) -> None:
+    """Write the sample, which marks a run as finished, and the digests of all results."""
+    contents = {name: (folder / name).read_bytes() for name in RESULTS if name != SAMPLE}
+    contents |= {SAMPLE: sample.encode()} | _identity(config, tokenizer, text)
+    write_manifest(folder, contents)
+    write_atomically(folder / SAMPLE, sample)
+
+
+def _identity(config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> dict[str, bytes]:
+    """The files that say which run a folder has."""
+    data = json.dumps(asdict(data_of(tokenizer, text)), indent=1) + "\n"
+    model = {} if tokenizer.model is None else {MODEL: tokenizer.model}
+    return {CONFIG: to_toml(config).encode(), DATA: data.encode(), **model}
+
+
+def _clear(folder: Path, identity: dict[str, bytes], say: Say) -> None:
+    """Remove what a run of other options or text left that kept no checkpoint."""
+    if all(is_recorded(folder, name, content) for name, content in identity.items()):
+        return
+    if (folder / CONFIG).exists():
+        say(f"{folder} had another run without a checkpoint; it is replaced")
+    for name in (MANIFEST, CONFIG, DATA, MODEL, CURVES, METRICS):
+        (folder / name).unlink(missing_ok=True)
+    shutil.rmtree(folder / CHOICES, ignore_errors=True)
+
+
+def start_over(folder: Path, config: TrainConfig, say: Say) -> None:
+    """Make room for a run from step 0 where there is no checkpoint.
+
+    Records that reach the first checkpoint are moved aside. Raises `InputError` if the run is
+    finished.
+    """
+    if (folder / SAMPLE).exists():
+        damaged = ", ".join(differing(folder, RESULTS)) or CURVES
+        raise InputError(
+            f"{folder} has a finished run whose {damaged} is damaged, and no checkpoint to write "
+            "it from; restore it from a backup, or train in another folder"
+        )
+    found = read_records(folder / METRICS)
+    if not found.records and not found.damage:
+        return
+    many = f"{folder} has records of {found.last_step} steps, but no checkpoint to continue from"
+    if found.damage or found.last_step >= config.run.checkpoint_every:
+        target = folder / SET_ASIDE
+        target.mkdir(exist_ok=True)
+        for name in (METRICS, CURVES):
+            if (folder / name).exists():
+                (folder / name).replace(target / name)
+        say(f"{many}; they are now in {target}, and training starts over")
+    else:
+        say(f"{many}; training starts over")
 
 
 def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     """The tokenizer of the run in `folder`."""
     model = folder / MODEL
+    check_file(folder, MODEL)
     if not model.exists():
         return ByteTokenizer()
     return tokenizer_from(model.read_bytes(), config.data.tokenizer)
@@ -226,16 +316,29 @@ def own_text(folder: Path, cache: Path) -> PreparedText | None:
     """
     if not (folder / DATA).exists():
         return None
-    data = json.loads((folder / DATA).read_text(encoding="utf-8"))
+    data = _read_data(folder / DATA)
     parts = [(weight, name) for weight, name in data.get("parts", ())]
     return cached_text(parts, data.get("held_out_part", ""), cache)
+
+
+def _read_data(path: Path) -> dict[str, Any]:
+    try:
+        found: Any = json.loads(path.read_bytes())
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} is damaged; remove it to continue with the text as it is now, unchecked"
+        )
+    return found
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, text: PreparedText) -> None:
     """Raises `InputError` if the run in `folder`, if any, has another tokenizer or text."""
     if not (folder / DATA).exists():
         return
-    data, before = data_of(tokenizer, text), json.loads((folder / DATA).read_text(encoding="utf-8"))
+    check_file(folder, DATA)
+    data, before = data_of(tokenizer, text), _read_data(folder / DATA)
     for name, what in (
         ("vocabulary", "a vocabulary of {} ids"),
         ("tokenizer", "tokenizer {:.12}"),

@@ -3,10 +3,14 @@
 import ctypes
 import hashlib
 import platform
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import jax
+
+from common.errors import WorkError
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8
 """glibc's options for `mallopt` (malloc.h)."""
@@ -44,6 +48,21 @@ def keep_compiled(folder: Path) -> bool:
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
     jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
     return True
+
+
+@contextmanager
+def cache_faults(folder: Path) -> Generator[None]:
+    """Errors of the cache folder as `WorkError`s with the variable by which another is taken."""
+    try:
+        yield
+    except OSError as error:
+        path = None if error.filename is None else Path(str(error.filename))
+        if path is None or not (path.is_relative_to(folder) or folder.is_relative_to(path)):
+            raise
+        raise WorkError(
+            f"the cache {folder} cannot be used ({error.strerror}); "
+            "set XDG_CACHE_HOME to a folder that can be written"
+        ) from error
 
 
 def _processor() -> str:

@@ -17,19 +17,19 @@ from jax.sharding import Mesh
 
 from common.errors import InputError
 from reference.config import Dtype, ModelConfig, check_shape
+from reference.errors import SEED, Range
 from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
-from training.checkpoint import read_weights
 from training.config import TrainConfig
 from training.evaluate import Sums, evaluate, sample, sums_of
-from training.folder import CHECKPOINTS, CONFIG, check_data, own_text, tokenizer_of
+from training.folder import check_data, own_text, run_options, tokenizer_of
+from training.restore import CHECKPOINTS, Say, read_weights
 from training.start import model_shapes
 from training.text.batches import Batch, EvaluationBatches, Sequences
 from training.text.prepare import prepare, whole_text
 from training.text.shards import TokenStream
 from training.text.tokenizer import Tokenizer
-from training.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -65,22 +65,29 @@ class TextLoss:
 
 
 def load_run(
-    folder: Path, step: int | None = None, *, mesh: Mesh | None = None, dtype: Dtype | None = None
+    folder: Path,
+    step: int | None = None,
+    *,
+    mesh: Mesh | None = None,
+    dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> LoadedRun:
-    """The run in `folder` at `step` (None: its newest checkpoint), without optimizer state.
+    """The run in `folder` at `step` (None: its newest intact checkpoint), without optimizer state.
 
     Weights are sharded over `mesh`, or placed on one device. `dtype`: dtype of weights and
-    activations; None: the run's. Raises `InputError` if there is no such checkpoint, `ConfigError`
-    if the mesh does not divide the model's dimensions.
+    activations; None: the run's. `say` names damaged checkpoints that are passed over. Raises
+    `InputError` if there is no such checkpoint, `ConfigError` if the mesh does not divide the
+    model's dimensions.
     """
-    config = read_toml(folder / CONFIG)
+    config = run_options(folder)
     tokenizer = tokenizer_of(folder, config)
     if dtype is not None:
         config = replace(config, model=replace(config.model, dtype=dtype))
     model = config.model_config(tokenizer.vocabulary)
     if mesh is not None:
         check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
-    weights, step = read_weights(folder / CHECKPOINTS, step, model_shapes(model, mesh, dtype))
+    shapes = model_shapes(model, mesh, dtype)
+    weights, step = read_weights(folder / CHECKPOINTS, step, shapes, say)
     return LoadedRun(config, tokenizer, weights, step, mesh)
 
 
@@ -103,17 +110,19 @@ def evaluate_run(
     step: int | None = None,
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> TextLoss:
     """Loss of the run's model on a corpus; None: the run's own held-out text.
 
     `tokens`: the number of tokens to predict, in sequences spread evenly over the text; None: the
-    run's `evaluation_tokens`, 0: all. `mesh` and `dtype` as in `load_run`. Raises `InputError` for
-    text that cannot be read or has fewer than two bytes.
+    run's `evaluation_tokens`, 0: all. `mesh`, `dtype` and `say` as in `load_run`. Raises
+    `InputError` for text that cannot be read or has fewer than two bytes.
     """
-    run = load_run(folder, step, mesh=mesh, dtype=dtype)
+    run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     tokens = run.config.run.evaluation_tokens if tokens is None else tokens
+    Range(0).check("tokens", tokens)
     if corpus is None:
         weighted = _held_out(folder, run, cache)
     else:
@@ -167,17 +176,16 @@ def sample_run(
     step: int | None = None,
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
+    say: Say = lambda message: None,
 ) -> str:
     """`prompt` and its continuation by the run's model; an empty prompt starts a document.
 
-    `mesh` and `dtype` as in `load_run`. Raises `InputError` for a negative temperature.
+    `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for a negative temperature.
     """
-    if not temperature >= 0:
-        raise InputError(
-            f"temperature is {temperature}; it must be at least 0 "
-            "(0: always the most probable token)"
-        )
-    run = load_run(folder, step, mesh=mesh, dtype=dtype)
+    Range(0).check("temperature", temperature)
+    Range(0).check("tokens", tokens)
+    SEED.check("seed", seed)
+    run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
     with run.on_mesh():
         key = jax.random.key(seed)

@@ -107,7 +107,6 @@ class Loop:
             begin,
             np.asarray(jax.jit(jax.vmap(make_schedule(setup.config.optimizer)))(steps)),
         )
-        self._step = jax.jit(partial(_step, optimizer=setup.optimizer), donate_argnums=0)
         self._sums = jax.jit(sums_of)
         self._asked = NamedSharding(setup.mesh, P((DATA, EXPERT, MODEL)))
         self._durations: deque[float] = deque(maxlen=SPEED_STEPS)
@@ -127,7 +126,9 @@ class Loop:
             and not (jax.process_count() == 1 and self._stop.asked)
         ):
             tokens = self._setup.place(next(self._setup.batches))
-            state, report, stop = self._step(state, tokens, self._key, self._flags())
+            state, report, stop = _step(
+                state, tokens, self._key, self._flags(), optimizer=self._setup.optimizer
+            )
             self._done += 1
             self._read_losses(waiting)
             waiting = _PendingStep(self._done, report, stop)
@@ -221,17 +222,13 @@ class Loop:
         self._durations.append(now - before)
         return now - before
 
-    def _check(self, what: str, value: float, where: str = "") -> None:
+    def _check(self, what: str, value: float, layer: str = "") -> None:
         if not math.isfinite(value):
-            newest = self._checkpoints.latest
-            kept = (
-                "there is no checkpoint yet"
-                if newest is None
-                else f"the checkpoint of step {newest} is kept"
-            )
+            self._checkpoints.wait()
+            where = "" if self._checkpoints.latest is None else ", in another folder"
             raise WorkError(
-                f"{what} is {value}{where}; {kept}: train with a lower learning rate, "
-                "or from another seed, in another folder"
+                f"{what} is {value}{layer}; {self._checkpoints.kept}: train with a lower learning "
+                f"rate, or from another seed{where}"
             )
 
 
@@ -246,11 +243,13 @@ def _not_finite(report: Report) -> str:
     )
 
 
+@partial(jax.jit, donate_argnums=0, static_argnames="optimizer")
 def _step(
     state: TrainState,
     tokens: Int[Array, "..."],
     key: PRNGKeyArray,
     asked: Int[Array, "devices"],
+    *,
     optimizer: optax.GradientTransformation,
 ) -> tuple[TrainState, Report, Int[Array, ""]]:
     """A training step, and whether any process was asked to stop."""

@@ -6,7 +6,8 @@ decay and clipping are our choice (GPT-3's).
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from functools import cache
+from typing import Annotated, Any, Literal
 
 import jax
 import optax
@@ -14,7 +15,7 @@ from jax.sharding import AbstractMesh, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, Shaped
 
-from reference.errors import ConfigError
+from reference.errors import ConfigError, Range, check_ranges
 from reference.mesh import BATCH, DATA, Axes, parameter_specs
 
 Schedule = Literal["cosine", "stable"]
@@ -31,24 +32,25 @@ class OptimizerConfig:
     choice of form), so that runs of different lengths share their stable phase:
     `RunOptions.begin_from`.
     """
-    decay_steps: int = 0
+    decay_steps: Annotated[int, Range(0)] = 0
     """Length of the stable schedule's decay."""
-    initial_learning_rate: float = 1e-7
-    peak_learning_rate: float = 2e-4
-    final_learning_rate: float = 2e-5
-    warmup_steps: int = 1500
-    steps: int = 250_000
+    initial_learning_rate: Annotated[float, Range(0)] = 1e-7
+    peak_learning_rate: Annotated[float, Range(0, more=True)] = 2e-4
+    final_learning_rate: Annotated[float, Range(0)] = 2e-5
+    warmup_steps: Annotated[int, Range(0)] = 1500
+    steps: Annotated[int, Range(1)] = 250_000
     """The last step of the decay."""
-    beta1: float = 0.9
-    beta2: float = 0.95
-    epsilon: float = 1e-8
-    weight_decay: float = 0.1
+    beta1: Annotated[float, Range(0, 1, less=True)] = 0.9
+    beta2: Annotated[float, Range(0, 1, less=True)] = 0.95
+    epsilon: Annotated[float, Range(0, more=True)] = 1e-8
+    weight_decay: Annotated[float, Range(0)] = 0.1
     """Applied to matrices only, not to norms and vectors."""
-    clip: float = 1.0
+    clip: Annotated[float, Range(0, more=True)] = 1.0
     """Maximum global gradient norm."""
 
     def __post_init__(self) -> None:
-        if not 0 <= self.warmup_steps < self.steps:
+        check_ranges(self)
+        if self.warmup_steps >= self.steps:
             raise ConfigError(
                 f"warmup_steps is {self.warmup_steps} of {self.steps} steps; "
                 "warm-up must end before the last step"
@@ -85,8 +87,13 @@ def make_schedule(config: OptimizerConfig) -> optax.Schedule:
     return optax.join_schedules(phases, [config.warmup_steps, config.decay_begins])
 
 
+@cache
 def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """Clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019)."""
+    """Clipping, then AdamW with decoupled weight decay (Loshchilov & Hutter 2019).
+
+    The same object for the same options, so that a step is compiled once for all runs that have
+    them.
+    """
     adamw = optax.adamw(
         make_schedule(config),
         config.beta1,

@@ -1,157 +1,44 @@
-"""What a run records: `curves.csv`, which `fit` reads, and `metrics.jsonl`.
+"""What a run records: the lines of `metrics.jsonl`, and of them `curves.csv` (`curves.py`).
 
-A line of `metrics.jsonl` is a step or an evaluation. A step has `step`, `loss`, `router_losses`,
-`learning_rate`, `gradient_norm`, `tokens_per_second` (null for the first step, which compiles),
-`metrics` (means over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the
-fraction of choices dropped in each tenth of the context, by routed layer. An evaluation has `step`
-and `evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed`
-(`router_changed` below), `load` (the fraction of choices on each expert, by routed layer) and
-`dropped_fraction` (by routed layer).
-
-A row of the curves is an evaluation: the release's columns, ours, and
-
-- `router_NAME` for each of `ROUTER_METRICS`: the mean over routed layers and over the steps since
-  the previous evaluation;
-- `router_changed`: the fraction of the choices on held-out text that differ from the previous
-  evaluation's;
-- `loss_NAME` for each further text.
+A line is a step or an evaluation. A step has `step`, `loss`, `router_losses`, `learning_rate`,
+`gradient_norm`, `tokens_per_second` (null for the first step, which compiles), `metrics` (means
+over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the fraction of choices
+dropped in each tenth of the context, by routed layer. An evaluation has `step` and `evaluation`,
+with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (`router_changed` of
+the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the fraction of choices on each
+expert, by routed layer) and `dropped_fraction` (by routed layer). Every line ends with `crc32`, the
+checksum of what is before it.
 
 A continued run truncates both files to its checkpoint, so that an interrupted run ends with the
 same bytes.
 """
 
-import csv
-import io
 import json
+import re
+import zlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Array, Shaped
 
+from common.errors import InputError
 from common.files import write_atomically
-from reference.config import ModelConfig
-from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from reference.objective import Report
-from reference.routers import ROUTERS
 from training.choices import CHOICES, Choices
+from training.curves import CURVES, Curves, Record, Setting
 from training.evaluate import Evaluation
+from training.restore import CHECKPOINTS, Say, checkpoint_steps
 
-METRICS, CURVES = "metrics.jsonl", "curves.csv"
-
-ROUTER_TYPES = {"dense": "Dense"} | {
-    name: options.release_name for name, options in ROUTERS.items()
-}
-"""Router names in the column `router_type`."""
-
-
-ROUTER_METRICS = (
-    *("load_max_over_mean", "entropy", "dead_experts", "dropped_fraction", "gate"),
-    *("marginal_error", "advantage", "baseline_error"),
-)
-"""The routers' metrics in the curves: common ones, S-BASE's, and RL-R's."""
-
-
-@dataclass(frozen=True)
-class CurvesRow:
-    """One evaluation: the release's 22 columns in order, then ours.
-
-    Losses in nats per token; a loss that was not measured is an empty cell. `flops_per_step` is the
-    forward pass over the run's own batch.
-    """
-
-    hyper_id: int
-    step: int
-    loss_c4: float | None
-    loss_curation_corpus: float | None
-    loss_lambada: float | None
-    loss_pile: float | None
-    loss_validation: float
-    loss_wikitext103: float | None
-    num_experts: int
-    d_model: int
-    num_blocks: int
-    num_heads: int
-    kqv_size: int
-    flop_increase: float
-    k: int
-    router_type: str
-    seed: int
-    routing_frequency: float
-    total_parameter_count: float
-    dense_parameter_count: float
-    flops_per_step: float
-    model_size_label: str
-    tokens_seen: int
-    corpus: str
-    tokenizer: str
-
-
-@dataclass(frozen=True)
-class Setting:
-    """What all rows of a run have in common."""
-
-    model: ModelConfig
-    router: str
-    label: str
-    batch: int
-    seed: int
-    corpus: str
-    tokenizer: str
-    others: tuple[str, ...] = ()
-    """Names of the other texts."""
-
-
-def columns_of(setting: Setting) -> list[str]:
-    """The columns of a run's curves."""
-    ours = [
-        *(f"router_{name}" for name in ROUTER_METRICS),
-        "router_changed",
-        *(f"loss_{name}" for name in setting.others),
-    ]
-    return list(dict.fromkeys([*(field.name for field in fields(CurvesRow)), *ours]))
-
-
-def curves_row(setting: Setting, step: int, loss: float) -> CurvesRow:
-    """The row of an evaluation after `step` steps, with `loss` on the held-out text."""
-    model, size = setting.model, setting.model.size
-    router = model.router
-    return CurvesRow(
-        hyper_id=0,
-        step=step,
-        loss_c4=None,
-        loss_curation_corpus=None,
-        loss_lambada=None,
-        loss_pile=None,
-        loss_validation=loss,
-        loss_wikitext103=None,
-        num_experts=router.num_experts if router else 1,
-        d_model=size.d_model,
-        num_blocks=size.num_blocks,
-        num_heads=size.num_heads,
-        kqv_size=size.kqv_size,
-        flop_increase=1.0,
-        k=router.k if router else 1,
-        router_type=ROUTER_TYPES[setting.router],
-        seed=setting.seed,
-        routing_frequency=model.routing_frequency,
-        total_parameter_count=float(total_parameter_count(model)),
-        dense_parameter_count=float(dense_parameter_count(model)),
-        flops_per_step=float(flops_per_step(model, setting.batch)),
-        model_size_label=setting.label,
-        tokens_seen=step * setting.batch * model.context,
-        corpus=setting.corpus,
-        tokenizer=setting.tokenizer,
-    )
+METRICS = "metrics.jsonl"
 
 
 @runtime_checkable
 class Sink(Protocol):
     """Receives a run's records: the lines of `metrics.jsonl`, as dictionaries."""
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Called with each record, of a step or an evaluation."""
         ...
 
@@ -160,7 +47,7 @@ class Sink(Protocol):
         ...
 
 
-MakeSink = Callable[[list[dict[str, Any]]], Sink]
+MakeSink = Callable[[list[Record]], Sink]
 """Makes a sink from the records before the checkpoint that a run continues from."""
 
 
@@ -175,22 +62,27 @@ class Records:
         after: int,
         writes: bool,
         sinks: Sequence[MakeSink] = (),
+        say: Say = lambda message: None,
     ) -> None:
-        """Open the files in `folder`, truncated to step `after`; None writes nothing.
+        """Open the files in `folder`, truncated to step `after`.
 
-        Only one process writes. `sinks` are created here and receive every record.
+        Only one process `writes`. `sinks` are created here and receive every record. `say` is told
+        where rows of the curves are written anew.
         """
-        self._setting = setting
-        self._curves = Curves(folder / CURVES, columns_of(setting), after=after) if writes else None
-        self._metrics: Metrics | None = None
-        self._sinks: list[Sink] = []
-        self._choices = Choices(folder / CHOICES) if writes else None
-        self._since_evaluation: list[dict[str, float]] = []
-        if writes:
-            self._metrics = Metrics(folder / METRICS, after=after)
-            before = read_metrics(folder / METRICS)
-            self._since_evaluation = _steps_since_evaluation(before)
-            self._sinks = [self._metrics, *(make(before) for make in sinks)]
+        self._folder, self._sinks = folder, list[Sink]()
+        self._choices = Choices(folder / CHOICES)
+        self._writes, self._evaluated = writes, 0
+        if not writes:
+            return
+        lines, records = _until(read_records(folder / METRICS), after)
+        self._evaluated = _last_choices(records)[0]
+        curves = Curves(folder / CURVES, setting, records)
+        if curves.rows and not curves.write():
+            say(f"{folder / CURVES} is written anew from {METRICS}")
+        elif not curves.rows:
+            (folder / CURVES).unlink(missing_ok=True)
+        metrics = Metrics(folder / METRICS, lines)
+        self._sinks = [metrics, _CurvesSink(curves), *(make(records) for make in sinks)]
 
     def step(
         self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None
@@ -198,7 +90,7 @@ class Records:
         """Record a step; returns the routers' metrics, means over layers."""
         layers = {name: np.asarray(values).tolist() for name, values in report.metrics.items()}
         means = {name: float(np.mean(values)) for name, values in layers.items()}
-        if self._metrics is not None:
+        if self._writes:
             record = {
                 "step": step,
                 "loss": float(report.loss),
@@ -213,29 +105,28 @@ class Records:
                 "dropped_by_tenth": _rounded(report.dropped),
             }
             self._add(record)
-            self._since_evaluation.append(means)
         return means
 
     def evaluation(self, step: int, found: Evaluation) -> None:
         """Record an evaluation: a row of the curves, and a line with the experts' loads."""
-        if self._metrics is None or self._curves is None or self._choices is None:
+        if not self._writes:
             return
-        changed = None if found.choices is None else self._choices.changed(step, found.choices)
+        changed, digest = None, None
+        if found.choices is not None:
+            changed = self._choices.changed(self._evaluated, found.choices)
+            digest = self._choices.save(step, found.choices)
+            self._choices.keep(checkpoint_steps(self._folder / CHECKPOINTS))
+            self._evaluated = step
         about = {
             "loss": found.loss,
             "targets": found.targets,
             "others": found.others,
             "changed": changed,
+            "choices": digest,
             "load": _rounded(found.load),
             "dropped_fraction": _rounded(found.dropped),
         }
-        routers = {f"router_{name}": self._mean_since(name) for name in ROUTER_METRICS} | {
-            "router_changed": changed
-        }
-        losses = {f"loss_{name}": loss for name, loss in found.others.items()}
         self._add({"step": step, "evaluation": about})
-        self._curves.append(asdict(curves_row(self._setting, step, found.loss)) | routers | losses)
-        self._since_evaluation = []
 
     def __enter__(self) -> "Records":
         return self
@@ -245,87 +136,32 @@ class Records:
         for sink in self._sinks:
             sink.close()
 
-    def _mean_since(self, metric: str) -> float | None:
-        """Mean of a router's metric since the previous evaluation; None if it has none."""
-        values = [means[metric] for means in self._since_evaluation if metric in means]
-        return sum(values) / len(values) if values else None
-
-    def _add(self, record: dict[str, Any]) -> None:
+    def _add(self, record: Record) -> None:
         for sink in self._sinks:
             sink.append(record)
 
 
-class Curves:
-    """`curves.csv` of one run, rewritten at each row."""
+class _CurvesSink:
+    """The curves as a sink."""
 
-    def __init__(self, path: Path, columns: list[str], *, after: int) -> None:
-        """Open the file at `path`, if it exists, truncated to step `after`."""
-        self._path, self._columns = path, columns
-        self._rows: list[dict[str, str]] = []
-        if path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
-                reader = csv.DictReader(file)
-                self._rows = [row for row in reader if int(row["step"]) <= after]
-                # A text that is no longer evaluated keeps its earlier losses.
-                self._columns = list(dict.fromkeys([*columns, *(reader.fieldnames or ())]))
-            self._write()
+    def __init__(self, curves: Curves) -> None:
+        self.append = curves.append
 
-    def append(self, row: dict[str, Any]) -> None:
-        """Append a row, unless its step already has one.
-
-        Missing values and None are empty cells.
-        """
-        cells = {name: "" if value is None else str(value) for name, value in row.items()}
-        if all(cells["step"] != known["step"] for known in self._rows):
-            self._rows.append(cells)
-            self._write()
-
-    def _write(self) -> None:
-        text = io.StringIO()
-        writer = csv.DictWriter(
-            text, self._columns, restval="", extrasaction="ignore", lineterminator="\n"
-        )
-        writer.writeheader()
-        writer.writerows(self._rows)
-        write_atomically(self._path, text.getvalue())
-
-
-def _rounded(values: Shaped[Array | np.ndarray, "..."] | None) -> list[Any] | None:
-    return None if values is None else np.round(np.asarray(values), 6).tolist()
-
-
-def _steps_since_evaluation(records: list[dict[str, Any]]) -> list[dict[str, float]]:
-    """The routers' metrics of the steps since the last evaluation."""
-    last = max((i for i, record in enumerate(records) if "evaluation" in record), default=-1)
-    return [record["metrics"] for record in records[last + 1 :]]
-
-
-def last_loss(path: Path, step: int) -> float | None:
-    """Held-out loss after `step` in the curves at `path`; None if there is no such file or row."""
-    if not path.exists():
-        return None
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = [row for row in csv.DictReader(file) if row["step"] == str(step)]
-    return float(rows[-1]["loss_validation"]) if rows else None
+    def close(self) -> None:
+        """Does nothing: every row is written at once."""
 
 
 class Metrics:
-    """`metrics.jsonl` of one run: a JSON object per line, each with its `step`."""
+    """`metrics.jsonl` of one run."""
 
-    def __init__(self, path: Path, *, after: int) -> None:
-        """Open the file at `path`, truncated to step `after` and to complete lines."""
-        kept: list[str] = []
-        if path.exists():
-            for line in path.read_text(encoding="utf-8").splitlines():
-                record = _record(line)
-                if record is not None and record["step"] <= after:
-                    kept.append(line)
-        write_atomically(path, "".join(line + "\n" for line in kept))
+    def __init__(self, path: Path, lines: Sequence[bytes]) -> None:
+        """Open the file at `path`, with `lines` as its content so far."""
+        write_atomically(path, b"".join(line + b"\n" for line in lines))
         self._file = path.open("a", encoding="utf-8")
 
-    def append(self, record: dict[str, Any]) -> None:
+    def append(self, record: Record) -> None:
         """Append a line."""
-        self._file.write(json.dumps(record) + "\n")
+        self._file.write(to_line(record) + "\n")
         self._file.flush()
 
     def close(self) -> None:
@@ -333,17 +169,102 @@ class Metrics:
         self._file.close()
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The complete lines of the `metrics.jsonl` at `path`."""
-    return [
-        record
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if (record := _record(line)) is not None
-    ]
+class Lines(NamedTuple):
+    """The beginning of a `metrics.jsonl` that is as it was written."""
+
+    lines: list[bytes]
+    records: list[Record]
+    damage: str
+    """What follows it, if that is damaged; "" otherwise."""
+
+    @property
+    def last_step(self) -> int:
+        """The step of the last record; 0 if there is none."""
+        return self.records[-1]["step"] if self.records else 0
 
 
-def _record(line: str) -> dict[str, Any] | None:
-    try:
-        return json.loads(line)
-    except ValueError:
+def read_metrics(path: Path) -> list[Record]:
+    """The records at `path`; of a run in progress, the complete ones.
+
+    Raises `InputError` naming the first damaged line.
+    """
+    found = read_records(path)
+    if found.damage:
+        raise InputError(f"{found.damage}; the command that trained the run mends it if it can")
+    return found.records
+
+
+def read_records(path: Path) -> Lines:
+    """The records at `path` up to the first damaged line; none without a file."""
+    lines, records = list[bytes](), list[Record]()
+    if not path.is_file():
+        return Lines(lines, records, "")
+    *complete, _ = path.read_bytes().split(b"\n")
+    for number, line in enumerate(complete, 1):
+        record = _record(line)
+        if record is None or not _follows(record, records):
+            return Lines(lines, records, f"{path}: line {number} is damaged")
+        lines.append(line)
+        records.append(record)
+    return Lines(lines, records, "")
+
+
+def unusable(folder: Path, step: int) -> str | None:
+    """Why the records in `folder` do not let its run continue from `step`; None if they do.
+
+    They do if they reach it and the choices of the last evaluation before it are there, or if a
+    user has removed them all.
+    """
+    path = folder / METRICS
+    if not path.exists() and not (folder / CURVES).exists():
         return None
+    found = read_records(path)
+    if found.last_step < step:
+        what = found.damage or f"{path} ends at step {found.last_step}, before step {step}"
+        return f"{what}. To go on without the records so far, remove {METRICS} and {CURVES}"
+    evaluated, digest = _last_choices(_until(found, step)[1])
+    if digest is not None and Choices(folder / CHOICES).digest(evaluated) != digest:
+        file = Choices(folder / CHOICES).path(evaluated)
+        return f"{file} is missing or damaged. To go on without it, remove {METRICS} and {CURVES}"
+    return None
+
+
+def to_line(record: Record) -> str:
+    """A record as a line, with its checksum."""
+    text = json.dumps(record)
+    return f'{text[:-1]}, "crc32": "{zlib.crc32(text.encode()):08x}"}}'
+
+
+_LINE = re.compile(rb'(.*), "crc32": "([0-9a-f]{8})"}', re.DOTALL)
+
+
+def _record(line: bytes) -> Record | None:
+    """The record in a line; None if it is not what was written."""
+    match = _LINE.fullmatch(line)
+    if match is None or zlib.crc32(match[1] + b"}") != int(match[2], 16):
+        return None
+    return json.loads(match[1] + b"}")
+
+
+def _follows(record: Record, before: Sequence[Record]) -> bool:
+    """Whether a record's step is the next one, or its evaluation that of the last one."""
+    return not before or record["step"] == before[-1]["step"] + ("evaluation" not in record)
+
+
+def _until(found: Lines, step: int) -> tuple[list[bytes], list[Record]]:
+    """Lines and records up to `step`."""
+    many = sum(record["step"] <= step for record in found.records)
+    return found.lines[:many], found.records[:many]
+
+
+def _last_choices(records: Sequence[Record]) -> tuple[int, str | None]:
+    """Step and digest of the choices of the last evaluation that has any; 0 and None without."""
+    for record in reversed(records):
+        digest = record.get("evaluation", {}).get("choices")
+        if digest is not None:
+            return record["step"], digest
+    return 0, None
+
+
+def _rounded(values: Shaped[Array | np.ndarray, "..."] | None) -> list[Any] | None:
+    return None if values is None else np.round(np.asarray(values), 6).tolist()

@@ -16,18 +16,30 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
-from common.files import write_atomically
 from training.checkpoint import Checkpoints
 from training.config import TrainConfig
+from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
 from training.evaluate import sample
-from training.folder import CHECKPOINTS, SAMPLE, check_options, claim, data_of, finished, locked
-from training.host import keep_compiled, keep_freed_memory
+from training.folder import (
+    RESULTS,
+    check_options,
+    claim,
+    data_of,
+    finish,
+    finished,
+    locked,
+    start_over,
+)
+from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
-from training.records import CURVES, MakeSink, Records, Setting, last_loss
+from training.machine import check_memory, one_line_faults
+from training.manifest import differing
+from training.records import MakeSink, Records, unusable
+from training.restore import CHECKPOINTS, Say, checkpoint_steps
 from training.signals import Stop, stop_on_signals
-from training.start import Setup, first_state, set_up, state_shapes
+from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState
 from training.text.given import settled
 from training.text.prepare import prepare
@@ -60,20 +72,23 @@ def train(
     processes: Processes | None = None,
     *,
     sinks: Sequence[MakeSink] = (),
+    ignore_memory: bool = False,
 ) -> Outcome:
     """Train in `folder`, from its newest checkpoint if there is one; a finished run is reported.
 
     `cache` keeps token shards and compiled programs for later runs. `sinks` receive every record,
-    in process 0. `processes`: the processes of a distributed run, each of which calls this. Raises
-    `InputError` before the first step for invalid options, or a folder with a run of other options
-    or text; `WorkError` if a loss is not finite (the last checkpoint is kept), if another process
-    is lost, or if another one trains in the same folder.
+    in process 0. `processes`: the processes of a distributed run, each of which calls this.
+    `ignore_memory`: try a step that is larger than the memory. Raises `InputError` before the first
+    step for invalid options, or a folder with a run of other options or text, or whose files are
+    damaged beyond mending; `WorkError` if a loss is not finite (the last checkpoint is kept), if
+    memory or the disk does not suffice, if another process is lost, or if another one trains in the
+    same folder.
     """
     if processes is not None:
-        join(processes)
+        join(processes, watcher.on_event)
     config = replace(config, data=settled(config.data))
     with peers(_KEPT):
-        done = decided(lambda: _finished(folder, config))
+        done = decided(lambda: _finished(folder, config, watcher.on_event))
     if done is not None:
         watcher.on_event(f"{folder} has this run, finished")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
@@ -81,47 +96,67 @@ def train(
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
-    with peers(_KEPT), stop_on_signals(watcher.on_event) as stop:
-        tokenizer, text = prepare(config.data, cache, watcher.on_event)
-        setup = set_up(config, tokenizer, text)
-        check_alike(f"{config} {data_of(tokenizer, text)}")
-        writes = jax.process_index() == 0
-        with locked(folder, watcher.on_event) if writes else nullcontext():
-            decided(lambda: claim(folder, config, tokenizer, text))
-            with jax.set_mesh(setup.mesh):
-                return _train(setup, tokenizer, folder, watcher, stop, sinks)
+    with peers(_KEPT), one_line_faults(folder):
+        with cache_faults(cache):
+            tokenizer, text = prepare(config.data, cache, watcher.on_event)
+        with stop_on_signals(watcher.on_event) as stop:
+            setup = set_up(config, tokenizer, text)
+            check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
+            check_alike(f"{config} {data_of(tokenizer, text)}")
+            run = _Run(setup, tokenizer, folder, watcher, stop)
+            writes = jax.process_index() == 0
+            with locked(folder, watcher.on_event) if writes else nullcontext():
+                decided(lambda: claim(folder, config, tokenizer, text, watcher.on_event))
+                with jax.set_mesh(setup.mesh):
+                    return _train(run, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"
 
 
-def _finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
+def _finished(folder: Path, config: TrainConfig, say: Say) -> tuple[float, str] | None:
     """Held-out loss and sample of a finished run in `folder`; None if there is none.
 
-    Raises `InputError` if the run there has other options.
+    Raises `InputError` if the run there has other options, or a new one cannot begin as asked.
     """
     check_options(folder, config)
-    return finished(folder, config)
+    if not checkpoint_steps(folder / CHECKPOINTS):
+        check_begin(config)
+    found = finished(folder, config)
+    if found is None:
+        for name in differing(folder, RESULTS):
+            say(f"{folder / name} is missing or damaged")
+    return found
 
 
-def _train(
-    setup: Setup,
-    tokenizer: Tokenizer,
-    folder: Path,
-    watcher: Watcher,
-    stop: Stop,
-    sinks: Sequence[MakeSink],
-) -> Outcome:
-    """Train to the last step, or until `stop` is requested."""
+@dataclass(frozen=True)
+class _Run:
+    """What training takes besides the arrays."""
+
+    setup: Setup
+    tokenizer: Tokenizer
+    folder: Path
+    watcher: Watcher
+    stop: Stop
+
+
+def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
+    """Train to the last step, or until a stop is requested."""
+    setup, folder, tokenizer, watcher = run.setup, run.folder, run.tokenizer, run.watcher
     options, writes = setup.config.run, jax.process_index() == 0
     # On the mesh, so that keys are global arrays with several processes.
     keys = jax.jit(lambda: run_keys(options.seed), out_shardings=NamedSharding(setup.mesh, P()))()
     with Checkpoints(folder / CHECKPOINTS, options.keep, options.keep_every) as checkpoints:
-        state, begin = _begin(setup, keys.init, checkpoints, watcher)
+        state, begin = _begin(run, keys.init, checkpoints)
         with Records(
-            folder, _setting(setup, tokenizer), after=begin, writes=writes, sinks=sinks
+            folder,
+            _setting(setup, tokenizer),
+            after=begin,
+            writes=writes,
+            sinks=sinks,
+            say=watcher.on_event,
         ) as records:
-            loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, stop)
+            loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, run.stop)
             state, done = loop.run(state)
             if done < options.steps:
                 return Outcome(folder, done, None, True, "")
@@ -135,25 +170,23 @@ def _train(
     prompt = np.array([tokenizer.end], np.int32)
     text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, keys.sample))
     if writes:
-        write_atomically(folder / SAMPLE, text)
+        finish(folder, setup.config, tokenizer, setup.text, text)
     return Outcome(folder, done, held_out, False, text)
 
 
-def _begin(
-    setup: Setup, key: PRNGKeyArray, checkpoints: Checkpoints, watcher: Watcher
-) -> tuple[TrainState, int]:
+def _begin(run: _Run, key: PRNGKeyArray, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """The initial state, and the step it was saved at."""
-    newest = decided(lambda: checkpoints.latest)
-    if newest is None:
-        state, begin, place = first_state(setup, key)
+    setup, folder, say = run.setup, run.folder, run.watcher.on_event
+    found = None
+    if decided(lambda: checkpoint_steps(folder / CHECKPOINTS)):
+        like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+        found = checkpoints.restore(like, lambda step: unusable(folder, step), say)
     else:
-        state, place = checkpoints.restore(
-            newest, state_shapes(setup.model, setup.optimizer, setup.mesh)
-        )
-        begin = newest
+        decided(lambda: start_over(folder, setup.config, say))
+    state, place, begin = found or first_state(setup, key, say)
     if place is not None:
         setup.batches.set_state(place)
-        watcher.on_event(f"continuing after step {begin}")
+        say(f"continuing after step {begin}")
     return state, begin
 
 

@@ -1,14 +1,17 @@
 """A run's loss curve and expert loads, as text and as a figure."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
+from training.folder import SAMPLE
+from training.manifest import check_file
+from training.records import METRICS, read_metrics
+from training.restore import CHECKPOINTS, checkpoint_steps
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -32,17 +35,22 @@ class History:
 
 def history(folder: Path) -> History:
     """The run in `folder` so far. Raises `InputError` if it has no step."""
-    path = folder / "metrics.jsonl"
+    path = folder / METRICS
     if not path.is_file():
         raise InputError(
-            f"{folder} has no metrics.jsonl, so it is not a run's folder; "
+            f"{folder} has no {METRICS}, so it is not a run's folder; "
             "name one that `cli.py train` wrote"
         )
-    records: list[dict[str, Any]] = [
-        json.loads(line)
-        for line in path.read_text(encoding="utf-8").splitlines()
-        if line.endswith("}")
-    ]
+    if (folder / SAMPLE).exists():
+        # Of a finished run, whose records are complete.
+        check_file(folder, METRICS)
+    records = read_metrics(path)
+    newest = max(checkpoint_steps(folder / CHECKPOINTS), default=0)
+    if records and records[-1]["step"] < newest:
+        raise InputError(
+            f"{path} is damaged: it ends at step {records[-1]['step']}, before the checkpoint of "
+            f"step {newest}; the command that trained the run mends it if it can"
+        )
     steps = [record for record in records if "loss" in record]
     evaluations = [record for record in records if "evaluation" in record]
     if not steps:

@@ -24,16 +24,15 @@ from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
-from training.checkpoint import checkpoint_steps, read_checkpoint
 from training.config import RunOptions, TrainConfig, differences
-from training.folder import AFTER_DECAY_BEGINS, CHECKPOINTS, CONFIG, MAY_DIFFER
+from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, run_options
 from training.optimizer import make_optimizer
+from training.restore import CHECKPOINTS, Say, checkpoint_steps, read_newest
 from training.step import TrainState, init_state, state_specs
 from training.text.batches import Batch, EvaluationBatches, Sequences, training_batches
 from training.text.prepare import PreparedText
 from training.text.shards import SHARD_TOKENS, TokenStream
 from training.text.tokenizer import Tokenizer
-from training.toml import read_toml
 
 
 @dataclass(frozen=True)
@@ -131,21 +130,26 @@ def run_mesh(options: RunOptions) -> Mesh:
     return make_mesh(**shape, devices=jax.devices()[:requested])
 
 
-def first_state(setup: Setup, key: PRNGKeyArray) -> tuple[TrainState, int, dict[str, Any] | None]:
-    """The initial state of a run without a checkpoint, its step and its position in the data.
+def first_state(
+    setup: Setup, key: PRNGKeyArray, say: Say
+) -> tuple[TrainState, dict[str, Any] | None, int]:
+    """The initial state of a run without a checkpoint, its position in the data and its step.
 
     Initialised from `key`, or taken from another run (`begin_from`).
     """
     config = setup.config
     if config.run.begin_from:
-        return _taken_over(setup, Path(config.run.begin_from))
+        like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+        folder = Path(config.run.begin_from) / CHECKPOINTS
+        return read_newest(folder, check_begin(config), like, say)
     make = partial(
         _initial_state,
         setup.model,
         optimizer=setup.optimizer,
         hash_tables=_hash_tables(setup.model, setup.text),
     )
-    return jax.jit(make, out_shardings=_layout(jax.eval_shape(make, key), setup.mesh))(key), 0, None
+    layout = _layout(jax.eval_shape(make, key), setup.mesh)
+    return jax.jit(make, out_shardings=layout)(key), None, 0
 
 
 def state_shapes(
@@ -191,17 +195,22 @@ def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] |
     return np.stack([some.astype(np.int32)] * model.routed_layers)
 
 
-def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, Any]]:
-    """The state of the run in `source` at its newest checkpoint before the decay of either."""
-    optimizer = setup.config.optimizer
+def check_begin(config: TrainConfig) -> list[int]:
+    """The steps at which `begin_from` has checkpoints from before the decay of either run.
+
+    Empty without `begin_from`. Raises `InputError` if the run cannot begin from it.
+    """
+    if not config.run.begin_from:
+        return []
+    source, optimizer = Path(config.run.begin_from), config.optimizer
     if optimizer.schedule != "stable":
         raise InputError(
             f"begin_from needs the stable schedule, not {optimizer.schedule}: "
             "only its runs share a stable phase"
         )
-    theirs = read_toml(source / CONFIG)
+    theirs = run_options(source)
     allowed = (*MAY_DIFFER, *AFTER_DECAY_BEGINS, "run.begin_from")
-    different = differences(setup.config, theirs, except_for=allowed)
+    different = differences(config, theirs, except_for=allowed)
     if different:
         raise InputError(f"this run cannot begin from {source}: {'; '.join(different)}")
     shared = min(optimizer.decay_begins, theirs.optimizer.decay_begins)
@@ -211,9 +220,7 @@ def _taken_over(setup: Setup, source: Path) -> tuple[TrainState, int, dict[str, 
             f"{source} has no checkpoint of step {shared} or before, where both runs have the same "
             "learning rates; set keep_every in the run to begin from"
         )
-    like = state_shapes(setup.model, setup.optimizer, setup.mesh)
-    state, place = read_checkpoint(source / CHECKPOINTS, max(steps), like)
-    return state, max(steps), place
+    return steps
 
 
 def _initial_state(

@@ -12,8 +12,8 @@ import msgspec
 import tomli_w
 
 from reference.config import routing_frequency
-from reference.errors import ConfigError
-from training.config import TrainConfig
+from reference.errors import LARGEST, ConfigError
+from training.config import TrainConfig, toml_value
 
 
 def to_toml(config: TrainConfig) -> str:
@@ -23,6 +23,8 @@ def to_toml(config: TrainConfig) -> str:
 
 def from_toml(text: str, source: str) -> TrainConfig:
     """The configuration in `text`; missing fields have their defaults.
+
+    Where only `run.steps` is given, the learning rate's schedule is of that length.
 
     Raises `ConfigError` naming `source` and the field.
     """
@@ -42,15 +44,25 @@ def from_table(table: dict[str, Any], source: str) -> TrainConfig:
     defaults = TrainConfig().sections()
     _check_names(table, list(defaults), source, "section")
     made = dict(defaults)
-    for name, values in table.items():
+    for name, values in ({"optimizer": {}} | table).items():
         if not isinstance(values, dict):
             raise ConfigError(f"{source}: {name} must be a section, [{name}]")
         fields = asdict(defaults[name])
+        if name == "optimizer":
+            fields |= _schedule(table.get("run"), fields["warmup_steps"])
         if isinstance(frequency := values.get("routing_frequency"), str):
             values = values | {"routing_frequency": routing_frequency(frequency)}
         _check_names(values, list(fields), source, f"[{name}] option")
         made[name] = _converted(fields | values, type(defaults[name]), f"{source}: {name}")
     return TrainConfig.from_sections(made)
+
+
+def _schedule(run: Any, warmup: int) -> dict[str, int]:
+    """The schedule of a run whose steps are given and its schedule's are not (`of_length`)."""
+    steps = run.get("steps") if isinstance(run, dict) else None
+    if type(steps) is not int or not 1 <= steps <= LARGEST:
+        return {}
+    return {"steps": steps, "warmup_steps": min(warmup, steps // 10)}
 
 
 def read_toml(path: Path) -> TrainConfig:
@@ -59,7 +71,10 @@ def read_toml(path: Path) -> TrainConfig:
         raise ConfigError(
             f"there is no configuration {path}; every run writes one, config.toml in its folder"
         )
-    return from_toml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        return from_toml(path.read_text(encoding="utf-8"), str(path))
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 (byte {error.start})") from error
 
 
 def _check_names(table: dict[str, Any], names: list[str], source: str, what: str) -> None:
@@ -90,8 +105,8 @@ def _converted(value: Any, kind: Any, where: str) -> Any:
         for name in fields:
             value, kind = value[name], typing.get_type_hints(kind)[name]
         if typing.get_origin(kind) is Literal:
-            message = f"it must be one of {', '.join(map(repr, typing.get_args(kind)))}"
+            message = f"it must be one of {', '.join(map(toml_value, typing.get_args(kind)))}"
         elif expected := re.match("Expected `([a-z]+)`", message):
             message = f"it must be of type {expected[1]}"
-        shown = ":" if isinstance(value, dict) else f" is {value!r};"
+        shown = ":" if isinstance(value, dict) else f" is {toml_value(value)};"
         raise ConfigError(f"{place}{shown} {message}") from error

@@ -6,14 +6,14 @@ which the module does not have.
 """
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import ConfigError, require, require_count
+from reference.errors import SEED, ConfigError, check_ranges, require
 from reference.mesh import rows
 from reference.routers.balance import expert_load, load_metrics
 from reference.routers.interface import (
@@ -43,7 +43,7 @@ class Hash(RouterOptions):
     depends on token frequencies: make it with `hash_table(..., token_counts=...)` and pass it to
     `Transformer` as `hash_tables`.
     """
-    seed: int = 0
+    seed: Annotated[int, SEED] = 0
     """Seed of the random table.
 
     Each routed layer draws its own table; the other kinds are the same in every layer.
@@ -53,7 +53,7 @@ class Hash(RouterOptions):
         known = ", ".join(HASH_TABLES)
         found = self.table in HASH_TABLES
         require(found, f"no hash table is called {self.table!r}; there are {known}")
-        require_count("the hash table's seed", self.seed, at_least=0)
+        check_ranges(self, "the hash table's ")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "HashRouter":
         """A HASH router. Raises `ConfigError` without a table."""

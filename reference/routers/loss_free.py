@@ -13,16 +13,15 @@ normalises, which at k = 1 would leave the router without a gradient), and there
 balancing loss.
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require
+from reference.errors import Range, check_ranges
 from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
 from reference.routers.interface import (
     AbstractRouter,
@@ -41,12 +40,11 @@ class LossFree(RouterOptions):
     name: ClassVar[str] = "loss-free"
     release_name: ClassVar[str] = "Loss-Free"
 
-    speed: float = 1e-3
+    speed: Annotated[float, Range(0, more=True)] = 1e-3
     """Size of a bias update (Wang et al. 2024, section 4.3)."""
 
     def __post_init__(self) -> None:
-        positive = 0 < self.speed < math.inf
-        require(positive, f"loss-free's speed is {self.speed}; make it a positive number")
+        check_ranges(self, "loss-free's ")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "LossFreeRouter":
         """A loss-free router; biases start at 0."""

@@ -14,16 +14,15 @@ feed-forwards.
 No term has a gradient to the trunk: everything here starts from stop_gradient(x).
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import ConfigError, require, require_weight
+from reference.errors import ConfigError, Range, check_ranges
 from reference.fast import draw
 from reference.routers.balance import (
     balancing_loss,
@@ -57,24 +56,20 @@ class Reinforce(RouterOptions):
     max_k: ClassVar[int | None] = 1
     d_model_multiple: ClassVar[int] = 8
 
-    policy_weight: float = 1e-2
+    policy_weight: Annotated[float, Range(0)] = 1e-2
     """Weight of -(reward - baseline) log policy(chosen)."""
-    baseline_weight: float = 1e-2
+    baseline_weight: Annotated[float, Range(0)] = 1e-2
     """Weight of the baseline's squared error."""
-    balance_weight: float = 1e-2
+    balance_weight: Annotated[float, Range(0)] = 1e-2
     """Weight of the balancing loss, as in Switch."""
-    entropy_weight: float = 1e-3
+    entropy_weight: Annotated[float, Range()] = 1e-3
     """Weight of the policy's entropy as a bonus, subtracted from the loss.
 
     A negative weight is an entropy penalty.
     """
 
     def __post_init__(self) -> None:
-        for name in ("policy_weight", "baseline_weight", "balance_weight"):
-            require_weight(f"RL-R's {name}", getattr(self, name))
-        weight = self.entropy_weight
-        fix = "make it a finite number"
-        require(math.isfinite(weight), f"RL-R's entropy_weight is {weight}; {fix}")
+        check_ranges(self, "RL-R's ")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "ReinforceRouter":
         """An RL-R router; `k` must be 1."""

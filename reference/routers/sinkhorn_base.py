@@ -24,16 +24,15 @@ Our choices, where the paper is silent:
   tokens have identical rows and would otherwise all choose one expert.
 """
 
-import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require, require_count
+from reference.errors import Range, check_ranges
 from reference.routers.balance import expert_load, load_metrics, mean_entropy, router_logits
 from reference.routers.interface import AbstractRouter, RouterOptions, RouterShape, Routing, Table
 
@@ -45,22 +44,20 @@ class SinkhornBase(RouterOptions):
     name: ClassVar[str] = "s-base"
     release_name: ClassVar[str] = "S-Base"
 
-    iterations: int = 10
+    iterations: Annotated[int, Range(2, 1000)] = 10
     """Number of Sinkhorn iterations, fixed so that shapes are static.
 
     Our choice: for ordinary logits, 10 bring the marginals within 2e-7; for large ones see the
     module's docstring.
     """
-    init_scale: float = 1.0
+    init_scale: Annotated[float, Range(0, more=True)] = 1.0
     """Standard deviation of the initial logits.
 
     Our choice, the usual value; 4 made small models worse (docs/small_runs.md).
     """
 
     def __post_init__(self) -> None:
-        require_count("Sinkhorn iterations", self.iterations, at_least=2)
-        positive = 0 < self.init_scale < math.inf
-        require(positive, f"S-BASE's init_scale is {self.init_scale}; make it a positive number")
+        check_ranges(self, "S-BASE's ")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SinkhornBaseRouter":
         """An S-BASE router."""

@@ -6,7 +6,7 @@ Shazeer et al. 2017 (top k), Fedus et al. 2021 (k = 1 and the balancing loss), Z
 """
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.scipy.special import logsumexp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.errors import require_weight
+from reference.errors import Range, check_ranges
 from reference.routers.balance import (
     balancing_loss,
     expert_load,
@@ -35,14 +35,13 @@ class Switch(RouterOptions):
     name: ClassVar[str] = "switch"
     release_name: ClassVar[str] = "Switch"
 
-    balance_weight: float = 1e-2
+    balance_weight: Annotated[float, Range(0)] = 1e-2
     """Weight alpha of the balancing loss (Fedus et al. 2021, Eq. 4)."""
-    z_weight: float = 1e-3
+    z_weight: Annotated[float, Range(0)] = 1e-3
     """Weight of the squared log-partition (Zoph et al. 2022, Eq. 5)."""
 
     def __post_init__(self) -> None:
-        for name in ("balance_weight", "z_weight"):
-            require_weight(f"Switch's {name}", getattr(self, name))
+        check_ranges(self, "Switch's ")
 
     def build(self, shape: RouterShape, key: PRNGKeyArray, table: Table) -> "SwitchRouter":
         """A Switch router."""

@@ -14,7 +14,7 @@ from fit.runs import load_runs
 from golden import small_curves, small_dense, small_standing, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from sweep.grid import read_grid
-from training.records import ROUTER_TYPES
+from training.curves import ROUTER_TYPES
 from training.text.tokenizer import ByteTokenizer
 
 HERE = Path(__file__).parents[2] / "golden"

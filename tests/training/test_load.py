@@ -16,10 +16,9 @@ import pytest
 from common.errors import InputError
 from reference.config import Dtype
 from tests.training.tiny_runs import ROOT, Quiet, tiny, write_corpus
-from training.checkpoint import read_checkpoint, read_weights
-from training.folder import CHECKPOINTS
 from training.load import evaluate_run, load_run, sample_run
 from training.optimizer import make_optimizer
+from training.restore import CHECKPOINTS, read_state, read_weights
 from training.run import train
 from training.start import model_shapes, run_mesh, state_shapes
 
@@ -61,9 +60,10 @@ def test_the_weights_of_a_checkpoint_are_those_of_its_state(run: Path) -> None:
     loaded = load_run(run)
     mesh = run_mesh(loaded.config.run)
     shapes = state_shapes(loaded.model.config, make_optimizer(loaded.config.optimizer), mesh)
-    state, _ = read_checkpoint(run / CHECKPOINTS, 3, shapes)
+    state, place = read_state(run / CHECKPOINTS, 3, shapes)
     jax.tree.map(np.testing.assert_array_equal, loaded.model, state.model)
     assert loaded.step == 3
+    assert place == {"next_index": 3}
 
 
 @pytest.mark.parametrize(("dtype", "size"), [("bfloat16", 2), ("float32", 4)])
@@ -81,16 +81,16 @@ def test_no_optimizer_state_is_read(run: Path, monkeypatch: pytest.MonkeyPatch) 
     import orbax.checkpoint as ocp
 
     read: list[set[str]] = []
-    restore = ocp.PyTreeCheckpointer.restore
+    restore = ocp.PyTreeCheckpointHandler.restore
 
     def _recorded(self: Any, path: Any, args: Any) -> Any:
         found: Any = restore(self, path, args=args)
         read.append(set(found))
         return found
 
-    monkeypatch.setattr(ocp.PyTreeCheckpointer, "restore", _recorded)
+    monkeypatch.setattr(ocp.PyTreeCheckpointHandler, "restore", _recorded)
     config = load_run(run).model.config
-    read_weights(run / CHECKPOINTS, None, model_shapes(config, None, None))
+    read_weights(run / CHECKPOINTS, None, model_shapes(config, None, None), print)
     assert all(name.startswith("model.") for names in read for name in names)
     assert len(read) == 2
 

@@ -25,7 +25,6 @@ from training.config import TrainConfig
 from training.evaluate import evaluate, sample, sums_of
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
-from training.records import Curves
 from training.run import Outcome, train
 from training.step import TrainState, train_step
 from training.text.batches import EvaluationBatches, Sequences
@@ -100,22 +99,28 @@ def test_a_row_of_the_curves_has_the_other_texts_losses_and_what_the_routers_did
     assert load_runs(routed / "curves.csv", target="loss_test").loss.tolist() == [splits[0]]
 
 
-def test_a_run_without_an_evaluation_has_no_curves_yet(tmp_path: Path) -> None:
-    curves = Curves(tmp_path / "curves.csv", ["step", "loss_validation", "loss_test"], after=0)
-    assert not (tmp_path / "curves.csv").exists()
-    curves.append({"step": 4, "loss_validation": 2.5})
-    assert (tmp_path / "curves.csv").read_text() == "step,loss_validation,loss_test\n4,2.5,\n"
-
-
 def test_the_fraction_of_changed_choices_is_counted_over_tokens_that_have_a_target(tmp_path: Path) -> None:
     choices = Choices(tmp_path)
     first = np.array([[[0, 1], [2, 3], [1, 0], [-1, -1]]])
     then = np.array([[[1, 0], [2, 0], [2, 3], [-1, -1]]])
-    assert choices.changed(10, first) is None
+    assert choices.changed(0, first) is None
+    choices.save(10, first)
     # Of six choices one is another expert in the second token, both are in the third.
-    assert choices.changed(20, then) == pytest.approx(3 / 6)
-    # Taken up from a checkpoint before step 20: as if it had not been there.
-    assert Choices(tmp_path).changed(20, first) == 0
+    assert choices.changed(10, then) == pytest.approx(3 / 6)
+    assert choices.changed(10, first) == 0
+    # Of fewer tokens, as with another `evaluation_tokens`.
+    assert choices.changed(10, first[:, :2]) is None
+
+
+def test_only_the_choices_that_a_checkpoint_needs_are_kept(tmp_path: Path) -> None:
+    choices = Choices(tmp_path)
+    for step in (10, 20, 30, 40, 50):
+        choices.save(step, np.zeros((1, 2, 1), int))
+    # Nothing is known of what will be continued from.
+    choices.keep([])
+    assert len(list(tmp_path.iterdir())) == 5
+    choices.keep([15, 35])
+    assert sorted(int(path.stem) for path in tmp_path.iterdir()) == [10, 30, 40, 50]
 
 
 def test_every_step_and_evaluation_has_its_line(routed: Path) -> None:
@@ -402,6 +407,8 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
     texts = ["the cat sat on a mat\n", "and saw what the dog had done\n"]
     for i, text in enumerate(texts):
         (tmp_path / f"{i}.txt").write_text(text)
+    # Not a document: neither its end nor anything else of it is predicted.
+    (tmp_path / "0-empty.txt").write_text("")
     found = evaluate_run(routed, str(tmp_path), cache)
     loaded = load_run(routed)
     tokenizer, model = loaded.tokenizer, loaded.model

@@ -1,7 +1,9 @@
 """Every option of a run round-trips through TOML, and errors name the place."""
 
 import dataclasses
+import math
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 from hypothesis import given
@@ -9,14 +11,14 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from reference.config import RouterConfig
-from reference.errors import ConfigError
+from reference.errors import SEED, ConfigError, Range
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from tests.training.tiny_runs import every_field_changed
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
 from training.text.files import further_texts
-from training.toml import from_toml, to_toml
+from training.toml import from_toml, read_toml, to_toml
 
 LENGTH = st.integers(1, 10**9)
 RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
@@ -89,10 +91,12 @@ def test_the_papers_recipe_is_the_papers() -> None:
             r"^runs/a.toml: there is no \[model\] option 'exprts'; there are size, router, .*; did you mean experts\?$",
         ),
         ("[model]\nexperts = 8.5", r"^runs/a.toml: model.experts is 8.5; it must be of type int$"),
-        ("[run]\nseed = true", r"^runs/a.toml: run.seed is True; it must be of type int$"),
-        ('[run]\nseed = "1"', r"^runs/a.toml: run.seed is '1'; it must be of type int$"),
+        ("[run]\nseed = true", r"^runs/a.toml: run.seed is true; it must be of type int$"),
+        ('[run]\nseed = "1"', r'^runs/a.toml: run.seed is "1"; it must be of type int$'),
         ('[model]\nrouter = "base"', r"^runs/a.toml: model: no router is called 'base'; there are dense, s-base"),
-        ("[rl_r]\npolicy_weight = -1", r"^runs/a.toml: rl_r: RL-R's policy_weight is -1.0; make it a finite number, at least 0$"),
+        ("[rl_r]\npolicy_weight = -1", r"^runs/a.toml: rl_r: RL-R's policy_weight is -1.0; it must be at least 0$"),
+        ("[model]\ncapacity_factor = -1", r"^runs/a.toml: model: capacity_factor is -1.0; it must be at least 0$"),
+        ('[hash]\ntable = "odd"', r'^runs/a.toml: hash.table is "odd"; it must be one of "modulo", "random", "balanced"$'),
         ("[data]\nbatch = 0", r"^runs/a.toml: data: batch is 0; it must be at least 1$"),
     ],
 )
@@ -129,7 +133,77 @@ def test_a_run_whose_groups_would_change_is_not_continued(tmp_path: Path) -> Non
     config = TrainConfig()
     assert config.group() == 4
     (tmp_path / CONFIG).write_text(to_toml(config))
+    (tmp_path / "checkpoints" / "step_3").mkdir(parents=True)
     check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=8")))
     check_options(tmp_path, dataclasses.replace(config, data=DataOptions(accumulate=2)))
     with pytest.raises(InputError, match="4 sequences per group, but this mesh and accumulate give 2"):
         check_options(tmp_path, dataclasses.replace(config, run=RunOptions(mesh="data=16")))
+
+
+def test_what_a_file_says_of_the_schedule_is_used_and_else_it_is_as_long_as_the_run() -> None:
+    given = from_toml("[optimizer]\nwarmup_steps = 20\n[run]\nsteps = 40\n", "w.toml").optimizer
+    assert (given.warmup_steps, given.steps) == (20, 40)
+    given = from_toml("[optimizer]\nwarmup_steps = 30\nsteps = 60\n[run]\nsteps = 40\n", "w.toml").optimizer
+    assert (given.warmup_steps, given.steps) == (30, 60)
+    for text in ("[run]\nsteps = 40\n", "[optimizer]\nclip = 2.0\n[run]\nsteps = 40\n"):
+        given = from_toml(text, "w.toml").optimizer
+        assert (given.warmup_steps, given.steps) == (4, 40)
+    assert from_toml("", "w.toml") == TrainConfig()
+    # A longer run warms up no longer than the default.
+    assert from_toml("[run]\nsteps = 4000\n", "w.toml").optimizer.warmup_steps == TrainConfig().optimizer.warmup_steps
+
+
+def test_a_file_that_is_not_utf_8_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "w.toml").write_bytes(b"[run]\n# caf\xe9\n")
+    with pytest.raises(ConfigError, match=r"w\.toml: not UTF-8 \(byte 11\)"):
+        read_toml(tmp_path / "w.toml")
+
+
+NUMBERS = [
+    (section, field.name)
+    for section, options in TrainConfig().sections().items()
+    for field in dataclasses.fields(options)
+    if type(getattr(options, field.name)) in (int, float)
+]
+
+
+@pytest.mark.parametrize(("section", "name"), NUMBERS)
+def test_every_number_has_a_range_and_what_is_not_in_it_is_one_line(section: str, name: str) -> None:
+    options = TrainConfig().sections()[section]
+    kind = get_type_hints(type(options), include_extras=True)[name]
+    (limits,) = kind.__metadata__
+    assert isinstance(limits, Range)
+    whole = kind.__origin__ is int
+    accepted, refused = list[float](), list[str]()
+    for value in (-1, 0, 1, 10**10, 1e300, -1e300, math.inf, -math.inf, math.nan, -0.5, 0.5):
+        if whole and not isinstance(value, int):
+            continue
+        written = f"[{section}]\n{name} = {value}\n"
+        try:
+            from_toml(written, "config.toml")
+        except ConfigError as error:
+            refused.append(str(error))
+        else:
+            accepted.append(value)
+    assert refused
+    assert all(line.startswith(f"config.toml: {section}") and name in line and "\n" not in line for line in refused)
+    assert not any(math.isinf(value) or math.isnan(value) for value in accepted)
+    assert not (whole and 10**10 in accepted)
+    # The one number that may be negative: RL-R's entropy weight is a penalty then.
+    assert name == "entropy_weight" or all(value >= 0 for value in accepted)
+
+
+def test_a_range_says_where_it_ends() -> None:
+    for limits, value, words in (
+        (Range(0, 1, less=True), 1.0, "x is 1.0; it must be at least 0 and less than 1"),
+        (Range(0, more=True), 0.0, "x is 0.0; it must be more than 0"),
+        (Range(0), math.inf, "x is inf; it must be finite and at least 0"),
+        (Range(1), 0, "x is 0; it must be at least 1"),
+        (Range(1), 2**31, "x is 2147483648; it must be at least 1 and at most 2147483647"),
+        (SEED, 2**32, "x is 4294967296; it must be at least 0 and at most 4294967295"),
+        (Range(), math.nan, "x is nan; it must be finite"),
+    ):
+        with pytest.raises(ConfigError) as raised:
+            limits.check("x", value)
+        assert str(raised.value) == words
+    SEED.check("x", 2**32 - 1)

@@ -39,8 +39,8 @@ class Sample:
         """Sample and print."""
         from training.load import sample_run
 
-        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed, "say": say}
-        print(shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype)))
+        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
+        print(shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say)))
 
 
 @dataclass(frozen=True)
@@ -65,8 +65,8 @@ class Evaluate:
         from training.cache import cache_folder
         from training.load import evaluate_run
 
-        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype, "say": say}
-        found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), **options)
+        options: Any = {"tokens": self.tokens, "text_field": self.text_field, "dtype": self.dtype}
+        found = evaluate_run(self.folder, self.corpus, cache_folder(), mesh=_mesh(self.mesh), say=_say, **options)
         if self.json:
             import json
 
@@ -122,8 +122,7 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     return run_mesh(RunOptions(mesh=described))
 
 
-def say(message: str) -> None:
-    """Print a message on standard error."""
+def _say(message: str) -> None:
     print(message, file=sys.stderr, flush=True)
 
 

@@ -15,7 +15,6 @@ sample.txt        written last: its presence marks a finished run
 """
 
 import json
-import shutil
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
@@ -25,13 +24,11 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from common.errors import InputError, WorkError
-from common.files import write_atomically
-from training.choices import CHOICES
 from training.config import TrainConfig, differences
 from training.curves import CURVES, last_loss
-from training.manifest import MANIFEST, check_file, differing, is_recorded, mend, write_manifest
-from training.records import METRICS, read_records
-from training.restore import CHECKPOINTS, SET_ASIDE, Say, checkpoint_steps
+from training.manifest import check_file, differing, is_recorded
+from training.records import METRICS
+from training.restore import CHECKPOINTS, checkpoint_steps
 from training.text.given import settled
 from training.text.prepare import PreparedText, cached_text
 from training.text.shards import MODEL
@@ -128,10 +125,10 @@ def check_options(folder: Path, config: TrainConfig) -> None:
     All options must be equal except `MAY_DIFFER` and, with the stable schedule before its decay
     begins, `AFTER_DECAY_BEGINS`. The message lists the differences.
     """
+    config = replace(config, data=settled(config.data))
     before = _options_before(folder, config) if is_kept(folder) else None
     if before is None:
         return
-    config = replace(config, data=settled(config.data))
     newest = max(checkpoint_steps(folder / CHECKPOINTS), default=0)
     different = differences(config, before, except_for=MAY_DIFFER)
     if not different and config.group() != before.group():
@@ -207,7 +204,8 @@ def finished(folder: Path, config: TrainConfig) -> tuple[float, str] | None:
     loss = last_loss(folder / CURVES, config.run.steps)
     if loss is None or not (folder / SAMPLE).is_file() or differing(folder, RESULTS):
         return None
-    if not _same_text(config, read_toml(folder / CONFIG)):
+    before = _options_before(folder, config)
+    if before is not None and not _same_text(config, before):
         # Whether it is the same by content is found out by reading it.
         return None
     # In binary mode, because text mode would change the sample's line ends.
@@ -221,85 +219,6 @@ def _same_text(one: TrainConfig, other: TrainConfig) -> bool:
     )
 
 
-def claim(
-    folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText, say: Say
-) -> None:
-    """Check options, tokenizer and text against the run in `folder`, and write the missing files.
-
-    Called by one process. A run that left neither a checkpoint nor a result is replaced. Raises
-    `InputError` if the folder has another run.
-    """
-    identity = _identity(config, tokenizer, text)
-    if not is_kept(folder):
-        _clear(folder, identity, say)
-    for name, content in identity.items():
-        mend(folder, name, content, say)
-    check_options(folder, config)
-    check_data(folder, tokenizer, text)
-    if (folder / CONFIG).exists() and read_toml(folder / CONFIG).run.steps != config.run.steps:
-        # It marks the end of the run, which has moved.
-        (folder / SAMPLE).unlink(missing_ok=True)
-    for name, content in identity.items():
-        if not (folder / name).exists() or (folder / name).read_bytes() != content:
-            write_atomically(folder / name, content)
-    write_manifest(folder, identity)
-
-
-def finish(
-    folder: Path, config: TrainConfig, tokenizer: Tokenizer, text: PreparedText, sample: str
-) -> None:
-    """Write the sample, which marks a run as finished, and the digests of all results."""
-    contents = {name: (folder / name).read_bytes() for name in RESULTS if name != SAMPLE}
-    contents |= {SAMPLE: sample.encode()} | _identity(config, tokenizer, text)
-    write_manifest(folder, contents)
-    write_atomically(folder / SAMPLE, sample)
-
-
-def _identity(config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> dict[str, bytes]:
-    """The files that say which run a folder has."""
-    data = json.dumps(asdict(data_of(tokenizer, text)), indent=1) + "\n"
-    model = {} if tokenizer.model is None else {MODEL: tokenizer.model}
-    return {CONFIG: to_toml(config).encode(), DATA: data.encode(), **model}
-
-
-def _clear(folder: Path, identity: dict[str, bytes], say: Say) -> None:
-    """Remove what a run of other options or text left that kept no checkpoint."""
-    if all(is_recorded(folder, name, content) for name, content in identity.items()):
-        return
-    if (folder / CONFIG).exists():
-        say(f"{folder} had another run without a checkpoint; it is replaced")
-    for name in (MANIFEST, CONFIG, DATA, MODEL, CURVES, METRICS):
-        (folder / name).unlink(missing_ok=True)
-    shutil.rmtree(folder / CHOICES, ignore_errors=True)
-
-
-def start_over(folder: Path, config: TrainConfig, say: Say) -> None:
-    """Make room for a run from step 0 where there is no checkpoint.
-
-    Records that reach the first checkpoint are moved aside. Raises `InputError` if the run is
-    finished.
-    """
-    if (folder / SAMPLE).exists():
-        damaged = ", ".join(differing(folder, RESULTS)) or CURVES
-        raise InputError(
-            f"{folder} has a finished run whose {damaged} is damaged, and no checkpoint to write "
-            "it from; restore it from a backup, or train in another folder"
-        )
-    found = read_records(folder / METRICS)
-    if not found.records and not found.damage:
-        return
-    many = f"{folder} has records of {found.last_step} steps, but no checkpoint to continue from"
-    if found.damage or found.last_step >= config.run.checkpoint_every:
-        target = folder / SET_ASIDE
-        target.mkdir(exist_ok=True)
-        for name in (METRICS, CURVES):
-            if (folder / name).exists():
-                (folder / name).replace(target / name)
-        say(f"{many}; they are now in {target}, and training starts over")
-    else:
-        say(f"{many}; training starts over")
-
-
 def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     """The tokenizer of the run in `folder`."""
     model = folder / MODEL
@@ -307,18 +226,6 @@ def tokenizer_of(folder: Path, config: TrainConfig) -> Tokenizer:
     if not model.exists():
         return ByteTokenizer()
     return tokenizer_from(model.read_bytes(), config.data.tokenizer)
-
-
-def own_text(folder: Path, cache: Path) -> PreparedText | None:
-    """The text of the run in `folder`, from the cache; None if it is not there.
-
-    Tokens in the cache are found by content: the corpus may have moved.
-    """
-    if not (folder / DATA).exists():
-        return None
-    data = _read_data(folder / DATA)
-    parts = [(weight, name) for weight, name in data.get("parts", ())]
-    return cached_text(parts, data.get("held_out_part", ""), cache)
 
 
 def _read_data(path: Path) -> dict[str, Any]:
@@ -331,6 +238,19 @@ def _read_data(path: Path) -> dict[str, Any]:
             f"{path} is damaged; remove it to continue with the text as it is now, unchecked"
         )
     return found
+
+
+def own_text(folder: Path, cache: Path) -> PreparedText | None:
+    """The text of the run in `folder`, from the cache; None if it is not there.
+
+    Tokens in the cache are found by content: the corpus may have moved.
+    """
+    if not (folder / DATA).exists():
+        return None
+    check_file(folder, DATA)
+    data = _read_data(folder / DATA)
+    parts = [(weight, name) for weight, name in data.get("parts", ())]
+    return cached_text(parts, data.get("held_out_part", ""), cache)
 
 
 def check_data(folder: Path, tokenizer: Tokenizer, text: PreparedText) -> None:

@@ -118,11 +118,11 @@ def evaluate_run(
     run's `evaluation_tokens`, 0: all. `mesh`, `dtype` and `say` as in `load_run`. Raises
     `InputError` for text that cannot be read or has fewer than two bytes.
     """
+    Range(0).check("tokens", tokens or 0)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     context = run.model.config.context
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     tokens = run.config.run.evaluation_tokens if tokens is None else tokens
-    Range(0).check("tokens", tokens)
     if corpus is None:
         weighted = _held_out(folder, run, cache)
     else:

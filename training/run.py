@@ -17,20 +17,12 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from training.checkpoint import Checkpoints
+from training.claim import claim, finish, start_over
 from training.config import TrainConfig
 from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
 from training.evaluate import sample
-from training.folder import (
-    RESULTS,
-    check_options,
-    claim,
-    data_of,
-    finish,
-    finished,
-    locked,
-    start_over,
-)
+from training.folder import RESULTS, check_options, data_of, finished, locked
 from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
@@ -96,19 +88,18 @@ def train(
     if jax.default_backend() == "cpu":
         keep_freed_memory()
     watcher = watcher if jax.process_index() == 0 else _Silent()
-    with peers(_KEPT), one_line_faults(folder):
+    with peers(_KEPT), one_line_faults(folder), stop_on_signals(watcher.on_event) as stop:
         with cache_faults(cache):
             tokenizer, text = prepare(config.data, cache, watcher.on_event)
-        with stop_on_signals(watcher.on_event) as stop:
-            setup = set_up(config, tokenizer, text)
-            check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
-            check_alike(f"{config} {data_of(tokenizer, text)}")
-            run = _Run(setup, tokenizer, folder, watcher, stop)
-            writes = jax.process_index() == 0
-            with locked(folder, watcher.on_event) if writes else nullcontext():
-                decided(lambda: claim(folder, config, tokenizer, text, watcher.on_event))
-                with jax.set_mesh(setup.mesh):
-                    return _train(run, sinks)
+        setup = set_up(config, tokenizer, text)
+        check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
+        check_alike(f"{config} {data_of(tokenizer, text)}")
+        run = _Run(setup, tokenizer, folder, watcher, stop)
+        writes = jax.process_index() == 0
+        with locked(folder, watcher.on_event) if writes else nullcontext():
+            decided(lambda: claim(folder, config, tokenizer, text, watcher.on_event))
+            with jax.set_mesh(setup.mesh):
+                return _train(run, sinks)
 
 
 _KEPT = "checkpoints are kept: the same command continues"

@@ -194,8 +194,8 @@ def result(folder: Path, step: int) -> dict[str, Any]:
 
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in metrics:
-        record.pop("tokens_per_second", None)
-        record.pop("crc32")
+        for name in ("tokens_per_second", "crc32"):
+            record.pop(name, None)
     return {
         "state": digest(folder, step),
         "curves": (folder / "curves.csv").read_bytes(),

@@ -1,5 +1,6 @@
 """HASH: its three tables, the tables it refuses, and that the table is the model's own."""
 
+import dataclasses
 from pathlib import Path
 
 import equinox as eqx
@@ -13,9 +14,10 @@ from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.routers import Hash, HashRouter
 from reference.routers.hash import balanced_table, check_table, hash_table, modulo_table, random_table
-from reference.transformer import Transformer
+from reference.transformer import Transformer, checked_tables
 from tests.reference.golden_models import routed
 from tests.reference.routers.router_cases import ROUTE, some_ids, some_logits
+from tests.reference.small_models import VOCABULARY, small
 
 ZIPF: Int[np.ndarray, "vocabulary"] = np.round(1e8 / np.arange(1, 32_001)).astype(np.int64)
 """How often each of 32,000 token ids occurs, by Zipf's law: the commonest is 9 % of the corpus."""
@@ -68,6 +70,14 @@ def test_no_table_balances_a_token_that_alone_exceeds_a_share() -> None:
     most = 64 * ZIPF[0] / ZIPF.sum()
     assert most > 5
     np.testing.assert_allclose(max_over_mean(balanced_table(ZIPF, 64, 1), 64), most, rtol=1e-12)  # and this one does no worse
+
+
+def test_a_model_has_a_random_table_of_its_own_in_each_routed_layer() -> None:
+    config = small("hash")
+    assert config.router is not None
+    random = dataclasses.replace(config, router=dataclasses.replace(config.router, technique=Hash("random", seed=3)))
+    expected = [hash_table(Hash("random", seed=3), VOCABULARY, 4, 1, layer=layer) for layer in range(config.routed_layers)]
+    np.testing.assert_array_equal(checked_tables(random, None), np.stack(expected))
 
 
 def test_experts_without_tokens_add_nothing_to_the_entropy() -> None:

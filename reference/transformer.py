@@ -204,9 +204,14 @@ class Transformer(eqx.Module):
             weights, key = xs
             return eqx.combine(weights, static)(x, tokens, key, inference, self.config.remat)
 
-        # All or none: JAX cannot unroll a part of a scan over weights marked `reduced`.
-        unroll = self.config.unroll >= number
-        return jax.lax.scan(_group, x, (arrays, keys), unroll=unroll)
+        if self.config.unroll < number:
+            return jax.lax.scan(_group, x, (arrays, keys))
+        # A loop of our own: where weights are marked `reduced`, JAX's unrolled scan fails.
+        routings: list[Routing | None] = []
+        for i in range(number):
+            x, routing = _group(x, jax.tree.map(lambda array: array[i], (arrays, keys)))
+            routings.append(routing)
+        return x, jax.tree.map(lambda *each: jnp.stack(each), *routings)
 
     def logits(
         self, x: Float[Array, "batch context d_model"]

@@ -209,7 +209,7 @@ class Transformer(eqx.Module):
         # A loop of our own: where weights are marked `reduced`, JAX's unrolled scan fails.
         routings: list[Routing | None] = []
         for i in range(number):
-            x, routing = _group(x, jax.tree.map(lambda array: array[i], (arrays, keys)))
+            x, routing = _group(x, jax.tree.map(lambda array, i=i: array[i], (arrays, keys)))
             routings.append(routing)
         return x, jax.tree.map(lambda *each: jnp.stack(each), *routings)
 

@@ -4,6 +4,7 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Generator
 from pathlib import Path
 
 import pytest
@@ -48,6 +49,16 @@ def release() -> Path:
     if not RELEASE.exists():
         pytest.skip("the released curves are not beside this checkout (expected ../shared/data/curves.csv.gz)")
     return RELEASE
+
+
+@pytest.fixture
+def fresh_optimizers() -> Generator[None]:
+    """Optimizers, and the steps compiled for them, that no other test has used: for tests that replace a part of them."""
+    from training.optimizer import make_optimizer
+
+    make_optimizer.cache_clear()
+    yield
+    make_optimizer.cache_clear()
 
 
 @pytest.fixture(scope="session")

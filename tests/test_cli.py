@@ -242,12 +242,12 @@ def test_count_fits_80_columns_and_imports_no_plotting() -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--size", "3B"], "no size is called '3B'; there are 15M"),
+        (["--size", "3B"], "no size is called '3B'; there are 7K"),
         (["--router", "base"], "no router is called 'base'; there are dense, s-base"),
         (["--experts", "8"], "--router s-base"),
         (["--router", "hash", "--experts", "many"], "--experts many: must be a whole number"),
         (["--router", "hash", "--experts", "4", "--k", "8"], "k is 8 with 4 experts"),
-        (["--router", "hash", "--routing-frequency", "1/0"], "--routing-frequency 1/0"),
+        (["--router", "hash", "--routing-frequency", "1/0"], "routing_frequency is '1/0'"),
         (["--size", "15M", "--router", "hash", "--routing-frequency", "1/5"], "a divisor of 6)"),
         (["--batch", "0"], "--batch 0"),
     ],
@@ -307,15 +307,14 @@ def test_a_runs_config_is_repeated_whole(tmp_path: Path) -> None:
 
 def test_a_size_of_the_paper_needs_a_recipe_and_both_commands_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     from commands.training import Train
-    from training.config import TrainConfig, paper_recipe
+    from training.config import paper_recipe, small_recipe
 
     assert main(["train", "--size", "1.3B", "--experts", "64"]) == 2
     said = capsys.readouterr().err
     assert said.count("\n") == 2
     assert all(f"cli.py train --size 1.3B --recipe {recipe}" in said for recipe in ("paper", "small"))
     assert Train(size="1.3B", recipe="paper", experts=64).options() == paper_recipe("1.3B", "s-base", 64)
-    small = TrainConfig()
-    assert Train(size="1.3B", recipe="small").options() == replace(small, model=replace(small.model, size="1.3B"))
+    assert Train(size="1.3B", recipe="small").options() == small_recipe("1.3B")
     shorter = Train(size="15M", recipe="paper", steps=10_000).options()
     assert (shorter.optimizer.steps, shorter.optimizer.warmup_steps) == (10_000, 1000)
     assert main(["train", "--config", "some.toml", "--recipe", "paper"]) == 2

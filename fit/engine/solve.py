@@ -175,7 +175,7 @@ def _import_path(law: Law) -> str:
     """`module:NAME` of a law that is not in the catalogue."""
     for path, module in list(sys.modules.items()):
         for name, value in list(getattr(module, "__dict__", {}).items()):
-            if value is law and path != "__main__":
+            if value is law and module is not sys.modules.get("__main__"):
                 return f"{path}:{name}"
     raise InputError(f"law {law.name!r} cannot be saved: it must be a variable of a module that can be imported again")
 

@@ -180,7 +180,7 @@ def test_left_to_itself_a_mesh_spreads_experts_as_far_as_they_divide() -> None:
         (["--mesh", "data=3"], "data x expert x model is 3 x 1 x 1, but v5p:2x2x4 has 16 chips"),
         (["--mesh", "rows=4"], "--mesh rows=4: takes numbers of devices"),
         (["--mesh", "expert=-16"], "--mesh expert=-16: takes numbers of devices"),
-        (["--batch", "100"], "sequences of a batch = 100 is not divisible by the data x expert axis (16)"),
+        (["--batch", "100"], "100 sequences of a batch are not divisible by the 16 devices of data x expert"),
         (["--microbatches", "3"], "a batch of 256 is not divisible into 3 microbatches"),
         (["--batch", "0"], "batch is 0"),
         (["--router", "dense", "--mesh", "model=16", "--size", "55M"], "num_heads = 12 is not divisible by the model axis (16)"),

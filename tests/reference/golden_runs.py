@@ -227,7 +227,7 @@ def outcome_of_attention(name: str, dtype: str) -> Arrays:
     heads, kqv_size, d_model = case.weights["attention/output"].shape
     with jax.enable_x64(dtype == "float64"):
         empty = eqx.filter_eval_shape(Attention, Size(d_model, 1, heads, kqv_size), key=jax.random.key(0))
-        parts = [field.name for field in dataclasses.fields(Attention)]
+        parts = [field.name for field in dataclasses.fields(Attention) if not field.metadata.get("static", False)]
         weights = {part: jnp.asarray(case.weights[f"attention/{part}"], dtype) for part in parts}
         x, cotangent = (jnp.asarray(case.inputs[part], dtype) for part in ("x", "cotangent"))
 

@@ -269,11 +269,13 @@ def wrong_steps(found: Arrays, expected: Arrays) -> set[str]:
     return set(disagreements(found, expected, rtol=1e-12, atol=1e-12))
 
 
+@pytest.mark.usefixtures("fresh_optimizers")
 def test_a_decay_of_vectors_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "decayed", lambda weights: jax.tree.map(lambda _: True, weights))
     assert wrong_steps(three_steps(), load("adamw").outputs) == {"1/rank_1", "2/rank_1", "3/rank_1"}
 
 
+@pytest.mark.usefixtures("fresh_optimizers")
 def test_a_decay_of_stacked_vectors_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer, "decayed", lambda weights: jax.tree.map(lambda weight: weight.ndim >= 2, weights))
     outputs = load("model_rl_r_pairs").outputs
@@ -283,6 +285,7 @@ def test_a_decay_of_stacked_vectors_is_seen(monkeypatch: pytest.MonkeyPatch) -> 
     assert any(name.endswith("baseline_out") for name in vectors)
 
 
+@pytest.mark.usefixtures("fresh_optimizers")
 def test_gradients_that_are_not_clipped_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(optimizer.optax, "clip_by_global_norm", lambda norm: optimizer.optax.identity())
     wrong = wrong_steps(three_steps(), load("adamw").outputs)

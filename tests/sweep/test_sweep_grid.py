@@ -14,7 +14,7 @@ from reference.errors import ConfigError
 from reference.sizes import NANO
 from sweep.grid import read_grid, runs_of
 from sweep.run import Run
-from training.config import TrainConfig, paper_recipe
+from training.config import TrainConfig, paper_recipe, small_recipe
 from training.toml import from_toml, to_toml
 
 OUT = Path("out")
@@ -117,9 +117,12 @@ def test_tokens_are_rounded_up_to_whole_steps_and_the_schedule_ends_with_them() 
 def test_a_learning_rate_by_size_scales_the_final_one_alike() -> None:
     text = grid(size=["27K", "60K"], router=["dense"]) + "[learning_rate]\n60K = 1e-2\n[optimizer]\npeak_learning_rate = 4e-3\n"
     small, large = (run.config.optimizer for run in runs(text))
-    assert (small.peak_learning_rate, small.final_learning_rate) == (4e-3, 3e-4)
+    assert (small.peak_learning_rate, small.final_learning_rate) == (4e-3, small_recipe("27K").optimizer.final_learning_rate)
     # One rounding in the ratio, one in the product.
-    assert (large.peak_learning_rate, large.final_learning_rate) == (1e-2, pytest.approx(7.5e-4, rel=1e-15))
+    assert (large.peak_learning_rate, large.final_learning_rate) == (
+        1e-2,
+        pytest.approx(2.5 * small_recipe("60K").optimizer.final_learning_rate, rel=1e-15),
+    )
 
 
 def test_sizes_of_the_paper_name_the_recipe_that_they_start_from() -> None:
@@ -173,7 +176,7 @@ def test_a_grids_own_numbers_by_size_go_before_the_files() -> None:
         ("[grid]\nsize = ['27K', '61K']\n", "no size is called '61K'"),
         ("[grid]\nsize = []\n", "grid has no run"),
         ("[grid]\nrouter = ['base']\n", "model: no router is called 'base'; there are dense, s-base"),
-        ("[grid]\nexperts = ['4']\n", "model.experts is '4'; it must be of type int"),
+        ("[grid]\nexperts = ['4']\n", 'model.experts is "4"; it must be of type int'),
         ("[grid]\nexperts = [4]\nk = [8]\n", "107K-s-base-e4-k8-seed0 is invalid: k is 8 with 4 experts"),
         ("[grid]\nseed = [0]\n[schedule]\n", "there is no section 'schedule'"),
         ("[grid]\nseed = [0]\n[model]\nheads = 3\n", "there is no [model] option 'heads'"),

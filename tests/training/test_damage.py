@@ -76,7 +76,11 @@ def ended(name: str, folder: Path, config: Path) -> Ended:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error), unchecked():
         code = main(command(name, folder, config))
     # The run's own name is all that differs between copies.
-    return Ended(code, out.getvalue().replace(str(folder), "RUN"), error.getvalue().replace(str(folder), "RUN"))
+    return Ended(
+        code,
+        out.getvalue().replace(str(folder), "RUN").replace(str(folder.parent), "RUNS"),
+        error.getvalue().replace(str(folder), "RUN").replace(str(folder.parent), "RUNS"),
+    )
 
 
 def trained(base: Path) -> Fuzzed:

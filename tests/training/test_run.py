@@ -279,6 +279,7 @@ def test_of_a_loss_that_is_not_finite_the_first_layer_is_named_whose_logits_are_
         run(config, cache / "diverging-routed", cache)
 
 
+@pytest.mark.usefixtures("fresh_optimizers")
 def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def _one_bad_gradient(state: TrainState, *arguments: Any) -> tuple[TrainState, Report]:
         after, report = train_step(state, *arguments)

@@ -94,8 +94,8 @@ def train_here(config: TrainConfig, folder: Path, cache: Path) -> tuple[Outcome,
 
 
 OTHERS: dict[str, Any] = {
-    **{"data.corpus": 'a folder/of "texts"', "data.tokenizer": "bpe:300", "data.also": "code=corpus/code", "data.batch": 34},
-    **{"model.size": "60K", "model.router": "hash"},
+    **{"data.corpus": 'a folder/of "texts"', "data.tokenizer": "bpe:300", "data.also": "code=corpus/code", "data.batch": 48},
+    **{"model.size": "60K", "model.router": "hash", "model.experts": 10, "model.routing_frequency": 1.0},
     **{"optimizer.warmup_steps": 1500, "optimizer.steps": 4000, "optimizer.schedule": "stable"},
     **{"run.keep_every": 402, "run.begin_from": "runs/long", "run.mesh": "data=4,expert=2"},
 }

@@ -1,6 +1,6 @@
 """Every model that the command line accepts, lowered: a training step, an evaluation and a sampled token.
 
-`python -m tests.training.ladder` lowers all of them, unroll, accumulate and remat in turn, and prints what fails.
+`python -m tests.training.ladder [PART PARTS]` lowers all of them, unroll, accumulate and remat in turn, and prints what fails.
 """
 
 import itertools
@@ -76,9 +76,9 @@ def one_of_each(configs: list[TrainConfig]) -> list[TrainConfig]:
     return [found[(11 * i) % len(found)] for i, found in enumerate(shallow.values())]
 
 
-def main() -> None:
-    """Lower all, and print what fails and how many there are."""
-    configs, failed = list(accepted()), 0
+def main(part: int = 1, parts: int = 1) -> None:
+    """Lower all, or every so many, and print what fails and how many there are."""
+    configs, failed = list(accepted())[part - 1 :: parts], 0
     for i, config in enumerate(configs):
         try:
             lower(config)
@@ -87,9 +87,10 @@ def main() -> None:
             print(f"{config.model}, accumulate {config.data.accumulate}: {type(error).__name__} {str(error)[:200]}", flush=True)
         if i % 50 == 49:
             print(f"{i + 1} of {len(configs)}, {failed} failed", file=sys.stderr, flush=True)
+        jax.clear_caches()
     count = Counter(config.model.router for config in configs)
     print(f"{len(configs)} models ({', '.join(f'{number} {router}' for router, number in count.items())}): {failed} failed")
 
 
 if __name__ == "__main__":
-    main()
+    main(*map(int, sys.argv[1:]))

@@ -218,8 +218,10 @@ def test_a_signal_ends_it_at_once_and_nothing_is_left(
 
 
 TRAINING = """
-import sys
+import signal
 from training.text.bpe import train_bpe
+# A shell's background jobs ignore it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def texts():
     for i in range(10**9):
         print(i, flush=True)

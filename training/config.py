@@ -1,7 +1,7 @@
 """The configuration of a training run: frozen dataclasses, saved as TOML (`toml.py`).
 
-The defaults train a small routed model on two CPU cores in about two minutes; `paper_recipe` is the
-paper's recipe.
+The defaults train a small routed model on two CPU cores in two and a half minutes; `paper_recipe`
+is the paper's recipe.
 """
 
 import json

@@ -1,7 +1,11 @@
-"""Text on a terminal: no control characters, and no failure for an encoding."""
+"""Text on a terminal: messages, no control characters, and no failure for an encoding."""
 
 import io
 import sys
+from collections.abc import Callable
+
+Say = Callable[[str], None]
+"""Shows a message of one line."""
 
 _CONTROLS = {code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if chr(code) not in "\n\t"}
 

@@ -11,6 +11,7 @@ import polars as pl
 
 from common.errors import WorkError
 from common.files import write_atomically
+from common.terminal import Say
 from sweep.run import Run, Status, status
 from training.cache import cache_folder
 from training.folder import check_options, locked
@@ -22,7 +23,7 @@ Train = Callable[[Sequence[Run], Stop, Callable[[Run], None]], None]
 """Trains runs until all have ended or a stop is requested, with a callback after each."""
 
 
-def sweep(runs: Sequence[Run], out: Path, train: Train, say: Callable[[str], None]) -> list[Status]:
+def sweep(runs: Sequence[Run], out: Path, train: Train, say: Say) -> list[Status]:
     """Train the unfinished `runs` with `train`, reporting each with `say`; returns how all ended.
 
     SIGINT and SIGTERM stop the runs, which write checkpoints. Raises `InputError` before the first

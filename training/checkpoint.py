@@ -16,6 +16,7 @@ import orbax.checkpoint as ocp
 from jaxtyping import Array, Shaped
 
 from common.errors import InputError, WorkError, first_line
+from common.terminal import Say
 from training.digests import digests
 from training.distributed import decided
 from training.machine import full_disk, kept
@@ -25,7 +26,6 @@ from training.restore import (
     SET_ASIDE,
     STATE,
     DamagedError,
-    Say,
     checkpoint_steps,
     named_arrays,
     none_intact,

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.terminal import Say
 from training.choices import CHOICES
 from training.config import TrainConfig
 from training.curves import CURVES
@@ -22,7 +23,7 @@ from training.folder import (
 )
 from training.manifest import MANIFEST, differing, is_recorded, mend, write_manifest
 from training.records import METRICS, read_records
-from training.restore import SET_ASIDE, Say
+from training.restore import SET_ASIDE
 from training.text.prepare import PreparedText
 from training.text.shards import MODEL
 from training.text.tokenizer import Tokenizer

@@ -308,7 +308,7 @@ def _router_options() -> dict[str, RouterOptions]:
 def small_recipe(size: str = ModelOptions.size) -> TrainConfig:
     """The defaults for a small model of `size`, whose learning rate falls with N.
 
-    Our choice: 5e-3 at 107K times (N / N of 107K)^-0.4, which is within a fifth of the best rates
+    Our choice: 5e-3 at 107K times (N / N of 107K)^-0.4, which is within a quarter of the best rates
     of dense models from 7K to 240K (golden/grid.toml, docs/LOG.md). At 27K it ends the default run
     with a loss 8 % lower than 3e-3 does.
     """

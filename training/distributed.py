@@ -24,6 +24,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from common.errors import InputError, WorkError, first_line
+from common.terminal import Say
 from training.meeting import meet
 
 HEARTBEAT_SECONDS = 20
@@ -79,7 +80,7 @@ def surrounding(timeout: float = 300.0) -> Processes | None:
     )
 
 
-def join(processes: Processes, say: Callable[[str], None]) -> None:
+def join(processes: Processes, say: Say) -> None:
     """Initialise JAX's distributed runtime, before any other use of JAX; idempotent.
 
     Raises `InputError` where no processes are named and JAX finds no cluster, `WorkError` if they

@@ -8,14 +8,14 @@ digests.json      `manifest.py`, SHA-256 of the other files
 checkpoints/      `checkpoint.py`
 set_aside/        what a run could not be continued from
 metrics.jsonl     `records.py`, a line per step and per evaluation
-curves.csv        `records.py`, a row per evaluation, for `fit`
+curves.csv        `curves.py`, a row per evaluation, for `fit`
 choices/          `choices.py`, the experts of each evaluation's tokens
 tensorboard/      `tensorboard.py`, optional
 sample.txt        written last: its presence marks a finished run
 """
 
 import json
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from common.errors import InputError, WorkError
+from common.terminal import Say
 from training.config import TrainConfig, differences
 from training.curves import CURVES, last_loss
 from training.manifest import check_file, differing, is_recorded
@@ -96,7 +97,7 @@ def data_of(tokenizer: Tokenizer, text: PreparedText) -> Data:
 
 
 @contextmanager
-def locked(folder: Path, on_event: Callable[[str], None]) -> Generator[None]:
+def locked(folder: Path, on_event: Say) -> Generator[None]:
     """Locks `folder`, creating it if needed; the system releases the lock however the process ends.
 
     Raises `WorkError` if another process holds it for longer than `PATIENCE_SECONDS`.

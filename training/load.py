@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from common.errors import InputError
+from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import SEED, Range
 from reference.mesh import DATA, EXPERT, place_batch
@@ -23,7 +24,7 @@ from reference.transformer import Transformer
 from training.config import TrainConfig
 from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
-from training.restore import CHECKPOINTS, Say, read_weights
+from training.restore import CHECKPOINTS, read_weights
 from training.start import model_shapes
 from training.text.batches import Batch, EvaluationBatches, Sequences
 from training.text.prepare import prepare, whole_text

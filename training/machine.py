@@ -9,9 +9,10 @@ from pathlib import Path
 import jax
 
 from common.errors import WorkError, first_line
+from common.terminal import Say
 from plan.memory import Step, step_memory
 from training.config import TrainConfig
-from training.restore import CHECKPOINTS, Say, checkpoint_steps
+from training.restore import CHECKPOINTS, checkpoint_steps
 
 CLOSE = 0.8
 """The share of the memory from which on a step is called close to it: what the closed form leaves

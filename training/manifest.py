@@ -7,12 +7,13 @@ Without a manifest nothing is known of the files, and they are taken as they are
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.terminal import Say
 
 MANIFEST = "digests.json"
 
@@ -52,7 +53,7 @@ def is_recorded(folder: Path, name: str, content: bytes) -> bool:
     return _digest(content) in (known, _digest_of(folder / name))
 
 
-def mend(folder: Path, name: str, content: bytes, say: Callable[[str], None]) -> None:
+def mend(folder: Path, name: str, content: bytes, say: Say) -> None:
     """Write a damaged file anew if `content` is what was there.
 
     Raises `InputError` if it is damaged and `content` is not what was there.

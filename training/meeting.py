@@ -7,16 +7,14 @@ process 0 answers `go` and leaves the port to JAX's service.
 import select
 import socket
 import time
-from collections.abc import Callable
 
 from common.errors import InputError, WorkError
+from common.terminal import Say
 
 PATIENCE_SECONDS = 5
 """Seconds of waiting before it is mentioned."""
 
 _GO = b"go\n"
-
-Say = Callable[[str], None]
 
 
 def meet(coordinator: str, count: int, index: int, timeout: float, say: Say) -> None:

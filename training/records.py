@@ -26,11 +26,12 @@ from jaxtyping import Array, Shaped
 
 from common.errors import InputError
 from common.files import write_atomically
+from common.terminal import Say
 from reference.objective import Report
 from training.choices import CHOICES, Choices
 from training.curves import CURVES, Curves, Record, Setting
 from training.evaluate import Evaluation
-from training.restore import CHECKPOINTS, Say, checkpoint_steps
+from training.restore import CHECKPOINTS, checkpoint_steps
 
 METRICS = "metrics.jsonl"
 
@@ -67,8 +68,8 @@ class Records:
     ) -> None:
         """Open the files in `folder`, truncated to step `after`.
 
-        Only one process `writes`. `sinks` are created here and receive every record. `say` is told
-        where rows of the curves are written anew.
+        Only one process `writes`. `sinks` are created here and receive every record. `say`
+        reports rows of the curves that are written anew.
         """
         self._folder, self._setting, self._sinks = folder, setting, list[Sink]()
         self._choices = Choices(folder / CHOICES)

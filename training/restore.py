@@ -19,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from common.errors import InputError, first_line
+from common.terminal import Say
 from reference.mesh import is_array
 from reference.transformer import Transformer
 from training.digests import digests
@@ -35,8 +36,6 @@ SET_ASIDE = "set_aside"
 
 PREFIX = "step"
 """A checkpoint's folder is `step_NUMBER`."""
-
-Say = Callable[[str], None]
 
 Named = dict[str, Any]
 """Arrays, or their shapes, by name."""

@@ -16,6 +16,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
+from common.terminal import Say
 from training.checkpoint import Checkpoints
 from training.claim import claim, finish, start_over
 from training.config import TrainConfig
@@ -29,7 +30,7 @@ from training.loop import Loop, Progress, Watcher
 from training.machine import check_memory, one_line_faults
 from training.manifest import differing
 from training.records import MakeSink, Records, unusable
-from training.restore import CHECKPOINTS, Say, checkpoint_steps
+from training.restore import CHECKPOINTS, checkpoint_steps
 from training.signals import Stop, stop_on_signals
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState

@@ -1,9 +1,11 @@
 """Signals that stop a run: Ctrl-C, and SIGTERM, which schedulers send before preemption."""
 
 import signal
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import contextmanager
 from types import FrameType
+
+from common.terminal import Say
 
 
 class Stop:
@@ -13,7 +15,7 @@ class Stop:
 
 
 @contextmanager
-def stop_on_signals(say: Callable[[str], None]) -> Generator[Stop]:
+def stop_on_signals(say: Say) -> Generator[Stop]:
     """On SIGINT or SIGTERM, finish the step and write a checkpoint; a second signal kills at once.
 
     Does nothing outside of the main thread, where Python receives no signals.

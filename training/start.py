@@ -18,6 +18,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from common.errors import InputError
+from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import ConfigError
 from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
@@ -27,7 +28,7 @@ from reference.transformer import Transformer
 from training.config import RunOptions, TrainConfig, differences
 from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, run_options
 from training.optimizer import make_optimizer
-from training.restore import CHECKPOINTS, Say, checkpoint_steps, read_newest
+from training.restore import CHECKPOINTS, checkpoint_steps, read_newest
 from training.step import TrainState, init_state, state_specs
 from training.text.batches import Batch, EvaluationBatches, Sequences, training_batches
 from training.text.prepare import PreparedText

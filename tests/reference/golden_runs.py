@@ -26,9 +26,6 @@ from reference.transformer import Transformer, partition_weights
 from tests.reference.golden_models import Arrays, Replay, by_name, golden_model, router_config, words_of
 from training.optimizer import OptimizerConfig, make_optimizer
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""A test runs each program once: compiling it is all of its time, and takes a fifth of it so (0.7 s for 3.5 s)."""
-
 
 def disagreements(found: Arrays, expected: Arrays, *, rtol: float, atol: float) -> list[str]:
     """Names of what `found` lacks, or has other than `expected`. Whole numbers must be equal; nothing may be found that is not expected."""
@@ -47,7 +44,7 @@ def disagreements(found: Arrays, expected: Arrays, *, rtol: float, atol: float) 
 
 def compiled(function: Callable[..., Any], *arguments: PyTree) -> Any:
     """`function(*arguments)`, compiled for this one call."""
-    return jax.jit(function).lower(*arguments).compile(compiler_options=FAST_TO_COMPILE)(*arguments)
+    return jax.jit(function)(*arguments)
 
 
 # --- models

@@ -47,6 +47,7 @@ class Case(NamedTuple):
     dtype: str = "float64"
     granularity: int = 1
     shared_experts: int = 0
+    unroll: int = 1
 
     def config(self) -> ModelConfig:
         """Its configuration."""
@@ -65,7 +66,7 @@ class Case(NamedTuple):
                 shared_experts=self.shared_experts,
             )
         dtype: Any = self.dtype
-        return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype=dtype)
+        return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype=dtype, unroll=self.unroll)
 
 
 class Outcome(NamedTuple):

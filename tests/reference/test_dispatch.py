@@ -22,14 +22,9 @@ from reference.routed import RoutedFeedForward
 from reference.routers import ROUTERS, Hash, RouterOptions, Routing, SinkhornBase, Switch
 from reference.routers.hash import modulo_table
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""A test runs each program a few times: compiling it is nearly all of its time."""
-
-compiled = partial(jax.jit, compiler_options=FAST_TO_COMPILE)
-
-PLAN_CAPACITY = compiled(plan_capacity, static_argnums=(1, 2))
-PLAN_BLOCKS = compiled(plan_blocks, static_argnums=1)
-TO_SLOTS, TO_CHOICES, COMBINE = compiled(to_slots), compiled(to_choices), compiled(combine)
+PLAN_CAPACITY = jax.jit(plan_capacity, static_argnums=(1, 2))
+PLAN_BLOCKS = jax.jit(plan_blocks, static_argnums=1)
+TO_SLOTS, TO_CHOICES, COMBINE = jax.jit(to_slots), jax.jit(to_choices), jax.jit(combine)
 
 Experts = Int[np.ndarray, "tokens k"]
 
@@ -152,7 +147,7 @@ def test_it_is_the_product_with_one_hot_masks_in_values_and_gradients(tokens: in
     # float64, sums of at most a hundred numbers of size 1.
     weights = jnp.asarray(generator.standard_normal((tokens, 5)))
     for function in (lambda f: f, lambda f: jax.grad(lambda *args: jnp.sum(f(*args) * weights), argnums=(0, 1, 2))):
-        found, expected = (compiled(function(f))(x, gates, maps) for f in (_dispatched, _one_hot))
+        found, expected = (jax.jit(function(f))(x, gates, maps) for f in (_dispatched, _one_hot))
         jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-12), found, expected)
 
 
@@ -214,14 +209,14 @@ def test_a_routed_feedforward_is_every_expert_on_every_token_masked(technique: s
     masked = lambda layer, x: dense(eqx.combine(layer, table), x, ids, kept, inference)  # noqa: E731
     # float64; gradients are sums of some hundred numbers of size 1.
     np.testing.assert_allclose(y, masked(layer, x), rtol=0, atol=1e-13)
-    found, expected = (compiled(jax.grad(partial(_loss, function=function)))((layer, x)) for function in (routed, masked))
+    found, expected = (jax.jit(jax.grad(partial(_loss, function=function)))((layer, x)) for function in (routed, masked))
     jax.tree.map(lambda one, other: np.testing.assert_allclose(one, other, rtol=0, atol=1e-12), found, expected)
 
 
 def run(layer: RoutedFeedForward, x: Any, ids: Any, *, inference: bool = False) -> tuple[Float[Array, "batch context d_model"], Routing]:
     """The layer, compiled."""
     arrays, static = eqx.partition(layer, eqx.is_array)
-    apply = compiled(lambda arrays, x, ids: eqx.combine(arrays, static)(x, ids, key=jax.random.key(3), inference=inference))
+    apply = jax.jit(lambda arrays, x, ids: eqx.combine(arrays, static)(x, ids, key=jax.random.key(3), inference=inference))
     return apply(arrays, x, ids)
 
 

@@ -55,7 +55,7 @@ CASES: dict[str, dict[str, Any]] = {
     "experts": {"technique": "s-base", "mesh": [1, 8, 1], "k": 2},
     "all axes": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2},
     "dense": {"technique": "dense", "mesh": [2, 2, 2]},
-    "hash": {"technique": "hash", "mesh": [2, 4, 1], "k": 2},
+    "hash, unrolled": {"technique": "hash", "mesh": [2, 4, 1], "k": 2, "unroll": 2},
     "two sequences a group": {"technique": "rl-r", "mesh": [2, 2, 2], "sequences_per_group": 2},
     "switch": {"technique": "switch", "mesh": [4, 1, 2]},
     "loss-free": {"technique": "loss-free", "mesh": [2, 4, 1], "k": 2, **FINE},

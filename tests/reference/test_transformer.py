@@ -29,9 +29,9 @@ def _logits(model: Transformer, *, inference: bool, batch: int = 2) -> Float[Arr
 # Groups ---------------------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("period", [1, 2, 3])
-def test_the_scan_is_a_loop_over_the_groups(period: int) -> None:
-    config = small("switch", size=replace(SIZE, num_blocks=6), routing_frequency=1 / period)
+@pytest.mark.parametrize(("period", "unroll"), [(1, 1), (2, 1), (3, 1), (2, 3)])
+def test_the_scan_and_the_unrolled_groups_are_a_loop_over_the_groups(period: int, unroll: int) -> None:
+    config = replace(small("switch", size=replace(SIZE, num_blocks=6), routing_frequency=1 / period), unroll=unroll)
     with jax.enable_x64(True):
         model = draw(replace(config, dtype="float64"))
         tokens = some_tokens(2)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import tomllib
 from pathlib import Path
 from typing import get_type_hints
 
@@ -13,8 +14,9 @@ from common.errors import InputError
 from reference.config import RouterConfig
 from reference.errors import SEED, ConfigError, Range
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
-from tests.training.tiny_runs import every_field_changed
-from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe
+from reference.sizes import LADDER
+from tests.training.tiny_runs import ROOT, every_field_changed
+from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig, differences, paper_recipe, small_recipe
 from training.folder import CONFIG, check_options
 from training.optimizer import OptimizerConfig
 from training.text.files import further_texts
@@ -207,3 +209,11 @@ def test_a_range_says_where_it_ends() -> None:
             limits.check("x", value)
         assert str(raised.value) == words
     SEED.check("x", 2**32 - 1)
+
+
+def test_the_small_recipes_rates_are_near_those_measured_at_five_sizes_and_fall_with_the_size() -> None:
+    measured = tomllib.loads((ROOT / "golden" / "grid.toml").read_text(encoding="utf-8"))["learning_rate"]
+    peaks = {size: small_recipe(size).optimizer.peak_learning_rate for size in LADDER}
+    assert {size: peaks[size] for size in measured} == pytest.approx(measured, rel=0.25)
+    assert list(peaks.values()) == sorted(peaks.values(), reverse=True)
+    assert all(small_recipe(size).optimizer.final_learning_rate == pytest.approx(peak / 10) for size, peak in peaks.items())

@@ -156,11 +156,11 @@ def _in_folder(source: str, folder: Path, kinds: dict[str, Kind]) -> CorpusFiles
                 found.append(path)
             else:
                 left_out[f"{path.suffix.lower() or 'suffixless'} file"] += 1
-    told = tuple(f"{n} {what}{'s' if n > 1 else ''}" for what, n in sorted(left_out.items()))
+    listed = tuple(f"{n} {what}{'s' if n > 1 else ''}" for what, n in sorted(left_out.items()))
     if not found:
-        rest = f" (only {', '.join(told)})" if told else ""
+        rest = f" (only {', '.join(listed)})" if listed else ""
         raise InputError(f"corpus {source} has no text files{rest}; {GIVE}")
-    return CorpusFiles(source, tuple(_file(path, kinds) for path in sorted(found)), told)
+    return CorpusFiles(source, tuple(_file(path, kinds) for path in sorted(found)), listed)
 
 
 def _is_left_out(folder: Path, left_out: Counter[str]) -> bool:

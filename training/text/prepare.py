@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.errors import InputError
+from common.terminal import Say
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
 from training.text.files import further_texts, mixture
@@ -17,8 +18,6 @@ from training.text.shards import INDEX, SHARDS_VERSION, Shards, TokenStream, ope
 from training.text.split import Fractions, Split, Splitter, splitter_for
 from training.text.tokenizer import Tokenizer, load_tokenizer
 from training.text.write import OnRead, write_shards
-
-Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,8 @@ def _check_documents(documents: dict[str, int]) -> None:
 def read_as(corpus: Corpus) -> str:
     """What the files of a corpus are read as, such as "30 text files" or "2 lines files (text)"."""
     kinds = Counter(file.kind for file in corpus.files.files)
-    told = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
-    return told if set(kinds) == {"text"} else f"{told}; field {corpus.text_field}"
+    listed = ", ".join(f"{number} {kind}" for kind, number in sorted(kinds.items()))
+    return listed if set(kinds) == {"text"} else f"{listed}; field {corpus.text_field}"
 
 
 def _write_all(

@@ -20,13 +20,9 @@ VOCABULARY = 32
 
 Route = Callable[..., Routing]
 
-FAST_TO_COMPILE: dict[str, Any] = {"xla_backend_optimization_level": 0}
-"""A test runs each program a few times: compiling it is nearly all of its time."""
-
 ROUTE: Route = jax.jit(
     lambda router, *group, inference, key=None: router(*group, inference=inference, key=key),
     static_argnames="inference",
-    compiler_options=FAST_TO_COMPILE,
 )
 """A router on one group, compiled: `ROUTE(router, x, token_id, inference=..., key=...)`."""
 

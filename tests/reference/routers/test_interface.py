@@ -17,7 +17,7 @@ from reference.routed import RoutedFeedForward
 from reference.routers import Hash, Routing
 from reference.routers.hash import modulo_table
 from reference.routers.interface import RouterShape
-from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, TECHNIQUES, VOCABULARY, a_router, load_of, some_ids, some_logits
+from tests.reference.routers.router_cases import ROUTE, TECHNIQUES, VOCABULARY, a_router, load_of, some_ids, some_logits
 
 TOKENS, D_MODEL, EXPERTS = 16, 8, 4
 KEY = jax.random.key(1)
@@ -71,7 +71,7 @@ def test_groups_mapped_over_are_as_one_by_one(name: str, inference: bool) -> Non
     router = a_router(name, D_MODEL, EXPERTS)
     x, ids, keys = jnp.stack([some_x(jnp.float64, 0), some_x(jnp.float64, 1)]), some_ids(2, TOKENS), jax.random.split(KEY)
     map_over = jax.vmap(lambda x, ids, key: router(x, ids, key=key, inference=inference))
-    mapped = jax.jit(map_over, compiler_options=FAST_TO_COMPILE)(x, ids, keys)
+    mapped = jax.jit(map_over)(x, ids, keys)
     for g in range(2):
         one = ROUTE(router, x[g], ids[g], inference=inference, key=keys[g])
         for found, expected in zip(jax.tree.leaves(mapped), jax.tree.leaves(one), strict=True):
@@ -82,7 +82,7 @@ def test_groups_mapped_over_are_as_one_by_one(name: str, inference: bool) -> Non
 def test_in_evaluation_a_tokens_experts_do_not_depend_on_other_tokens(name: str) -> None:
     router, x, ids = a_router(name, D_MODEL, EXPERTS), some_x(), some_ids(TOKENS)
     together = ROUTE(router, x, ids, inference=True)
-    alone = jax.jit(jax.vmap(lambda x, ids: router(x[None], ids[None], key=None, inference=True)), compiler_options=FAST_TO_COMPILE)(x, ids)
+    alone = jax.jit(jax.vmap(lambda x, ids: router(x[None], ids[None], key=None, inference=True)))(x, ids)
     np.testing.assert_array_equal(together.experts, alone.experts[:, 0])
     np.testing.assert_allclose(together.gates, alone.gates[:, 0], rtol=1e-6)  # float32, sums of 8 in another order
 
@@ -129,7 +129,7 @@ def test_with_one_expert_it_is_the_dense_feedforward(name: str, inference: bool)
     def _routed(routed: RoutedFeedForward, x: Float[Array, "batch context d_model"]) -> tuple[Float[Array, "batch context d_model"], Any]:
         return routed(x, ids, key=KEY, inference=inference)
 
-    y, routing = jax.jit(_routed, compiler_options=FAST_TO_COMPILE)(routed, x)
+    y, routing = jax.jit(_routed)(routed, x)
     # The gate is exactly 1 and nothing is dropped; products of the same numbers may be summed in another order.
     np.testing.assert_array_equal(routing.gates, np.ones_like(routing.gates))
     np.testing.assert_array_equal(routing.metrics["dropped_fraction"], np.zeros(1))

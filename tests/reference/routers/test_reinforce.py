@@ -16,7 +16,7 @@ from reference.config import ModelConfig, RouterConfig, Size
 from reference.errors import ConfigError
 from reference.routed import RoutedFeedForward
 from reference.routers import PolicyTrace, Reinforce, ReinforceRouter, reinforce
-from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, some_ids, some_logits
+from tests.reference.routers.router_cases import ROUTE, a_router, load_of, some_ids, some_logits
 
 TOKENS, EXPERTS, D_MODEL = 3, 3, 32
 ONLY_POLICY = Reinforce(policy_weight=1.0)
@@ -64,7 +64,7 @@ def estimates(router: ReinforceRouter, reward: Reward) -> tuple[Float[Array, "ch
         gradient, log_prob = jax.grad(_loss, has_aux=True)(router.weight)
         return jnp.exp(log_prob), -gradient
 
-    return jax.jit(jax.vmap(_one), compiler_options=FAST_TO_COMPILE)(jnp.asarray(CHOICES))
+    return jax.jit(jax.vmap(_one))(jnp.asarray(CHOICES))
 
 
 def drawn(router: ReinforceRouter, experts: Int[Array, "tokens"]) -> PolicyTrace:
@@ -92,7 +92,7 @@ def exact_gradient(router: ReinforceRouter, reward: Reward, *, others_held: bool
             probability = jax.lax.stop_gradient(probability) * own
         return jnp.sum(probability * jax.vmap(reward)(choices))
 
-    return jax.jit(jax.grad(_expected), compiler_options=FAST_TO_COMPILE)(router.weight)
+    return jax.jit(jax.grad(_expected))(router.weight)
 
 
 def mean_and_variance(router: ReinforceRouter, reward: Reward) -> tuple[Float[np.ndarray, "d_model experts"], float]:
@@ -143,7 +143,7 @@ def train_baseline(router: ReinforceRouter) -> ReinforceRouter:
     def _step(weights: Any, _: None) -> tuple[Any, None]:
         return jax.tree.map(lambda w, g: w - 0.01 * g, weights, jax.grad(_loss)(weights)), None
 
-    descend = jax.jit(lambda weights: jax.lax.scan(_step, weights, length=500)[0], compiler_options=FAST_TO_COMPILE)
+    descend = jax.jit(lambda weights: jax.lax.scan(_step, weights, length=500)[0])
     return eqx.tree_at(lambda router: (router.baseline_in, router.baseline_out), router, descend((router.baseline_in, router.baseline_out)))
 
 
@@ -189,7 +189,7 @@ def all_losses(router: Any, x: Float[Array, "tokens d_model"]) -> dict[str, Floa
 
 @pytest.mark.parametrize("term", ["policy", "baseline", "balance", "entropy"])
 def test_no_term_reaches_the_trunk_and_each_reaches_its_own_weights(router: ReinforceRouter, term: str) -> None:
-    gradient = jax.jit(jax.grad(lambda router, x: all_losses(router, x)[term], (0, 1)), compiler_options=FAST_TO_COMPILE)
+    gradient = jax.jit(jax.grad(lambda router, x: all_losses(router, x)[term], (0, 1)))
     of_router, of_x = gradient(router, some_x())
     np.testing.assert_array_equal(of_x, np.zeros_like(of_x))
     reached = {name for name in ("weight", "baseline_in", "baseline_out") if np.any(getattr(of_router, name))}
@@ -203,7 +203,7 @@ def test_the_language_model_loss_does_not_reach_the_policy() -> None:
     def _output(layer: RoutedFeedForward) -> Float[Array, ""]:
         return jnp.sum(layer(x, ids, key=jax.random.key(1), inference=False)[0] ** 2)
 
-    gradient = jax.jit(jax.grad(_output), compiler_options=FAST_TO_COMPILE)(layer)
+    gradient = jax.jit(jax.grad(_output))(layer)
     assert not any(np.any(leaf) for leaf in jax.tree.leaves(gradient.router))
     assert np.any(gradient.experts.w_in)
 
@@ -217,7 +217,7 @@ def test_a_step_down_the_entropy_term_raises_the_entropy_if_its_weight_is_positi
         routing = router(x, some_ids(20), key=jax.random.key(0), inference=False)
         return routing.losses["entropy"], routing.metrics["entropy"]
 
-    differentiate = jax.jit(jax.grad(_term, has_aux=True), compiler_options=FAST_TO_COMPILE)
+    differentiate = jax.jit(jax.grad(_term, has_aux=True))
     gradient, before = differentiate(router)
     _, after = differentiate(jax.tree.map(lambda w, g: w - g / abs(weight), router, gradient))
     assert np.sign(after - before) == np.sign(weight)

@@ -17,12 +17,12 @@ from scipy.optimize import linear_sum_assignment
 
 from reference.routers import SinkhornBase, sinkhorn_base
 from reference.routers.sinkhorn_base import SinkhornBaseRouter, balanced_top_k, marginal_error, rounding, sinkhorn
-from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_through, some_ids, some_logits
+from tests.reference.routers.router_cases import ROUTE, a_router, load_of, passing_through, some_ids, some_logits
 
 Logits = Float[np.ndarray, "tokens experts"]
 
-SINKHORN = jax.jit(sinkhorn, static_argnums=1, compiler_options=FAST_TO_COMPILE)
-TOP = jax.jit(balanced_top_k, static_argnums=1, compiler_options=FAST_TO_COMPILE)
+SINKHORN = jax.jit(sinkhorn, static_argnums=1)
+TOP = jax.jit(balanced_top_k, static_argnums=1)
 
 
 def log_plan_of(logits: Logits, iterations: int) -> Logits:

@@ -9,7 +9,7 @@ import pytest
 from jaxtyping import Array, Float
 
 from reference.routers import Switch
-from tests.reference.routers.router_cases import FAST_TO_COMPILE, ROUTE, a_router, load_of, passing_through, some_ids, some_logits
+from tests.reference.routers.router_cases import ROUTE, a_router, load_of, passing_through, some_ids, some_logits
 
 TOKENS, EXPERTS = 24, 6
 
@@ -55,7 +55,7 @@ def a_step(term: str, rate: float) -> tuple[Any, Any, Float[Array, "tokens d_mod
     def _loss(router: Any) -> Float[Array, ""]:
         return router(x, some_ids(TOKENS), key=None, inference=False).losses[term]
 
-    gradient = jax.jit(jax.grad(_loss), compiler_options=FAST_TO_COMPILE)(router)
+    gradient = jax.jit(jax.grad(_loss))(router)
     return router, jax.tree.map(lambda w, g: w - rate * g, router, gradient), x
 
 

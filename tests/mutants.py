@@ -94,8 +94,13 @@ def main(number: int) -> None:
     print(f"{len(imported)} packages imported once for all mutants")
     results = MUTANTS / "sample.jsonl"
     done = {json.loads(line)["mutant"] for line in results.read_text().splitlines()} if results.exists() else set[str]()
+    sound: set[str] = set()
     for mutant in sample()[:number]:
         if mutant not in done:
+            module = mutant.rpartition(".")[0]
+            if module not in sound and not survives(f"{module}.none")[0]:
+                sys.exit(f"the tests of {module} fail without a mutant: every mutant would count as killed")
+            sound.add(module)
             survived, seconds = survives(mutant)
             with results.open("a") as file:
                 file.write(json.dumps({"mutant": mutant, "survived": survived, "seconds": seconds}) + "\n")

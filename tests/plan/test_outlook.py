@@ -133,7 +133,8 @@ def test_closed_forms_are_what_the_tpu_compiler_found(result: Result) -> None:
     kinds = ("all-gather", "reduce-scatter", "all-reduce")
     found, left_out = sum(moved[kind].bytes for kind in kinds), 4 * step.config.routed_layers * (result.request.experts + 8)
     assert found == pytest.approx(sum(total(closed, kind) for kind in kinds), rel=1e-3, abs=left_out)
-    if is_step:
+    # On the 64 chips of v5p:4x4x4 it writes every gather as an all-reduce, which the sum above holds; elsewhere it keeps the large ones.
+    if is_step and moved["all-gather"].instructions > 0:
         assert moved["all-gather"].bytes == pytest.approx(total(closed, "all-gather"), rel=1e-3)
 
 

@@ -73,10 +73,14 @@ class Train:
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
     """Devices per axis, such as data=4,expert=2,model=1."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Spread the blocks' weights over all devices and gather them layer by layer, to save memory."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the activations."""
-    remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
+    attention: Literal["auto", "plain", "chunked"] | None = None
+    """How attention is computed; auto: in chunks of queries where a sequence has several."""
+    remat: Literal["none", "selective", "full"] | None = None
+    """What blocks compute again in the backward pass, to save memory (selective in the paper's recipe)."""
     capacity_factor: float | None = None
     """Capacity factor in training, such as 1.25; 0: no token is dropped."""
     evaluation_capacity_factor: float | None = None
@@ -145,15 +149,28 @@ class Train:
         if self.corpus == "":
             raise InputError("--corpus is empty; leave it out for the default corpus")
         config = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
+        names = (
+            "size",
+            "router",
+            "experts",
+            "k",
+            "granularity",
+            "shared_experts",
+            "capacity_factor",
+            "context",
+            "dtype",
+            "attention",
+            "remat",
+        )
         model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
-        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
+        model = replace(model, mask_documents=model.mask_documents or self.mask_documents)
         if self.routing_frequency is not None:
             model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
         names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
         data = _changed(config.data, self, names)
         data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
-        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
+        run = replace(config.run, fsdp=config.run.fsdp or self.fsdp)
+        config = replace(config, model=model, data=data, run=_changed(run, self, ("seed", "mesh")))
         if self.tokens is not None:
             Range(0, more=True).check("--tokens", self.tokens)
             config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))

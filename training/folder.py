@@ -50,7 +50,8 @@ TEXT = ("data.corpus", "data.held_out_corpus", "data.text_field", "data.tokenize
 MAY_DIFFER = (
     *TEXT,
     *("data.accumulate", "data.also"),
-    *("run.steps", "run.mesh", "run.keep", "run.keep_every"),
+    *("model.attention", "model.remat"),
+    *("run.steps", "run.mesh", "run.fsdp", "run.keep", "run.keep_every"),
     *("run.evaluate_every", "run.evaluation_tokens", "run.checkpoint_every"),
 )
 """Options that a continued run may change.

@@ -171,7 +171,8 @@ def _begin(run: _Run, key: PRNGKeyArray, checkpoints: Checkpoints) -> tuple[Trai
     setup, folder, say = run.setup, run.folder, run.watcher.on_event
     found = None
     if decided(lambda: checkpoint_steps(folder / CHECKPOINTS)):
-        like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+        fsdp = setup.config.run.fsdp
+        like = state_shapes(setup.model, setup.optimizer, setup.mesh, fsdp=fsdp)
         found = checkpoints.restore(like, lambda step: unusable(folder, step), say)
     else:
         decided(lambda: start_over(folder, setup.config, say))

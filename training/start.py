@@ -140,7 +140,7 @@ def first_state(
     """
     config = setup.config
     if config.run.begin_from:
-        like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+        like = state_shapes(setup.model, setup.optimizer, setup.mesh, fsdp=config.run.fsdp)
         folder = Path(config.run.begin_from) / CHECKPOINTS
         return read_newest(folder, check_begin(config), like, say)
     make = partial(
@@ -149,17 +149,17 @@ def first_state(
         optimizer=setup.optimizer,
         hash_tables=_hash_tables(setup.model, setup.text),
     )
-    layout = _layout(jax.eval_shape(make, key), setup.mesh)
+    layout = _layout(jax.eval_shape(make, key), setup.mesh, setup.config.run.fsdp)
     return jax.jit(make, out_shardings=layout)(key), None, 0
 
 
 def state_shapes(
-    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, *, fsdp: bool = False
 ) -> TrainState:
     """Shapes, dtypes and shardings of a run's state over `mesh`, to restore a checkpoint to."""
     make = partial(_initial_state, model, optimizer=optimizer, hash_tables=_some_tables(model))
     shapes = jax.eval_shape(make, jax.random.key(0))
-    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh))
+    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh, fsdp))
 
 
 def model_shapes(model: ModelConfig, mesh: Mesh | None, dtype: Dtype | None) -> Transformer:
@@ -234,8 +234,9 @@ def _initial_state(
     return init_state(Transformer(model, key=key, hash_tables=hash_tables), optimizer)
 
 
-def _layout(shapes: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(shapes, mesh))
+def _layout(shapes: TrainState, mesh: Mesh, fsdp: bool) -> PyTree[NamedSharding]:
+    specs = state_specs(shapes, mesh, fsdp=fsdp)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def _hash_tables(

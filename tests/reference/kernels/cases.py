@@ -1,0 +1,47 @@
+"""The plain form of attention, as `reference.attention` has it, and inputs drawn for it."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int
+
+from reference.attention import shift
+from reference.fast import causal_softmax
+
+Inputs = tuple[Array, Array, Array, Array]
+
+
+def plain(
+    query: Float[Array, "batch heads context kqv"],
+    key: Float[Array, "batch heads context kqv"],
+    value: Float[Array, "batch heads context kqv"],
+    position: Float[Array, "heads context kqv"],
+    document: Int[Array, "batch context"] | None = None,
+) -> Float[Array, "batch heads context kqv"]:
+    """All scores at once."""
+    scores = jnp.einsum("bhik,bhjk->bhij", query, key) + shift(jnp.einsum("bhik,hmk->bhim", query, position))
+    if document is not None:
+        scores = jnp.where((document[:, :, None] == document[:, None, :])[:, None], scores, -jnp.inf)
+    return jnp.einsum("bhij,bhjk->bhik", causal_softmax(scores), value)
+
+
+def inputs(
+    batch: int, heads: int, context: int, kqv: int, *, documents: bool = False, dtype: Any = None
+) -> tuple[Inputs, Int[Array, "batch context"] | None, Array]:
+    """Query, key, value and position; documents of a few tokens each; and the gradient of the output.
+
+    Scores have variance one, as those of a model when it starts.
+    """
+    generator = np.random.default_rng(0)
+
+    def _normal(*shape: int, scale: float = 1.0) -> Array:
+        return jnp.asarray(generator.normal(0, scale, shape), dtype)
+
+    shape = (batch, heads, context, kqv)
+    query = _normal(*shape, scale=(2 * kqv) ** -0.5)
+    given = (query, _normal(*shape), _normal(*shape), _normal(heads, context, kqv))
+    gradient = _normal(*shape)
+    ids = np.cumsum(generator.random((batch, context)) < 0.15, axis=1)
+    return given, jnp.asarray(ids, jnp.int32) if documents else None, gradient

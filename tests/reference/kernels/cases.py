@@ -1,8 +1,7 @@
 """The plain form of attention, as `reference.attention` has it, and inputs drawn for it."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
@@ -11,6 +10,19 @@ from reference.attention import shift
 from reference.fast import causal_softmax
 
 Inputs = tuple[Array, Array, Array, Array]
+
+NAMES = ("output", "query", "key", "value", "position")
+"""Of what is compared: the output, and the gradients."""
+
+
+class Case(NamedTuple):
+    """Shapes, and whether the sequences consist of documents."""
+
+    batch: int
+    heads: int
+    context: int
+    kqv: int
+    documents: bool = False
 
 
 def plain(
@@ -27,9 +39,7 @@ def plain(
     return jnp.einsum("bhij,bhjk->bhik", causal_softmax(scores), value)
 
 
-def inputs(
-    batch: int, heads: int, context: int, kqv: int, *, documents: bool = False, dtype: Any = None
-) -> tuple[Inputs, Int[Array, "batch context"] | None, Array]:
+def inputs(case: Case, dtype: Any = None) -> tuple[Inputs, Int[Array, "batch context"] | None, Array]:
     """Query, key, value and position; documents of a few tokens each; and the gradient of the output.
 
     Scores have variance one, as those of a model when it starts.
@@ -39,9 +49,9 @@ def inputs(
     def _normal(*shape: int, scale: float = 1.0) -> Array:
         return jnp.asarray(generator.normal(0, scale, shape), dtype)
 
-    shape = (batch, heads, context, kqv)
-    query = _normal(*shape, scale=(2 * kqv) ** -0.5)
-    given = (query, _normal(*shape), _normal(*shape), _normal(heads, context, kqv))
+    shape = (case.batch, case.heads, case.context, case.kqv)
+    query = _normal(*shape, scale=(2 * case.kqv) ** -0.5)
+    given = (query, _normal(*shape), _normal(*shape), _normal(*shape[1:]))
     gradient = _normal(*shape)
-    ids = np.cumsum(generator.random((batch, context)) < 0.15, axis=1)
-    return given, jnp.asarray(ids, jnp.int32) if documents else None, gradient
+    ids = np.cumsum(generator.random((case.batch, case.context)) < 0.15, axis=1)
+    return given, jnp.asarray(ids, jnp.int32) if case.documents else None, gradient

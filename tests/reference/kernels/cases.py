@@ -16,13 +16,14 @@ NAMES = ("output", "query", "key", "value", "position")
 
 
 class Case(NamedTuple):
-    """Shapes, and whether the sequences consist of documents."""
+    """Shapes, whether the sequences consist of documents, and the standard deviation of scores."""
 
     batch: int
     heads: int
     context: int
     kqv: int
     documents: bool = False
+    deviation: float = 1.0
 
 
 def plain(
@@ -40,17 +41,14 @@ def plain(
 
 
 def inputs(case: Case, dtype: Any = None) -> tuple[Inputs, Int[Array, "batch context"] | None, Array]:
-    """Query, key, value and position; documents of a few tokens each; and the gradient of the output.
-
-    Scores have variance one, as those of a model when it starts.
-    """
+    """Query, key, value and position; documents of a few tokens each; and the gradient of the output."""
     generator = np.random.default_rng(0)
 
     def _normal(*shape: int, scale: float = 1.0) -> Array:
         return jnp.asarray(generator.normal(0, scale, shape), dtype)
 
     shape = (case.batch, case.heads, case.context, case.kqv)
-    query = _normal(*shape, scale=(2 * case.kqv) ** -0.5)
+    query = _normal(*shape, scale=case.deviation * (2 * case.kqv) ** -0.5)
     given = (query, _normal(*shape), _normal(*shape), _normal(*shape[1:]))
     gradient = _normal(*shape)
     ids = np.cumsum(generator.random((case.batch, case.context)) < 0.15, axis=1)

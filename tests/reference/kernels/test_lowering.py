@@ -108,4 +108,4 @@ def test_what_does_not_fit_is_named() -> None:
     assert "tpu and gpu" in str(fits(128, 2048, jnp.bfloat16, "cpu"))
     assert "float64" in str(fits(128, 2048, jnp.float64, "gpu"))
     assert "not 12" in str(fits(12, 64, jnp.float32, "gpu"))
-    assert "76 MiB, of 60" in str(fits(128, 16384, jnp.bfloat16, "tpu"))
+    assert "85 MiB, of 60" in str(fits(128, 16384, jnp.bfloat16, "tpu"))

@@ -51,7 +51,7 @@ class Plan:
     """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the activations."""
-    attention: Literal["plain", "chunked"] = "chunked"
+    attention: Literal["plain", "chunked", "kernel"] = "chunked"
     """How attention is computed."""
     remat: Literal["none", "selective", "full"] = "selective"
     """What blocks compute again in the backward pass."""

@@ -77,7 +77,7 @@ class Train:
     """Spread the blocks' weights over all devices and gather them layer by layer, to save memory."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the activations."""
-    attention: Literal["auto", "plain", "chunked"] | None = None
+    attention: Literal["auto", "plain", "chunked", "kernel"] | None = None
     """How attention is computed; auto: in chunks of queries where a sequence has several."""
     remat: Literal["none", "selective", "full"] | None = None
     """What blocks compute again in the backward pass, to save memory (selective in the paper's recipe)."""

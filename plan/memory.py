@@ -85,7 +85,9 @@ class Step:
     def scores(self) -> int:
         """Numbers of one block's attention scores that there are at a time on one device."""
         context = self.config.context
-        queries = context if self.config.attention == "plain" else min(QUERIES, context)
+        queries = {"plain": context, "chunked": min(QUERIES, context), "kernel": 0}[
+            self.config.attention
+        ]
         return self.sequences * queries * context * self.config.size.num_heads // self.axes[2]
 
     def score_bytes(self, pairs: int) -> int:

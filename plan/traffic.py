@@ -117,12 +117,13 @@ def again_flops(step: Step) -> Flops:
     gradient reads; out of the experts it is read for the gates, but for HASH's, which are 1.
     Selective rematerialisation does again those into the feed-forwards and the experts, those with
     keys and positions, two thirds of the scores', the projection of positions, and the routers'.
-    Attention in chunks does its scores' again for each chunk, and the loss in chunks its logits.
+    Attention in chunks does its scores' again for each chunk, as the kernels do for each block, and
+    the loss in chunks its logits.
     """
     config, forward = step.config, forward_flops(step, inference=False)
     scored, nothing = 2 * forward.scores // 3, Flops(*(0,) * len(fields(Flops)))
     logits = forward.logits if step.logit_chunks > 1 else 0
-    chunks = scored if config.attention == "chunked" else 0
+    chunks = 0 if config.attention == "plain" else scored
     if config.remat == "none":
         return replace(nothing, scores=chunks, logits=logits)
     if config.remat == "full":
@@ -186,6 +187,8 @@ def hbm_bytes(step: Step) -> int:
     arrays, kept = all_activations(step), kept_activations(step)
     again = 0 if config.remat == "none" else arrays - kept
     scores = config.size.num_blocks * step.score_bytes(pairs=scored_pairs(config))
+    if config.attention == "kernel":
+        scores = 0
     in_chunks = config.attention == "chunked"
     by_remat = config.remat == "full" or (config.remat == "selective" and not in_chunks)
     times = 6 + 2 * (in_chunks + by_remat)

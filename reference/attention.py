@@ -9,6 +9,7 @@ its two bias vectors, for which the counts leave no room:
 `attend` is this formula. The other forms equal it (`tests/reference/test_attention.py`):
 
     plain      `attend` on all queries: T^2 scores for each sequence and head
+    kernel     fused, for TPU and GPU: no scores in memory (`kernels/relative_attention.py`)
     chunked    `attend` on QUERIES queries at a time, recomputed in the backward pass: memory linear
                in T, and most scores of later keys are not computed
 
@@ -84,9 +85,8 @@ class Attention(eqx.Module):
         document = None
         if self.document_end is not None and token_id is not None:
             document = document_of(token_id, self.document_end)
-        form = {"plain": attend_at_once, "chunked": attend_in_chunks}[self.form]
-        heads = form(query, key, value, self._positions(x), document)
-        return self._joined(checkpoint_name(heads, HEAD_OUTPUTS))
+        form = {"plain": attend_at_once, "chunked": attend_in_chunks, "kernel": attend_fused}
+        return self._joined(form[self.form](query, key, value, self._positions(x), document))
 
     def _heads(
         self, x: Float[Array, "batch context d_model"], weight: Float[Array, "d_model heads kqv"]
@@ -164,7 +164,7 @@ def attend_at_once(
 ) -> Float[Array, "batch context heads kqv"]:
     """`attend` on all queries."""
     documents = None if document is None else Documents(document, document)
-    return attend(query, key, value, position, documents)
+    return checkpoint_name(attend(query, key, value, position, documents), HEAD_OUTPUTS)
 
 
 def attend_in_chunks(
@@ -213,7 +213,22 @@ def attend_in_chunks(
         outputs.append(jax.lax.map(lambda xs, chunk=_chunk: chunk(*xs), some))
     together = jnp.moveaxis(jnp.concatenate(outputs), 0, 1)
     layout = (*HIDDEN, None)
-    return reshaped(together, (batch, padded, heads, kqv), layout)[:, :context]
+    whole = reshaped(together, (batch, padded, heads, kqv), layout)[:, :context]
+    return checkpoint_name(whole, HEAD_OUTPUTS)
+
+
+def attend_fused(
+    query: Float[Array, "batch heads context kqv"],
+    key: Float[Array, "batch heads context kqv"],
+    value: Float[Array, "batch heads context kqv"],
+    position: Float[Array, "copies heads context kqv"],
+    document: Int[Array, "batch context"] | None,
+) -> Float[Array, "batch context heads kqv"]:
+    """`attend` on all queries, by the kernels."""
+    # Pallas takes as long to import as all of this package.
+    from reference.kernels.relative_attention import relative_attention
+
+    return jnp.moveaxis(relative_attention(query, key, value, position, document), 1, 2)
 
 
 def for_each_sequence(

@@ -20,7 +20,7 @@ from reference.sizes import LADDER, SIZES, Size
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
 
-AttentionForm = Literal["plain", "chunked"]
+AttentionForm = Literal["plain", "chunked", "kernel"]
 ATTENTION_FORMS: tuple[AttentionForm, ...] = get_args(AttentionForm)
 QUERIES, RUNS = 256, 4
 """Queries per chunk of chunked attention, and the number of loops over chunks.

@@ -184,10 +184,19 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
 
 
 def scored_pairs(config: ModelConfig) -> int:
-    """Pairs of a query and a key of which one head of one sequence computes scores."""
+    """Pairs of a query and a key of which one head of one sequence computes scores.
+
+    Of the kernels, those of TPUs.
+    """
     context = config.context
     if config.attention == "plain":
         return context**2
+    if config.attention == "kernel":
+        from reference.kernels.tpu import block_rows
+
+        block = block_rows(context, config.dtype)
+        blocks = -(-context // block)
+        return block**2 * blocks * (blocks + 1) // 2
     length, runs = chunk_runs(context)
     return sum((end - begin) * end for begin, end in runs) * length**2
 

@@ -10,8 +10,8 @@ array's type):
 
 Optimizer state is further sharded over the axes that its weight is not (ZeRO stage 1,
 `training.optimizer.zero_specs`); so are the blocks' matrices if asked for (FSDP, `gathered`), which
-the layers then read from all devices. Without a mesh (`jax.set_mesh`) every function here is the plain
-operation, and the model runs on one device.
+the layers then read from all devices. Without a mesh (`jax.set_mesh`) every function here is the
+plain operation, and the model runs on one device.
 """
 
 import math

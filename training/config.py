@@ -61,7 +61,7 @@ class ModelOptions:
     mask_documents: bool = False
     """Attention does not cross the ends of documents."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    attention: Literal["auto", "plain", "chunked"] = "auto"
+    attention: Literal["auto", "plain", "chunked", "kernel"] = "auto"
     """How attention is computed, the same but for rounding; auto: in chunks of queries where a
     sequence has several."""
     remat: Remat = "none"
@@ -209,7 +209,7 @@ class RunOptions:
     mesh: str = "data=1"
     """Devices per axis, such as data=4,expert=2,model=1."""
     fsdp: bool = False
-    """Spread the blocks' weights over all devices and gather them layer by layer, to save memory."""
+    """Spread the blocks' weights over all devices and gather them layer by layer: less memory."""
 
     def __post_init__(self) -> None:
         check_ranges(self)

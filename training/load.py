@@ -84,6 +84,9 @@ def load_run(
     if dtype is not None:
         config = replace(config, model=replace(config.model, dtype=dtype))
     model = config.model_config(tokenizer.vocabulary)
+    platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
+    if model.attention == "kernel" and kernel_refusal(model, platform):
+        model = replace(model, attention="chunked")
     if mesh is not None:
         check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
     shapes = model_shapes(model, mesh, dtype)

@@ -20,7 +20,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from common.errors import InputError
 from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
-from reference.errors import ConfigError
+from reference.errors import ConfigError, require
 from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
@@ -74,6 +74,9 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> Set
     mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
     micro = data.batch // data.accumulate
     check_shape(model, mesh.shape, micro)
+    if model.attention == "kernel":
+        refused = kernel_refusal(model, mesh.devices.flat[0].platform)
+        require(refused is None, f"{refused}; use --attention chunked")
     rows = batch_rows(mesh, micro)
     rows_of_microbatches = np.concatenate([i * micro + rows for i in range(data.accumulate)])
 
@@ -106,6 +109,13 @@ Streams = Sequence[tuple[float, TokenStream]]
 
 def _sequences(streams: Streams, context: int) -> tuple[list[Sequences], list[float]]:
     return [Sequences(stream, context) for _, stream in streams], [w for w, _ in streams]
+
+
+def kernel_refusal(model: ModelConfig, platform: str) -> str | None:
+    """Why the attention kernels cannot be used for a model on a platform; None if they can."""
+    from reference.kernels.relative_attention import fits
+
+    return fits(model.size.kqv_size, model.context, model.dtype, platform)
 
 
 def run_mesh(options: RunOptions) -> Mesh:

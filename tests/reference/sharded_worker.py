@@ -10,8 +10,8 @@ import dataclasses
 import json
 import math
 import sys
-from dataclasses import asdict
 from contextlib import ExitStack
+from dataclasses import asdict
 from functools import cache, partial
 from typing import Any, NamedTuple
 from unittest.mock import patch

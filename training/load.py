@@ -25,7 +25,7 @@ from training.config import TrainConfig
 from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
 from training.restore import CHECKPOINTS, read_weights
-from training.start import model_shapes
+from training.start import kernel_refusal, model_shapes
 from training.text.batches import Batch, EvaluationBatches, Sequences
 from training.text.prepare import prepare, whole_text
 from training.text.shards import TokenStream

@@ -71,6 +71,8 @@ class Train:
     """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
+    initial_weights: str | None = None
+    """A .safetensors file (cli.py export) whose weights training begins from; optimizer and schedule are new."""
     mesh: str | None = None
     """Devices per axis, such as data=4,expert=2,model=1."""
     dtype: Literal["float32", "bfloat16"] | None = None
@@ -153,7 +155,7 @@ class Train:
         names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
         data = _changed(config.data, self, names)
         data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
-        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
+        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh", "initial_weights")))
         if self.tokens is not None:
             Range(0, more=True).check("--tokens", self.tokens)
             config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))

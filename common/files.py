@@ -2,6 +2,8 @@
 
 import os
 import tempfile
+from collections.abc import Generator
+from contextlib import contextmanager
 from pathlib import Path
 
 
@@ -12,12 +14,19 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     Raises `OSError` as the file system does; the temporary file is removed then.
     """
     data = content.encode("utf-8") if isinstance(content, str) else content
+    with replaced(path) as temporary, temporary.open("wb") as file:
+        file.write(data)
+
+
+@contextmanager
+def replaced(path: Path) -> Generator[Path]:
+    """A temporary name beside `path` to write to, which is renamed onto `path` at the end, and removed if that fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
     try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
+        yield Path(temporary)
+        with open(temporary, "rb+") as file:
             os.fsync(file.fileno())
         # mkstemp makes the file private; a finished result is as readable as any other file of the user's.
         mask = os.umask(0)

@@ -186,6 +186,8 @@ class RunOptions:
     Starts from its newest checkpoint before the decay of either run, so that one long run gives
     several end points.
     """
+    initial_weights: str = ""
+    """A .safetensors file that `cli.py export` wrote, with weights to begin from."""
     mesh: str = "data=1"
     """Devices per axis, such as data=4,expert=2,model=1."""
 

@@ -16,8 +16,8 @@ from commands.trained import Json, shown
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.records import MakeSink
     from training.run import Outcome
+    from training.sinks import MakeSink
 
 STOPPED = 130
 """Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
@@ -101,6 +101,8 @@ class Train:
     """The run's folder; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    wandb: str | None = None
+    """A Weights & Biases project to log losses and metrics to."""
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
@@ -131,6 +133,10 @@ class Train:
             from training.tensorboard import event_file
 
             sinks.append(event_file(folder))
+        if self.wandb:
+            from training.wandb import wandb_run
+
+            sinks.append(wandb_run(folder, self.wandb, config))
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
         _print_outcome(outcome, self.json)

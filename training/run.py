@@ -29,9 +29,10 @@ from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
 from training.machine import check_memory, one_line_faults
 from training.manifest import differing
-from training.records import MakeSink, Records, unusable
+from training.records import Records, unusable
 from training.restore import CHECKPOINTS, checkpoint_steps
 from training.signals import Stop, stop_on_signals
+from training.sinks import MakeSink
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState
 from training.text.given import settled

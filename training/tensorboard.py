@@ -23,7 +23,7 @@ from jaxtyping import Float
 
 from common.errors import WorkError
 from common.files import write_atomically
-from training.records import MakeSink
+from training.sinks import MakeSink
 
 Event = Any
 """tensorboard.compat.proto.event_pb2.Event, a class that protobuf creates at import."""
@@ -57,7 +57,9 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     A step's losses, rates and metrics by routed layer; an evaluation's losses.
     """
     if "evaluation" in record:
-        return {"held_out/loss": record["evaluation"]["loss"]}
+        about = record["evaluation"]
+        others = {f"others/{name}": loss for name, loss in about.get("others", {}).items()}
+        return {"held_out/loss": about["loss"], **others}
     names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
     found = {f"train/{name}": record[name] for name in names if record[name] is not None}
     found |= {f"router_losses/{name}": value for name, value in record["router_losses"].items()}

@@ -23,7 +23,7 @@ from training.config import TrainConfig
 from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
 from training.evaluate import sample
-from training.folder import RESULTS, check_options, data_of, finished, locked
+from training.folder import RESULTS, check_options, finished, locked
 from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
@@ -36,7 +36,7 @@ from training.sinks import MakeSink
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState
 from training.text.given import settled
-from training.text.prepare import prepare
+from training.text.prepare import prepare, text_digests
 from training.text.tokenizer import Tokenizer
 
 __all__ = ["Outcome", "Processes", "Progress", "Watcher", "train"]
@@ -95,7 +95,7 @@ def train(
             tokenizer, text = prepare(config.data, cache, watcher.on_event)
         setup = set_up(config, tokenizer, text)
         check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
-        check_alike(f"{config} {data_of(tokenizer, text)}")
+        check_alike(str(config), text_digests(config.data, text))
         run = _Run(setup, tokenizer, folder, watcher, stop)
         writes = jax.process_index() == 0
         with locked(folder, watcher.on_event) if writes else nullcontext():

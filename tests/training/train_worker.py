@@ -2,8 +2,8 @@
 
     python train_worker.py '{"folder": ..., "cache": ..., "config": TOML}'
 
-Further keys: `hidden`, names of files that this process does not see; `devices`, how many XLA is to simulate;
- `processes`, the fields of `Processes`; `heartbeat`, seconds.
+Further keys: `inside`, the folder it runs in; `hidden`, names of files that this process does not see; `devices`, how many XLA is to
+simulate; `processes`, the fields of `Processes`; `heartbeat`, seconds.
 """
 
 import hashlib
@@ -68,6 +68,7 @@ def main(request: dict[str, Any]) -> int:
     distributed.HEARTBEAT_SECONDS = request.get("heartbeat", distributed.HEARTBEAT_SECONDS)
     processes = distributed.Processes(**request["processes"]) if "processes" in request else None
     folder = Path(request["folder"]).absolute()
+    os.chdir(request.get("inside", "."))
     say(event="ready")
     try:
         outcome = train(from_toml(request["config"], "the test"), folder, Teller(), Path(request["cache"]), processes)

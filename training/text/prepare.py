@@ -139,6 +139,26 @@ def cached_text(
     return PreparedText(parts, shards[-1] if held_out else None)
 
 
+def text_digests(data: DataOptions, text: PreparedText) -> dict[str, str]:
+    """SHA-256 of every file of token ids, and of the tokenizer, by corpus and name."""
+    named = {
+        source or "the default corpus": shards
+        for source, (_, shards) in zip(mixture(data.corpus), text.parts, strict=True)
+    }
+    if text.held_out is not None:
+        named[f"held out {data.held_out_corpus}"] = text.held_out
+    named |= {
+        f"{name}={source}": text.others[name] for name, source in further_texts(data.also).items()
+    }
+    files = {
+        f"{source}, {shard.file}": shard.sha256
+        for source, shards in named.items()
+        for some in shards.files.values()
+        for shard in some
+    }
+    return files | {f"{source}, tokenizer": shards.tokenizer for source, shards in named.items()}
+
+
 @dataclass(frozen=True)
 class _Text:
     """A corpus that is not yet token ids, or a folder of shards."""

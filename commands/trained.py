@@ -104,10 +104,14 @@ class Show:
             write_atomically(self.out, image.getvalue())
             print(f"Figure: {self.out}")
         if self.tensorboard:
+            from common.errors import InputError
+            from common.files import store_url
             from training.records import METRICS, read_metrics
             from training.tensorboard import FOLDER, convert, require_tensorboard
 
             require_tensorboard()
+            if store_url(self.folder):
+                raise InputError("--tensorboard writes beside the run; copy it to a local folder first")
             metrics = self.folder / METRICS
             print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
 

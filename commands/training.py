@@ -98,7 +98,7 @@ class Train:
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
-    """The run's folder; default: one named after the options, in runs/."""
+    """The run's folder, local or gs://BUCKET/RUN; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
     wandb: str | None = None
@@ -113,9 +113,11 @@ class Train:
 
         Returns 130 if a signal stopped the run before its last step.
         """
+        from common.files import store_url
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
         from training.run import train
+        from training.store import check_store
         from training.text.files import check_local
 
         config = self.options()
@@ -127,16 +129,19 @@ class Train:
         named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
         others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
         folder = self.out or Path("runs") / folder_name(config)
-        check_local(str(folder))
+        if url := store_url(folder):
+            check_store(url)
+        else:
+            check_local(str(folder))
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file
 
-            sinks.append(event_file(folder))
+            sinks.append(event_file())
         if self.wandb:
             from training.wandb import wandb_run
 
-            sinks.append(wandb_run(folder, self.wandb, config))
+            sinks.append(wandb_run(self.wandb, config))
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
         _print_outcome(outcome, self.json)
@@ -247,17 +252,21 @@ def folder_name(config: "TrainConfig") -> str:
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
+    from common.files import store_url
+
+    folder = store_url(outcome.folder) or str(outcome.folder)
     if as_json:
         import json
 
-        record = {"folder": str(outcome.folder), "step": outcome.step, "loss_validation": outcome.held_out, "stopped": outcome.stopped}
+        record = {"folder": folder, "step": outcome.step, "loss_validation": outcome.held_out, "stopped": outcome.stopped}
         print(json.dumps(record | {"sample": outcome.sample}, indent=2))
         return
     if outcome.stopped:
-        print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
+        print(f"{folder}: stopped after step {outcome.step}; the same command continues from there")
         return
-    print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
+    print(f"{folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{shown(outcome.sample)}\n")
-    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
-    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
-    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")
+    figure = "run.svg" if store_url(outcome.folder) else f"{folder}/run.svg"
+    print(f"Curves and loads:  {program()} show {folder} --out {figure}")
+    print(f"More of its text:  {program()} sample {folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {folder.rpartition('/')[0]}/*/curves.csv")

@@ -1,10 +1,13 @@
 """Writing files so that nothing half-written is ever left behind."""
 
 import os
+import re
 import tempfile
 from collections.abc import Generator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
+
+from common.errors import InputError
 
 
 def write_atomically(path: Path, content: str | bytes) -> None:
@@ -21,6 +24,8 @@ def write_atomically(path: Path, content: str | bytes) -> None:
 @contextmanager
 def replaced(path: Path) -> Generator[Path]:
     """A temporary name beside `path` to write to, which is renamed onto `path` at the end, and removed if that fails."""
+    if url := store_url(path):
+        raise InputError(f"{url} is in an object store, where only runs are written (train --out); name a local file")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
     os.close(handle)
@@ -39,3 +44,9 @@ def replaced(path: Path) -> Generator[Path]:
             # A write does not know its file.
             error.filename = str(path)
         raise
+
+
+def store_url(path: PurePath | str) -> str | None:
+    """The URL that `path` is; None if it is local. `pathlib` writes gs://bucket as gs:/bucket."""
+    match = re.fullmatch("([a-z][a-z0-9+.-]+):/+(.+)", str(path))
+    return None if match is None else f"{match[1]}://{match[2]}"

@@ -26,6 +26,7 @@ from training.evaluate import Sums, evaluate, sample, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
 from training.restore import CHECKPOINTS, read_weights
 from training.start import model_shapes
+from training.store import readable
 from training.text.batches import Batch, EvaluationBatches, Sequences
 from training.text.prepare import prepare, whole_text
 from training.text.shards import TokenStream
@@ -80,6 +81,7 @@ def load_run(
     the run's. `say` names damaged checkpoints that are passed over. Raises `InputError` if there is
     no such checkpoint, `ConfigError` if the mesh does not divide the model's dimensions.
     """
+    folder = readable(folder)
     file = read_header(folder) if is_weights_file(folder) else None
     config = file.config if file else run_options(folder)
     tokenizer = file.tokenizer if file else tokenizer_of(folder, config)
@@ -123,6 +125,7 @@ def evaluate_run(
     `InputError` for text that cannot be read or has fewer than two bytes.
     """
     Range(0).check("tokens", tokens or 0)
+    folder = readable(folder)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     tokens = run.config.run.evaluation_tokens if tokens is None else tokens

@@ -72,7 +72,7 @@ class Records:
         self._sinks = [
             metrics,
             _CurvesSink(curves),
-            *(GuardedSink(make, records, say) for make in sinks),
+            *(GuardedSink(make, folder, records, say) for make in sinks),
         ]
 
     def step(

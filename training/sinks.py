@@ -1,6 +1,7 @@
 """Where a run's records go besides its own files: TensorBoard, W&B, or any object of a user's."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Protocol, TypeVar, runtime_checkable
 
 from common.errors import first_line
@@ -23,8 +24,8 @@ class Sink(Protocol):
         ...
 
 
-MakeSink = Callable[[list[Record]], Sink]
-"""Makes a sink from the records before the checkpoint that a run continues from."""
+MakeSink = Callable[[Path, list[Record]], Sink]
+"""Makes a sink from the run's folder and the records before the checkpoint it continues from."""
 
 
 class GuardedSink:
@@ -33,9 +34,9 @@ class GuardedSink:
     One that cannot be made receives nothing.
     """
 
-    def __init__(self, make: MakeSink, records: list[Record], say: Say) -> None:
+    def __init__(self, make: MakeSink, folder: Path, records: list[Record], say: Say) -> None:
         self._say, self._failed = say, False
-        self._sink = self._tried(lambda: make(records))
+        self._sink = self._tried(lambda: make(folder, records))
 
     def append(self, record: Record) -> None:
         """Pass the record on."""

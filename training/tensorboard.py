@@ -14,7 +14,6 @@ import io
 import os
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -42,13 +41,13 @@ def require_tensorboard() -> None:
         )
 
 
-def event_file(folder: Path) -> MakeSink:
-    """A sink that writes the records of the run in `folder` for TensorBoard.
+def event_file() -> MakeSink:
+    """A sink that writes a run's records for TensorBoard.
 
     Raises `WorkError` if the package is missing.
     """
     require_tensorboard()
-    return partial(EventFile, folder / FOLDER)
+    return EventFile
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -146,8 +145,8 @@ class EventFile:
     """A sink: a run's event file during training."""
 
     def __init__(self, folder: Path, records: list[dict[str, Any]]) -> None:
-        """Start with the run's records so far."""
-        self._file: IO[bytes] = convert(records, folder, time.time()).open("ab")
+        """Start, in the run's `folder`, with its records so far."""
+        self._file: IO[bytes] = convert(records, folder / FOLDER, time.time()).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Append a record's event and flush."""

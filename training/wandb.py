@@ -26,8 +26,8 @@ ID = "wandb_id"
 """The file in a run's folder with the id of its run at W&B."""
 
 
-def wandb_run(folder: Path, project: str, config: TrainConfig) -> MakeSink:
-    """A sink that logs the records of the run in `folder` to a run of the W&B project.
+def wandb_run(project: str, config: TrainConfig) -> MakeSink:
+    """A sink that logs a run's records to a run of the W&B project.
 
     Raises `WorkError` if the package is missing.
     """
@@ -35,14 +35,14 @@ def wandb_run(folder: Path, project: str, config: TrainConfig) -> MakeSink:
         raise WorkError(
             "--wandb needs the package wandb, which is not installed: uv sync --extra wandb"
         )
-    return partial(WandbRun, folder, project, config)
+    return partial(WandbRun, project, config)
 
 
 class WandbRun:
     """A sink: a run of W&B."""
 
     def __init__(
-        self, folder: Path, project: str, config: TrainConfig, records: list[Record]
+        self, project: str, config: TrainConfig, folder: Path, records: list[Record]
     ) -> None:
         """Begin a run with the records so far, or go on with the one that has them."""
         wandb: Any = importlib.import_module("wandb")

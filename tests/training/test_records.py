@@ -37,7 +37,7 @@ def write(folder: Path, after: int, steps: range, *, writes: bool = True) -> lis
     """The sinks of a process that records `steps` and an evaluation."""
     sinks: list[Dashboard] = []
 
-    def _make(before: list[dict[str, Any]]) -> Sink:
+    def _make(folder: Path, before: list[dict[str, Any]]) -> Sink:
         sinks.append(Dashboard(before))
         return sinks[-1]
 
@@ -88,10 +88,10 @@ def test_a_sink_that_fails_is_named_once_and_the_run_and_other_sinks_go_on(tmp_p
     heard: list[str] = []
     good, broken = Dashboard([]), Broken([])
 
-    def _cannot(before: list[dict[str, Any]]) -> Sink:
+    def _cannot(folder: Path, before: list[dict[str, Any]]) -> Sink:
         raise ValueError("no account")
 
-    makes = [lambda before: broken, _cannot, lambda before: good]
+    makes = [lambda *_: broken, _cannot, lambda *_: good]
     with Records(tmp_path, SETTING, after=0, writes=True, sinks=makes, say=heard.append) as records:
         for step in range(1, 4):
             records.step(step, report(8.0 / step), 1e-3, None)

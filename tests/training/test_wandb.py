@@ -20,7 +20,7 @@ from training.wandb import ID, wandb_run
 def write(folder: Path, after: int, steps: range) -> None:
     """A run's records of `steps`, with an evaluation at the last."""
     heard: list[str] = []
-    sinks = [wandb_run(folder, "laws", TrainConfig())]
+    sinks = [wandb_run("laws", TrainConfig())]
     with Records(folder, SETTING, after=after, writes=True, sinks=sinks, say=heard.append) as records:
         for step in steps:
             records.step(step, report(8.0 / step), 1e-3, None)
@@ -79,7 +79,7 @@ def test_a_continued_run_goes_on_where_it_was(tmp_path: Path, monkeypatch: pytes
     assert [row["_step"] for row in logged(tmp_path)[-1][1]] == [1, 2, 3]
 
 
-def test_without_the_package_one_line_says_how_to_install_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_package_one_line_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(WorkError, match=r"not installed: uv sync --extra wandb$"):
-        wandb_run(tmp_path, "laws", TrainConfig())
+        wandb_run("laws", TrainConfig())

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
+from training.text.fetch import local_path
 
 Kind = Literal["text", "lines", "json", "csv", "parquet", "arrow"]
 """text: a document per file; the others have one per record."""
@@ -60,6 +61,7 @@ class CorpusFiles:
 def corpus_files(source: str | None = None) -> CorpusFiles:
     """The files of `source`: a file, a folder or a glob pattern; None for the default corpus.
 
+    In an object store too, of which a copy is made (`fetch.py`).
     A folder is read recursively, in order of name, without hidden files and linked folders.
     `package:NAME` is the folder of an installed package, where Python files are text too, and
     `package:NAME/FILE` a file in it. Raises `InputError` if there are none.
@@ -67,6 +69,7 @@ def corpus_files(source: str | None = None) -> CorpusFiles:
     if source is None:
         folder = _default_corpus()
         return CorpusFiles(str(folder), tuple(map(_file, sorted(folder.glob("*.txt")))))
+    source = local_path(source)
     check_local(source)
     path, kinds = Path(source), dict(KINDS)
     if source.startswith(PACKAGE):
@@ -124,8 +127,8 @@ def check_local(source: str) -> None:
         raise InputError(f"the corpus has an empty name; {GIVE}")
     if re.match("[a-z][a-z0-9+.-]+:/", source):
         raise InputError(
-            f"{source} is not a local path, and only those are read and written; "
-            "copy it, such as with `gcloud storage cp -r`, or mount the bucket"
+            f"{source} is not a local path, and only runs are written elsewhere (train --out gs://);"
+            " copy it there, such as with `gcloud storage cp -r`, or mount the bucket"
         )
     if not _is_unicode(source):
         raise InputError(f"the name {source!a} is not UTF-8; rename the file or folder")

@@ -10,6 +10,7 @@ from common.errors import InputError
 from common.terminal import Say
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
+from training.text.fetch import local_path
 from training.text.files import further_texts, mixture
 from training.text.given import is_shards, settled, shards_tokenizer
 from training.text.interrupt import interruptible
@@ -229,7 +230,7 @@ def _tokenizer(data: DataOptions, texts: Sequence[_Text], cache: Path, say: Say)
     """
     for text in texts:
         if text.corpus is None:
-            return shards_tokenizer(Path(text.source))
+            return shards_tokenizer(Path(local_path(text.source)))
     if not data.tokenizer.startswith("bpe:"):
         return load_tokenizer(data.tokenizer)
     vocabulary = data.tokenizer.removeprefix("bpe:")
@@ -260,7 +261,7 @@ def _training_text(texts: Sequence[_Text]) -> Iterator[str]:
 
 def _shards(text: _Text, tokenizer: Tokenizer, cache: Path, say: Say) -> Shards:
     if text.corpus is None:
-        folder = Path(text.source)
+        folder = Path(local_path(text.source))
         shards = open_shards(folder)
         if shards_tokenizer(folder).fingerprint != tokenizer.fingerprint:
             raise InputError(

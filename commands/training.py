@@ -58,7 +58,8 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, hf:NAME[:CONFIG][:SPLIT], or a mixture such as web=2,books=1; default: State
+    of the Union addresses."""
     held_out: float | None = None
     """Fraction of the documents that is held out; of a single document, its last part."""
     held_out_corpus: str | None = None
@@ -70,7 +71,7 @@ class Train:
     mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
-    """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
+    """bytes, bpe:SIZE, a SentencePiece .model, a Hugging Face tokenizer.json, or hf:NAME."""
     initial_weights: str | None = None
     """A .safetensors file (cli.py export) whose weights training begins from; optimizer and schedule are new."""
     mesh: str | None = None

@@ -48,5 +48,6 @@ def replaced(path: Path) -> Generator[Path]:
 
 def store_url(path: PurePath | str) -> str | None:
     """The URL that `path` is; None if it is local. `pathlib` writes gs://bucket as gs:/bucket."""
-    match = re.fullmatch("([a-z][a-z0-9+.-]+):/+(.+)", str(path))
+    # hf:NAME is a data set of Hugging Face's, not a place.
+    match = re.fullmatch("(?!hf:)([a-z][a-z0-9+.-]+):/+(.+)", str(path))
     return None if match is None else f"{match[1]}://{match[2]}"

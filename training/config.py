@@ -131,13 +131,13 @@ class DataOptions:
     """The text: corpus, tokenizer, splits and batches."""
 
     corpus: str = ""
-    """Text, JSON, CSV, Parquet or Arrow files, a folder, a glob pattern, or token shards.
+    """Text, JSON, CSV, Parquet or Arrow files, a folder, a glob pattern, hf:NAME, or token shards.
 
     Several with weights are a mixture: `web=2,books/=1` draws two of three sequences from the
     first. Empty: the State of the Union addresses.
     """
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, or a tokenizer.json."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, tokenizer.json, hf:NAME."""
     held_out: Annotated[float, Range(0, 1, more=True, less=True)] = 0.05
     """Fraction of documents in the held-out (validation) split."""
     test: Annotated[float, Range(0, 1, less=True)] = 0.0
@@ -206,6 +206,8 @@ class RunOptions:
     Starts from its newest checkpoint before the decay of either run, so that one long run gives
     several end points.
     """
+    initial_weights: str = ""
+    """A .safetensors file that `cli.py export` wrote, with weights to begin from."""
     mesh: str = "data=1"
     """Devices per axis, such as data=4,expert=2,model=1."""
     fsdp: bool = False

@@ -11,6 +11,7 @@ metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `curves.py`, a row per evaluation, for `fit`
 choices/          `choices.py`, the experts of each evaluation's tokens
 tensorboard/      `tensorboard.py`, optional
+wandb_id, wandb/  `wandb.py`, optional
 sample.txt        written last: its presence marks a finished run
 """
 

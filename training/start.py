@@ -34,6 +34,7 @@ from training.text.batches import Batch, EvaluationBatches, Sequences, training_
 from training.text.prepare import PreparedText
 from training.text.shards import SHARD_TOKENS, TokenStream
 from training.text.tokenizer import Tokenizer
+from training.weights import read_header, read_weights_file
 
 
 @dataclass(frozen=True)
@@ -146,7 +147,8 @@ def first_state(
 ) -> tuple[TrainState, dict[str, Any] | None, int]:
     """The initial state of a run without a checkpoint, its position in the data and its step.
 
-    Initialised from `key`, or taken from another run (`begin_from`).
+    Initialised from `key`, taken from another run (`begin_from`), or new but for the weights
+    (`initial_weights`).
     """
     config = setup.config
     if config.run.begin_from:
@@ -160,7 +162,23 @@ def first_state(
         hash_tables=_hash_tables(setup.model, setup.text),
     )
     layout = _layout(jax.eval_shape(make, key), setup.mesh, setup.config.run.fsdp)
+    if config.run.initial_weights:
+        model = _initial_weights(setup)
+        begin = partial(init_state, optimizer=setup.optimizer)
+        return jax.jit(begin, out_shardings=layout)(model), None, 0
     return jax.jit(make, out_shardings=layout)(key), None, 0
+
+
+def _initial_weights(setup: Setup) -> Transformer:
+    """The weights that `initial_weights` names. Raises `InputError` for another tokenizer."""
+    path = Path(setup.config.run.initial_weights)
+    theirs, (_, own) = read_header(path).tokenizer, setup.text.parts[0]
+    if theirs.fingerprint != own.tokenizer:
+        raise InputError(
+            f"{path} was trained with the tokenizer {theirs.name}, not {own.tokenizer_name}; "
+            "train on with its own"
+        )
+    return read_weights_file(path, model_shapes(setup.model, setup.mesh, None))
 
 
 def state_shapes(
@@ -209,8 +227,15 @@ def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] |
 def check_begin(config: TrainConfig) -> list[int]:
     """The steps at which `begin_from` has checkpoints from before the decay of either run.
 
-    Empty without `begin_from`. Raises `InputError` if the run cannot begin from it.
+    Empty without `begin_from`. Raises `InputError` if the run cannot begin from it, or from its
+    `initial_weights`.
     """
+    if config.run.initial_weights:
+        read_header(Path(config.run.initial_weights))
+        if config.run.begin_from:
+            raise InputError(
+                "begin_from and initial_weights both say what a run begins from; leave one out"
+            )
     if not config.run.begin_from:
         return []
     source, optimizer = Path(config.run.begin_from), config.optimizer

@@ -16,7 +16,7 @@ from plan.outlook import by_closed_form, by_compiler, rows_of
 from plan.request import Request
 from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
 from plan.traffic import evaluation_collectives, step_traffic, total
-from reference.config import ModelConfig, RouterConfig, Size
+from reference.config import REMATS, ModelConfig, RouterConfig, Size
 from reference.count import expert_slots, held_parameters, training_flops
 from reference.errors import ConfigError
 from reference.routers import Switch
@@ -105,13 +105,17 @@ def test_a_run_is_its_steps() -> None:
     assert (run.flops, run.done_flops, run.link_bytes, run.tokens) == (32e3, 48e3, 80e3, 7e3)
 
 
-def test_products_of_a_step_are_three_forward_passes_and_a_fourth_through_the_blocks_with_rematerialisation() -> None:
-    config = Request("step", "370M", remat=False).config()
-    without, with_remat = (step_traffic(Step(each, 256, 1, (1, 16, 1))) for each in (config, replace(config, remat=True)))
-    # 16 sequences on a device, which is what groups and positions are shared by.
-    assert without.flops == training_flops(config, 16)
-    blocks_share = 1 - 2 * 32_000 * 1536 * 2048 * 16 * 3 / training_flops(config, 16)
-    assert with_remat.flops / without.flops == pytest.approx(1 + blocks_share / 3)
+def test_products_of_a_step_are_three_forward_passes_and_those_that_rematerialisation_repeats() -> None:
+    config = Request("step", "370M", attention="plain", remat="none").config()
+    without, selective, full = (step_traffic(Step(replace(config, remat=remat), 256, 1, (1, 16, 1))) for remat in REMATS)
+    # 16 sequences on a device, which is what groups and positions are shared by; logits are computed in chunks, and so a fourth time.
+    logits = 2 * 32_000 * 1536 * 2048 * 16
+    assert without.flops == training_flops(config, 16) + logits
+    forward = training_flops(config, 16) / 3 - logits
+    # All but the products out of the dense feed-forwards: half the blocks have one, of 4 D^2 a token each.
+    assert full.flops - without.flops == forward - 6 * 2 * 4 * 1536**2 * 2048 * 16
+    # A twelfth of a step, as half the feed-forwards' products and two of three of the scores' are done again, and none of attention's.
+    assert without.flops < selective.flops < without.flops + 0.5 * forward
     # The capacity factor's empty slots are no work that the model asks for.
     assert without.model_flops < without.flops
 

@@ -51,8 +51,14 @@ class Plan:
     """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the activations."""
-    remat: bool = True
-    """Rematerialise blocks in the backward pass."""
+    attention: Literal["plain", "chunked", "kernel"] = "chunked"
+    """How attention is computed."""
+    remat: Literal["none", "selective", "full"] = "selective"
+    """What blocks compute again in the backward pass."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Spread the blocks' weights over all devices."""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of AdamW's first moment."""
     config: Path | None = None
     """A run's config.toml: its model, batch and number of steps, instead of the options above; the mesh is --mesh."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

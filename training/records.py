@@ -17,9 +17,9 @@ same bytes.
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Shaped
@@ -32,25 +32,9 @@ from training.choices import CHOICES, Choices
 from training.curves import CURVES, Curves, Record, Setting
 from training.evaluate import Evaluation
 from training.restore import CHECKPOINTS, checkpoint_steps
+from training.sinks import GuardedSink, MakeSink, Sink
 
 METRICS = "metrics.jsonl"
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Receives a run's records: the lines of `metrics.jsonl`, as dictionaries."""
-
-    def append(self, record: Record) -> None:
-        """Called with each record, of a step or an evaluation."""
-        ...
-
-    def close(self) -> None:
-        """Called after the last record."""
-        ...
-
-
-MakeSink = Callable[[list[Record]], Sink]
-"""Makes a sink from the records before the checkpoint that a run continues from."""
 
 
 class Records:
@@ -68,8 +52,9 @@ class Records:
     ) -> None:
         """Open the files in `folder`, truncated to step `after`.
 
-        Only one process `writes`. `sinks` are created here and receive every record. `say`
-        reports rows of the curves that are written anew.
+        Only one process `writes`. `sinks` are created here and receive every record; one that
+        raises an exception is named by `say`, once, and does not end the run. `say` also reports
+        rows of the curves that are written anew.
         """
         self._folder, self._setting, self._sinks = folder, setting, list[Sink]()
         self._choices = Choices(folder / CHOICES)
@@ -84,7 +69,11 @@ class Records:
         elif not curves.rows:
             (folder / CURVES).unlink(missing_ok=True)
         metrics = Metrics(folder / METRICS, lines)
-        self._sinks = [metrics, _CurvesSink(curves), *(make(records) for make in sinks)]
+        self._sinks = [
+            metrics,
+            _CurvesSink(curves),
+            *(GuardedSink(make, folder, records, say) for make in sinks),
+        ]
 
     def step(
         self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None

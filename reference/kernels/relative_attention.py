@@ -19,14 +19,12 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, Shaped
 
+from reference.attention import HEAD_OUTPUTS
 from reference.kernels import gpu, gpu_backward, tpu, tpu_backward
-from reference.mesh import BATCH, HEADS, MODEL
+from reference.mesh import BATCH, HEADS
 
 Platform = Literal["tpu", "gpu"]
 """As `jax.default_backend` names them; a GPU is one of NVIDIA's."""
-
-SAVED = "relative_attention"
-"""Name of what the forward pass saves, for a policy of `jax.checkpoint` that keeps it."""
 
 
 class _Kernels(NamedTuple):
@@ -61,7 +59,7 @@ def relative_attention(
     query: Float[Array, "batch heads context kqv"],
     key: Float[Array, "batch heads context kqv"],
     value: Float[Array, "batch heads context kqv"],
-    position: Float[Array, "heads context kqv"],
+    position: Float[Array, "copies heads context kqv"],
     document: Int[Array, "batch context"] | None = None,
     *,
     block: int | None = None,
@@ -70,7 +68,8 @@ def relative_attention(
     """Attention of each query to the keys up to it, in the same document.
 
     `query` is divided by sqrt(kqv) already. `position` goes from the largest distance, context - 1,
-    to 0. `document`: a number per position, equal within a document; None: all are one.
+    to 0, a copy for each device that the batch is spread over. `document`: a number per position,
+    equal within a document; None: all are one.
 
     Scores and softmax are float32 or wider; the result has the dtype of `value`. `block`: rows of a
     block, to which the context is padded; None: what suits the platform. `interpret`: run that
@@ -79,14 +78,23 @@ def relative_attention(
     On a mesh each device attends with its own heads and sequences. `fits` returns whether the
     kernels can be used.
     """
-    attend = partial(_attend, _Options(block, interpret))
+
+    def attend(
+        query: Float[Array, "batch heads context kqv"],
+        key: Float[Array, "batch heads context kqv"],
+        value: Float[Array, "batch heads context kqv"],
+        position: Float[Array, "1 heads context kqv"],
+        document: Int[Array, "batch context"] | None,
+    ) -> Float[Array, "batch heads context kqv"]:
+        return _attend(_Options(block, interpret), query, key, value, position[0], document)
+
     if jax.sharding.get_abstract_mesh().empty:
         return attend(query, key, value, position, document)
     documents = None if document is None else P(BATCH, None)
     # The result is sharded over every axis: there is no replication for JAX to check.
     sharded = jax.shard_map(
         attend,
-        in_specs=(P(*HEADS), P(*HEADS), P(*HEADS), P(MODEL, None, None), documents),
+        in_specs=(P(*HEADS), P(*HEADS), P(*HEADS), P(*HEADS), documents),
         out_specs=P(*HEADS),
         check_vma=False,
     )
@@ -118,7 +126,7 @@ def _forward(
     options: _Options, *inputs: Any
 ) -> tuple[Float[Array, "batch heads context kqv"], tuple[Any, ...]]:
     output, log_sum = _by_platform(_run_forward, options, inputs)
-    output, log_sum = (checkpoint_name(saved, SAVED) for saved in (output, log_sum))
+    output, log_sum = (checkpoint_name(saved, HEAD_OUTPUTS) for saved in (output, log_sum))
     return output, (inputs, output, log_sum)
 
 

@@ -30,7 +30,7 @@ def report(loss: float) -> Report:
 
 def write(folder: Path, after: int, steps: range) -> None:
     """A run's records of `steps`, with an evaluation after each second one."""
-    with Records(folder, SETTING, after=after, writes=True, sinks=[event_file(folder)]) as records:
+    with Records(folder, SETTING, after=after, writes=True, sinks=[event_file()]) as records:
         for step in steps:
             records.step(step, report(8.0 / step), 1e-3, None if step == steps[0] else 1024.0)
             if step % 2 == 0:

@@ -47,7 +47,7 @@ def main() -> None:
 
     found: list[dict[str, dict[str, float]]] = []
     for batch, heads, context, kqv, documents in shapes:
-        query, position = _array(batch, heads, context, kqv), _array(heads, context, kqv)
+        query, position = _array(batch, heads, context, kqv), _array(1, heads, context, kqv)
         given = [query, query, query, position]
         given += [_array(batch, context, dtype=jnp.int32)] if documents else []
         found.append({"forward": measure(relative_attention, given), "both": measure(gradients, [query, *given])})

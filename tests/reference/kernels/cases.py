@@ -1,4 +1,4 @@
-"""The plain form of attention, as `reference.attention` has it, and inputs drawn for it."""
+"""The plain form of attention, and inputs drawn for it."""
 
 from typing import Any, NamedTuple
 
@@ -6,8 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int
 
-from reference.attention import shift
-from reference.fast import causal_softmax
+from reference.attention import attend_at_once
 
 Inputs = tuple[Array, Array, Array, Array]
 
@@ -30,14 +29,11 @@ def plain(
     query: Float[Array, "batch heads context kqv"],
     key: Float[Array, "batch heads context kqv"],
     value: Float[Array, "batch heads context kqv"],
-    position: Float[Array, "heads context kqv"],
+    position: Float[Array, "1 heads context kqv"],
     document: Int[Array, "batch context"] | None = None,
 ) -> Float[Array, "batch heads context kqv"]:
     """All scores at once."""
-    scores = jnp.einsum("bhik,bhjk->bhij", query, key) + shift(jnp.einsum("bhik,hmk->bhim", query, position))
-    if document is not None:
-        scores = jnp.where((document[:, :, None] == document[:, None, :])[:, None], scores, -jnp.inf)
-    return jnp.einsum("bhij,bhjk->bhik", causal_softmax(scores), value)
+    return jnp.moveaxis(attend_at_once(query, key, value, position, document), 1, 2)
 
 
 def inputs(case: Case, dtype: Any = None) -> tuple[Inputs, Int[Array, "batch context"] | None, Array]:
@@ -49,7 +45,7 @@ def inputs(case: Case, dtype: Any = None) -> tuple[Inputs, Int[Array, "batch con
 
     shape = (case.batch, case.heads, case.context, case.kqv)
     query = _normal(*shape, scale=case.deviation * (2 * case.kqv) ** -0.5)
-    given = (query, _normal(*shape), _normal(*shape), _normal(*shape[1:]))
+    given = (query, _normal(*shape), _normal(*shape), _normal(1, *shape[1:]))
     gradient = _normal(*shape)
     ids = np.cumsum(generator.random((case.batch, case.context)) < 0.15, axis=1)
     return given, jnp.asarray(ids, jnp.int32) if case.documents else None, gradient

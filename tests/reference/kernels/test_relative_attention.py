@@ -79,6 +79,6 @@ def test_on_a_mesh_each_device_attends_with_its_heads_and_sequences() -> None:
     done = subprocess.run(command, env=on_devices(8), capture_output=True, text=True, timeout=HANG_SECONDS)
     assert done.returncode == 0, done.stderr[-4000:]
     found = json.loads(done.stdout)
-    # float64, as above; the gradient of the positions is summed over the four devices that share the batch.
+    # float64, as above; each of the four devices that share the batch has a gradient of its own copy of the positions.
     assert max(found["distances"].values()) < 1e-12
-    assert found["sharded"]["position"] == "P('model', None, None)"
+    assert found["sharded"]["position"] == "P(('data', 'expert'), 'model', None, None)"

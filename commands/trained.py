@@ -20,27 +20,41 @@ WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample a continuation of a text from a trained model."""
+    """Sample continuations of a text from a trained model."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder."""
     prompt: str = ""
     """The text to continue; empty: start a document."""
+    samples: int = 1
+    """Continuations, sampled together."""
     tokens: int = 256
-    """Tokens to sample."""
+    """Tokens to sample for each."""
     temperature: float = 1.0
     """Softmax temperature; 0 takes the most probable token."""
     seed: int = 0
     """Sampling seed."""
     mesh: Mesh = None
     dtype: WeightType = None
+    json: Json = False
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
         """Sample and print."""
         from training.load import sample_run
 
-        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say)))
+        names = ("samples", "tokens", "temperature", "seed")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found = sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say)
+        if self.json:
+            import json
+
+            print(json.dumps({"folder": str(self.folder), "prompt": self.prompt, **options, **asdict(found)}, indent=2))
+            return
+        for i, text in enumerate(found.texts, 1):
+            if self.samples > 1:
+                print(f"{'' if i == 1 else chr(10)}[{i} of {self.samples}]")
+            print(shown(text))
 
 
 @dataclass(frozen=True)

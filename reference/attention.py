@@ -9,6 +9,8 @@ its two bias vectors, for which the counts leave no room:
 Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the head dimension.
 """
 
+from collections.abc import Callable
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -94,6 +96,24 @@ class Attention(eqx.Module):
             "md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None)
         )
         return repeated(position, (x.shape[0], *position.shape), HEADS)
+
+    def keys_and_values(
+        self, x: Float[Array, "batch context d_model"]
+    ) -> Float[Array, "2 batch heads context kqv"]:
+        """What `decoding` caches of `x`."""
+        return jnp.stack([self._heads(x, self.key), self._heads(x, self.value)])
+
+    def decode(
+        self,
+        x: Float[Array, "batch 1 d_model"],
+        attend: Callable[..., Float[Array, "batch 1 heads kqv"]],
+    ) -> tuple[Float[Array, "batch 1 d_model"], Float[Array, "2 batch heads 1 kqv"]]:
+        """`__call__` of one position, and what is cached of it.
+
+        `attend(query, keys_and_values)` attends to it and to the positions before it.
+        """
+        query, new = self._heads(x, self.query), self.keys_and_values(x)
+        return self._joined(attend(query / self.query.shape[-1] ** 0.5, new)), new
 
 
 def same_document(

@@ -14,7 +14,7 @@ operation, and the model runs on one device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -176,6 +176,19 @@ def rows(
     sharding = None if _alone() else P(*layout)
     at = x.at[index]
     return at.get(mode="fill", wrap_negative_indices=False, out_sharding=sharding)
+
+
+def on_each_device(
+    function: Callable[..., Shaped[Array, "..."]], layouts: tuple[Layout, ...], out: Layout
+) -> Callable[..., Shaped[Array, "..."]]:
+    """`function` of arrays with these layouts, called by each device with its own shards.
+
+    `out`: the layout of the result. Without a mesh, `function` itself.
+    """
+    if _alone():
+        return function
+    specs = tuple(P(*layout) for layout in layouts)
+    return jax.shard_map(function, in_specs=specs, out_specs=P(*out))
 
 
 def parameter_specs(model: PyTree) -> PyTree[P]:

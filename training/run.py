@@ -22,7 +22,6 @@ from training.claim import claim, finish, start_over
 from training.config import TrainConfig
 from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
-from training.evaluate import sample
 from training.folder import RESULTS, check_options, data_of, finished, locked
 from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
@@ -31,6 +30,7 @@ from training.machine import check_memory, one_line_faults
 from training.manifest import differing
 from training.records import MakeSink, Records, unusable
 from training.restore import CHECKPOINTS, checkpoint_steps
+from training.sampling import sample
 from training.signals import Stop, stop_on_signals
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
 from training.step import TrainState
@@ -160,7 +160,8 @@ def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
                 records.evaluation(done, found)
                 held_out = found.loss
     prompt = np.array([tokenizer.end], np.int32)
-    text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, keys.sample))
+    (tokens,) = sample(state.model, [prompt], SAMPLE_TOKENS, [keys.sample])
+    text = tokenizer.decode(tokens)
     if writes:
         finish(folder, setup.config, tokenizer, setup.text, text)
     return Outcome(folder, done, held_out, False, text)

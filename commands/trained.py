@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
-Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
+Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1, or all.")]
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
 
@@ -131,9 +131,10 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     if described is None:
         return None
     from training.config import RunOptions
+    from training.devices import all_devices
     from training.start import run_mesh
 
-    return run_mesh(RunOptions(mesh=described))
+    return run_mesh(RunOptions(mesh=f"data={len(all_devices())}" if described == "all" else described))
 
 
 def _say(message: str) -> None:

@@ -72,7 +72,7 @@ class Train:
     tokenizer: str | None = None
     """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
     mesh: str | None = None
-    """Devices per axis, such as data=4,expert=2,model=1."""
+    """Devices per axis, such as data=4,expert=2,model=1; all: every device, experts over as many as divide both."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the activations."""
     remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False

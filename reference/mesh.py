@@ -100,6 +100,15 @@ def make_mesh(
     return jax.make_mesh((data, expert, model), (DATA, EXPERT, MODEL), axis_types, devices=devices)
 
 
+def default_axes(devices: int, num_experts: int) -> tuple[int, int, int]:
+    """Devices along data, expert and model: experts over as many as divide both, data the rest.
+
+    Our choice: experts are most of a routed model's weights. `num_experts`: 1 for a dense model.
+    """
+    expert = math.gcd(devices, num_experts)
+    return devices // expert, expert, 1
+
+
 def devices_along(*axes: str) -> int:
     """Number of devices along these axes together; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape

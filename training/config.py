@@ -186,8 +186,8 @@ class RunOptions:
     Starts from its newest checkpoint before the decay of either run, so that one long run gives
     several end points.
     """
-    mesh: str = "data=1"
-    """Devices per axis, such as data=4,expert=2,model=1."""
+    mesh: str = "all"
+    """Devices per axis, such as data=4,expert=2,model=1; all: see `devices.settled`."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -199,9 +199,9 @@ class RunOptions:
         self.mesh_shape()
 
     def mesh_shape(self) -> dict[str, int]:
-        """`mesh` by axis. Raises `ConfigError` if it cannot be parsed."""
+        """`mesh` by axis, "all" as one device. Raises `ConfigError` if it cannot be parsed."""
         shape = {"data": 1, "expert": 1, "model": 1}
-        for part in filter(None, self.mesh.split(",")):
+        for part in filter(None, self.mesh.removeprefix("all").split(",")):
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdecimal() or int(count) < 1:
                 raise ConfigError(

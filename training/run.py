@@ -17,6 +17,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import PRNGKeyArray
 
 from common.terminal import Say
+from training import devices
 from training.checkpoint import Checkpoints
 from training.claim import claim, finish, start_over
 from training.config import TrainConfig
@@ -72,19 +73,21 @@ def train(
     `cache` keeps token shards and compiled programs for later runs. `sinks` receive every record,
     in process 0. `processes`: the processes of a distributed run, each of which calls this.
     `ignore_memory`: try a step that is larger than the memory. Raises `InputError` before the first
-    step for invalid options, or a folder with a run of other options or text, or whose files are
-    damaged beyond mending; `WorkError` if a loss is not finite (the last checkpoint is kept), if
-    memory or the disk does not suffice, if another process is lost, or if another one trains in the
-    same folder.
+    step for invalid options, a platform without devices, or a folder with a run of other options or
+    text, or whose files are damaged beyond mending; `WorkError` if a loss is not finite (the last
+    checkpoint is kept), if memory or the disk does not suffice, if another process is lost, or if
+    another one trains in the same folder.
     """
     if processes is not None:
         join(processes, watcher.on_event)
-    config = replace(config, data=settled(config.data))
+    config = devices.settled(replace(config, data=settled(config.data)), watcher.on_event)
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config, watcher.on_event))
     if done is not None:
         watcher.on_event(f"{folder} has this run, finished")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
+    if missing := devices.unused_accelerator():
+        watcher.on_event(missing)
     keep_compiled(cache)
     if jax.default_backend() == "cpu":
         keep_freed_memory()

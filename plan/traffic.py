@@ -159,9 +159,9 @@ def counted_once(program: str, step: Step) -> float | None:
     """FLOPs of a program's matrix products on one device as XLA counts them: a loop's body once.
 
     The loops are those over groups of blocks, over microbatches, over chunks of the loss and of
-    attention, and over an evaluation's rounds. A gradient is two products of a product's size. Experts work on whole
-    buffers, empty slots too. None for an evaluation where every device has all experts, which go
-    through a loop over blocks of tokens.
+    attention, and over an evaluation's rounds. A gradient is two products of a product's size.
+    Experts work on whole buffers, empty slots too. None for an evaluation where every device has
+    all experts, which go through a loop over blocks of tokens.
     """
     config, groups = step.config, step.config.size.num_blocks // step.config.period
     forward = forward_flops(step, inference=program == "evaluation")

@@ -89,7 +89,8 @@ class _Worker:
         command = [sys.executable, "-m", "benchmarks.device.worker", name, json.dumps(list(items))]
         self._process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=self._errors, text=True, start_new_session=True)
         self._lines: queue.Queue[str | None] = queue.Queue()
-        threading.Thread(target=self._read, daemon=True).start()
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
 
     def __enter__(self) -> "_Worker":
         return self
@@ -98,6 +99,7 @@ class _Worker:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        self._reader.join()
 
     def next_result(self, deadline: float) -> tuple[Found | None, str | None]:
         """The next item's result, or why there is none."""
@@ -114,7 +116,8 @@ class _Worker:
 
     def _read(self) -> None:
         assert self._process.stdout is not None
-        for line in self._process.stdout:
-            if line.startswith("{"):
-                self._lines.put(line)
+        with self._process.stdout as lines:
+            for line in lines:
+                if line.startswith("{"):
+                    self._lines.put(line)
         self._lines.put(None)

@@ -18,7 +18,7 @@ GB = 1e9
 def items(toy: bool) -> list[Item]:
     """In the order of their memory by closed form, so that each one's peak is the process's."""
     if toy:
-        found = [_item("7K", 4, "chunked", "selective", 32, 2)]
+        found = [_item("7K", 1, "chunked", "selective", 32, 2)]
     else:
         found = [_item(size, experts, *FORMS[0]) for size in ("15M", "130M", "370M") for experts in (1, 8, 64)]
         found += [_item(size, experts, *form) for form in FORMS[1:] for size in ("15M", "370M") for experts in (1, 8)]

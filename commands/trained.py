@@ -13,34 +13,48 @@ if TYPE_CHECKING:
 
 Json = Annotated[bool, tyro.conf.FlagCreatePairsOff]
 
-Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1.")]
+Mesh = Annotated[str | None, tyro.conf.arg(help="Load the model onto several devices, such as data=1,expert=8,model=1, or all.")]
 
 WeightType = Annotated[Literal["float32", "bfloat16"] | None, tyro.conf.arg(help="Dtype of weights and activations; default: the run's.")]
 
 
 @dataclass(frozen=True)
 class Sample:
-    """Sample a continuation of a text from a trained model."""
+    """Sample continuations of a text from a trained model."""
 
     folder: Annotated[Path, tyro.conf.Positional]
     """The run's folder, or a .safetensors file that `export` wrote."""
     prompt: str = ""
     """The text to continue; empty: start a document."""
+    samples: int = 1
+    """Continuations, sampled together."""
     tokens: int = 256
-    """Tokens to sample."""
+    """Tokens to sample for each."""
     temperature: float = 1.0
     """Softmax temperature; 0 takes the most probable token."""
     seed: int = 0
     """Sampling seed."""
     mesh: Mesh = None
     dtype: WeightType = None
+    json: Json = False
+    """Print JSON only, on standard output."""
 
     def run(self) -> None:
         """Sample and print."""
         from training.load import sample_run
 
-        options: Any = {"tokens": self.tokens, "temperature": self.temperature, "seed": self.seed}
-        print(shown(sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say)))
+        names = ("samples", "tokens", "temperature", "seed")
+        options: dict[str, Any] = {name: getattr(self, name) for name in names}
+        found = sample_run(self.folder, self.prompt, **options, mesh=_mesh(self.mesh), dtype=self.dtype, say=_say)
+        if self.json:
+            import json
+
+            print(json.dumps({"folder": str(self.folder), "prompt": self.prompt, **options, **asdict(found)}, indent=2))
+            return
+        for i, text in enumerate(found.texts, 1):
+            if self.samples > 1:
+                print(f"{'' if i == 1 else chr(10)}[{i} of {self.samples}]")
+            print(shown(text))
 
 
 @dataclass(frozen=True)
@@ -143,9 +157,10 @@ def _mesh(described: str | None) -> "jax.sharding.Mesh | None":
     if described is None:
         return None
     from training.config import RunOptions
+    from training.devices import all_devices
     from training.start import run_mesh
 
-    return run_mesh(RunOptions(mesh=described))
+    return run_mesh(RunOptions(mesh=f"data={len(all_devices())}" if described == "all" else described))
 
 
 def _say(message: str) -> None:

@@ -75,7 +75,7 @@ class Train:
     initial_weights: str | None = None
     """A .safetensors file (cli.py export) whose weights training begins from; optimizer and schedule are new."""
     mesh: str | None = None
-    """Devices per axis, such as data=4,expert=2,model=1."""
+    """Devices per axis, such as data=4,expert=2,model=1; all: every device, experts over as many as divide both."""
     fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Spread the blocks' weights over all devices and gather them layer by layer, to save memory."""
     dtype: Literal["float32", "bfloat16"] | None = None

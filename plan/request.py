@@ -8,7 +8,7 @@ from plan.chips import Topology
 from plan.memory import Moment, Step
 from reference.config import AttentionForm, ModelConfig, Remat, RouterConfig, technique
 from reference.errors import ConfigError, require
-from reference.mesh import DATA, EXPERT, MODEL
+from reference.mesh import DATA, EXPERT, MODEL, default_axes
 from reference.sizes import LADDER
 from training.config import TrainConfig, vocabulary_multiple
 
@@ -75,8 +75,7 @@ class Request:
         if self.mesh is not None:
             return self.mesh
         devices = Topology(self.topology).devices
-        expert = 1 if self.router == "dense" else math.gcd(devices, self.experts)
-        return devices // expert, expert, 1
+        return default_axes(devices, 1 if self.router == "dense" else self.experts)
 
     @property
     def step(self) -> Step:
@@ -146,6 +145,7 @@ def of_run(run: TrainConfig, vocabulary: int) -> dict[str, Any]:
     )
     return {
         **{name: getattr(model, name) for name in names},
+        "attention": model.attention_form(),
         "vocabulary": data.vocabulary() or vocabulary,
         "batch": data.batch,
         "microbatches": data.accumulate,

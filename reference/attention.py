@@ -17,6 +17,7 @@ Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the h
 `queries` some of the positions, `keys` the first of them.
 """
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import equinox as eqx
@@ -118,6 +119,24 @@ class Attention(eqx.Module):
         copies = repeated(sinusoids, (devices_along(*BATCH), *sinusoids.shape), TOKENS)
         weight = self.position.astype(x.dtype)
         return contract("cmd,dhk->chmk", copies, weight, out=HEADS)
+
+    def keys_and_values(
+        self, x: Float[Array, "batch context d_model"]
+    ) -> Float[Array, "2 batch heads context kqv"]:
+        """What `decoding` caches of `x`."""
+        return jnp.stack([self._heads(x, self.key), self._heads(x, self.value)])
+
+    def decode(
+        self,
+        x: Float[Array, "batch 1 d_model"],
+        attend: Callable[..., Float[Array, "batch 1 heads kqv"]],
+    ) -> tuple[Float[Array, "batch 1 d_model"], Float[Array, "2 batch heads 1 kqv"]]:
+        """`__call__` of one position, and what is cached of it.
+
+        `attend(query, keys_and_values)` attends to it and to the positions before it.
+        """
+        query, new = self._heads(x, self.query), self.keys_and_values(x)
+        return self._joined(attend(query / self.query.shape[-1] ** 0.5, new)), new
 
 
 HEAD_INPUTS, HEAD_OUTPUTS = "queries, keys and values", "outputs of heads"

@@ -15,7 +15,7 @@ plain operation, and the model runs on one device.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeVar
 
@@ -105,6 +105,15 @@ def make_mesh(
     return jax.make_mesh((data, expert, model), (DATA, EXPERT, MODEL), axis_types, devices=devices)
 
 
+def default_axes(devices: int, num_experts: int) -> tuple[int, int, int]:
+    """Devices along data, expert and model: experts over as many as divide both, data the rest.
+
+    Our choice: experts are most of a routed model's weights. `num_experts`: 1 for a dense model.
+    """
+    expert = math.gcd(devices, num_experts)
+    return devices // expert, expert, 1
+
+
 def devices_along(*axes: str) -> int:
     """Number of devices along these axes together; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
@@ -184,6 +193,19 @@ def rows(
     return at.get(mode="fill", wrap_negative_indices=False, out_sharding=sharding)
 
 
+def on_each_device(
+    function: Callable[..., Shaped[Array, "..."]], layouts: tuple[Layout, ...], out: Layout
+) -> Callable[..., Shaped[Array, "..."]]:
+    """`function` of arrays with these layouts, called by each device with its own shards.
+
+    `out`: the layout of the result. Without a mesh, `function` itself.
+    """
+    if _alone():
+        return function
+    specs = tuple(P(*layout) for layout in layouts)
+    return jax.shard_map(function, in_specs=specs, out_specs=P(*out))
+
+
 def parameter_specs(model: PyTree) -> PyTree[P]:
     """A partition spec for each array of `model`, or of its shapes; `P()` where replicated.
 
@@ -236,25 +258,27 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     return jax.tree.map(_sum_to_share, gradient, shares)
 
 
-def gathered(block: T, dtype: Any) -> T:
-    """A block whose spread matrices are whole, in `dtype`, on each device that computes with them.
+def gathered(blocks: T, dtype: Any) -> T:
+    """Blocks whose spread matrices are whole, in `dtype`, on each device that computes with them.
 
     Their gradients are summed into the shards, in the weights' own dtype (Zhao et al. 2023, FSDP).
     Matrices in their layout of `parameter_specs` are returned as they are.
     """
     if _alone():
-        return block
+        return blocks
 
     def _whole(path: tuple[Any, ...], weight: Any) -> Any:
         layout = _by_end(_WEIGHTS, _dotted(path))
         if layout is None or not summed_later(path):
             return weight
+        # The leading axes of stacked blocks are not sharded.
+        layout = (*(None,) * (weight.ndim - len(layout)), *layout)
         own = jax.typeof(weight).sharding.spec
         if own.partitions == layout:
             return weight
         return _gather(weight, dtype, P(*layout, reduced=_summed_axes(path)), own)
 
-    return jax.tree_util.tree_map_with_path(_whole, block)
+    return jax.tree_util.tree_map_with_path(_whole, blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

@@ -77,6 +77,14 @@ def test_routed_layers_are_timed_beside_the_dense_one(tmp_path: Path) -> None:
     assert set(found["sinkhorn"]["4"]) == {"layer", "router", "sinkhorn", "dense"}
 
 
+def test_sampling_is_timed_beside_full_passes(tmp_path: Path) -> None:
+    figures = tmp_path / "sampling.json"
+    sizes = ("--size", "7K", "--context", "8", "--tokens", "3", "--texts", "2", "--times", "1", "--router", "dense")
+    _run("sampling", *sizes, "--json", str(figures))
+    found = json.loads(figures.read_text())
+    assert {way: len(taken) for way, taken in found["seconds"]["dense"].items()} == {"full passes": 1, "cached": 1, "together": 1}
+
+
 def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
     figures = tmp_path / "step.json"
     sizes = ("--d-model", "16", "--layers", "2", "--heads", "2", "--context", "8", "--batch", "2", "--vocabulary", "32")

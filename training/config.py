@@ -208,8 +208,8 @@ class RunOptions:
     """
     initial_weights: str = ""
     """A .safetensors file that `cli.py export` wrote, with weights to begin from."""
-    mesh: str = "data=1"
-    """Devices per axis, such as data=4,expert=2,model=1."""
+    mesh: str = "all"
+    """Devices per axis, such as data=4,expert=2,model=1; all: see `devices.settled`."""
     fsdp: bool = False
     """Spread the blocks' weights over all devices and gather them layer by layer: less memory."""
 
@@ -223,9 +223,9 @@ class RunOptions:
         self.mesh_shape()
 
     def mesh_shape(self) -> dict[str, int]:
-        """`mesh` by axis. Raises `ConfigError` if it cannot be parsed."""
+        """`mesh` by axis, "all" as one device. Raises `ConfigError` if it cannot be parsed."""
         shape = {"data": 1, "expert": 1, "model": 1}
-        for part in filter(None, self.mesh.split(",")):
+        for part in filter(None, self.mesh.removeprefix("all").split(",")):
             axis, _, count = part.partition("=")
             if axis.strip() not in shape or not count.strip().isdecimal() or int(count) < 1:
                 raise ConfigError(

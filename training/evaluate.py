@@ -1,18 +1,16 @@
-"""Evaluation on held-out text, and sampling."""
+"""Evaluation on held-out text."""
 
 import math
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from functools import partial
 
 import equinox as eqx
-import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int
 
-from reference.mesh import BATCH, devices_along, laid_out, reshaped
+from reference.mesh import BATCH, laid_out, reshaped
 from reference.objective import PADDING, log_prob_of
 from reference.routers import Routing
 from reference.transformer import Transformer
@@ -119,51 +117,3 @@ def _choices(
         else jnp.sum(counted & ~routing.kept, axis=(1, 2, 3), dtype=jnp.int32)
     )
     return counts, reshaped(whole, (layers, groups * tokens, k), (None, None, None)), dropped
-
-
-def sample(
-    model: Transformer,
-    prompt: Int[np.ndarray, "tokens"],
-    length: int,
-    key: PRNGKeyArray,
-    *,
-    temperature: float = 1.0,
-) -> Int[np.ndarray, "all_tokens"]:
-    """`prompt` followed by `length` sampled tokens; `temperature` 0 takes the argmax.
-
-    No cache: each token reruns the last `context` tokens, which is fast enough for small models.
-    """
-    context = model.config.context
-    # On a mesh the batch is sharded, so all of its rows are copies of the text.
-    rows = devices_along(*BATCH)
-
-    tokens = prompt.tolist()
-    for i in range(length):
-        recent = tokens[-context:]
-        window = np.array(recent + [0] * (context - len(recent)), np.int32)
-        last = np.int32(len(recent) - 1)
-        tokens.append(
-            int(_next(model, window, last, key, np.int32(i), rows=rows, temperature=temperature))
-        )
-    return np.array(tokens, np.int32)
-
-
-@partial(jax.jit, static_argnames=("rows", "temperature"))
-def _next(
-    model: Transformer,
-    window: Int[Array, "context"],
-    last: Int[Array, ""],
-    key: PRNGKeyArray,
-    i: Int[Array, ""],
-    *,
-    rows: int,
-    temperature: float,
-) -> Int[Array, ""]:
-    """The token after `window[last]`; the batch is `rows` copies of the window."""
-    batch = laid_out(jnp.tile(window, (rows, 1)), (BATCH, None))
-    logits = laid_out(model(batch, inference=True)[0], (None, None, None))[0, last]
-    return (
-        jnp.argmax(logits)
-        if temperature == 0
-        else jax.random.categorical(jax.random.fold_in(key, i), logits / temperature)
-    )

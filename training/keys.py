@@ -19,7 +19,7 @@ class RunKeys(NamedTuple):
     steps: PRNGKeyArray
     """Routers that sample; folded with the step (`training.step.train_step`)."""
     sample: PRNGKeyArray
-    """The sample at the end of the run; folded with the position (`training.evaluate.sample`)."""
+    """The sample at the end of the run; folded with the position (`training.sampling`)."""
 
 
 def run_keys(seed: int) -> RunKeys:

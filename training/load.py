@@ -22,9 +22,10 @@ from reference.mesh import DATA, EXPERT, place_batch
 from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.config import TrainConfig
-from training.evaluate import Sums, evaluate, sample, sums_of
+from training.evaluate import Sums, evaluate, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
 from training.restore import CHECKPOINTS, read_weights
+from training.sampling import sample
 from training.start import kernel_refusal, model_shapes
 from training.store import readable
 from training.text.batches import Batch, EvaluationBatches, Sequences
@@ -177,10 +178,21 @@ def _held_out(folder: Path, run: LoadedRun, cache: Path) -> list[tuple[float, To
     return text.streams("held_out")
 
 
+@dataclass(frozen=True)
+class Continued:
+    """Texts that a run's model wrote."""
+
+    texts: list[str]
+    """Each begins with the prompt."""
+    step: int
+    """The step of the model's checkpoint."""
+
+
 def sample_run(
     folder: Path,
     prompt: str,
     *,
+    samples: int = 1,
     tokens: int = 256,
     temperature: float = 1.0,
     seed: int = 0,
@@ -188,17 +200,19 @@ def sample_run(
     mesh: Mesh | None = None,
     dtype: Dtype | None = None,
     say: Say = lambda message: None,
-) -> str:
-    """`prompt` and its continuation by the run's model; an empty prompt starts a document.
+) -> Continued:
+    """`prompt`, continued `samples` times by the run's model; an empty prompt starts a document.
 
-    `mesh`, `dtype` and `say` as in `load_run`. Raises `InputError` for a negative temperature.
+    Text i has the key of `seed`, folded with i, however many there are. `mesh`, `dtype` and `say`
+    as in `load_run`. Raises `InputError` for a negative temperature.
     """
+    Range(1).check("samples", samples)
     Range(0).check("temperature", temperature)
     Range(0).check("tokens", tokens)
     SEED.check("seed", seed)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     start = np.concatenate([np.array([run.tokenizer.end], np.int32), run.tokenizer.encode(prompt)])
     with run.on_mesh():
-        key = jax.random.key(seed)
-        continued = sample(run.model, start, tokens, key, temperature=temperature)
-    return run.tokenizer.decode(continued)
+        keys = [jax.random.fold_in(jax.random.key(seed), i) for i in range(samples)]
+        written = sample(run.model, [start] * samples, tokens, keys, temperature=temperature)
+    return Continued([run.tokenizer.decode(text) for text in written], run.step)

@@ -18,12 +18,12 @@ from jaxtyping import PRNGKeyArray
 
 from common.files import store_url
 from common.terminal import Say
+from training import devices
 from training.checkpoint import Checkpoints
 from training.claim import claim, finish, start_over
 from training.config import TrainConfig
 from training.curves import CURVES, Setting, last_loss
 from training.distributed import Processes, check_alike, decided, join, peers
-from training.evaluate import sample
 from training.folder import RESULTS, check_options, finished, locked
 from training.host import cache_faults, keep_compiled, keep_freed_memory
 from training.keys import run_keys
@@ -32,6 +32,7 @@ from training.machine import check_memory, one_line_faults
 from training.manifest import differing
 from training.records import Records, unusable
 from training.restore import CHECKPOINTS, checkpoint_steps
+from training.sampling import sample
 from training.signals import Stop, stop_on_signals
 from training.sinks import MakeSink
 from training.start import Setup, check_begin, first_state, set_up, state_shapes
@@ -76,10 +77,10 @@ def train(
     shards and compiled programs for later runs. `sinks` receive every record, in process 0.
     `processes`: the processes of a distributed run, each of which calls this.
     `ignore_memory`: try a step that is larger than the memory. Raises `InputError` before the first
-    step for invalid options, or a folder with a run of other options or text, or whose files are
-    damaged beyond mending; `WorkError` if a loss is not finite (the last checkpoint is kept), if
-    memory or the disk does not suffice, if another process is lost, or if another one trains in the
-    same folder.
+    step for invalid options, a platform without devices, or a folder with a run of other options or
+    text, or whose files are damaged beyond mending; `WorkError` if a loss is not finite (the last
+    checkpoint is kept), if memory or the disk does not suffice, if another process is lost, or if
+    another one trains in the same folder.
     """
     if processes is not None:
         join(processes, watcher.on_event)
@@ -122,12 +123,14 @@ def _trained(
 ) -> Outcome:
     """`train`, in a folder that is local but for its checkpoints."""
     folder = place.folder
-    config = replace(config, data=settled(config.data))
+    config = devices.settled(replace(config, data=settled(config.data)), watcher.on_event)
     with peers(_KEPT):
         done = decided(lambda: _finished(folder, config, watcher.on_event))
     if done is not None:
         watcher.on_event(f"{folder} has this run, finished")
         return Outcome(folder, config.run.steps, done[0], False, done[1])
+    if missing := devices.unused_accelerator():
+        watcher.on_event(missing)
     keep_compiled(cache)
     if jax.default_backend() == "cpu":
         keep_freed_memory()
@@ -209,7 +212,8 @@ def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
                 records.evaluation(done, found)
                 held_out = found.loss
     prompt = np.array([tokenizer.end], np.int32)
-    text = tokenizer.decode(sample(state.model, prompt, SAMPLE_TOKENS, keys.sample))
+    (tokens,) = sample(state.model, [prompt], SAMPLE_TOKENS, [keys.sample])
+    text = tokenizer.decode(tokens)
     if writes:
         finish(folder, setup.config, tokenizer, setup.text, text)
     return Outcome(folder, done, held_out, False, text)

@@ -35,7 +35,7 @@ with install_import_hook("reference", "beartype.beartype"):
 
 from tests.checks import HANG_SECONDS
 from tests.reference.golden_models import routed
-from tests.reference.small_models import draw
+from tests.reference.small_models import decoded, draw
 
 BATCH = 16
 # An epsilon as large as the gradients: AdamW's usual one divides gradients that are nothing but rounding by themselves.
@@ -191,6 +191,7 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
     config = dataclasses.replace(Case(**options).config(), vocabulary=29, vocabulary_multiple=16)
     model = draw(config)
     tokens = np.where(np.arange(BATCH)[:, None] < BATCH - 4, 3, tokens_of(config))
+    first = np.arange(BATCH) % 2 * 3
     unknown = tokens.copy()
     unknown[5, 2] = config.vocabulary
     evaluate = jax.jit(partial(objective, inference=True))
@@ -204,12 +205,17 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
         program = evaluate.lower(placed, here).compile()
         found, routing = logits(placed, here)
         report = program(placed, here)[1]
+        step_by_step = jax.jit(decoded)(placed, here[:, :-1], first)
         not_numbers = np.isnan(np.asarray(logits(placed, there)[0])[..., : config.vocabulary])
     assert config.router is not None
     choices = config.router.k * routing.experts.shape[2]
     fullest = float(np.max(np.asarray(routing.load))) * choices
     return {
         "logits": float(np.max(np.abs(np.asarray(found) - expected[0]))),
+        "decoded": max(
+            float(np.max(np.abs(np.asarray(step_by_step)[row, : config.context - begin] - expected[0][row, begin:])))
+            for row, begin in enumerate(first)
+        ),
         "loss": abs(float(report.loss) - float(expected[1])),
         "dropped": float(np.max(np.asarray(report.dropped))),
         "rounds": math.ceil(fullest / (2 * block_length(choices, config.router.num_experts))),

@@ -9,6 +9,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from reference.config import ModelConfig, RouterConfig, Size
+from reference.decoding import Cache, decode, prefill
 from reference.routers import ROUTERS
 from reference.transformer import Transformer, checked_tables
 
@@ -49,6 +50,20 @@ def drawn(shapes: T, seed: int = 0, *, tables: Int[Array, "layers vocabulary k"]
 def some_tokens(batch: int, context: int = CONTEXT, seed: int = 1) -> Int[Array, "batch context"]:
     """Token ids, uniformly at random."""
     return jnp.asarray(np.random.default_rng(seed).integers(VOCABULARY, size=(batch, context)), jnp.int32)
+
+
+def decoded(model: Transformer, tokens: Int[Array, "batch context"], length: Int[Array, "batch"]) -> Float[Array, "batch context rows"]:
+    """Logits of a text that is read a token at a time after the first `length` of each sequence; at the end, the last position again."""
+    last = tokens.shape[1] - 1
+
+    def _read(cache: Cache, step: Int[Array, ""]) -> tuple[Cache, Float[Array, "batch rows"]]:
+        position = jnp.minimum(length + step, last)
+        here = jnp.take_along_axis(tokens, position[:, None], axis=1)[:, 0]
+        logits, cache = decode(model, here, cache, position)
+        return cache, logits
+
+    _, logits = jax.lax.scan(_read, prefill(model, tokens[:, :last], length), jnp.arange(last + 1))
+    return jnp.moveaxis(logits, 0, 1)
 
 
 def some_normal(*shape: int, seed: int = 0) -> Float[Array, "..."]:

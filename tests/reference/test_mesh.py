@@ -95,6 +95,13 @@ def test_an_evaluation_in_several_rounds_is_that_of_one_device(found: dict[str, 
 
 
 @pytest.mark.parametrize("case", EVALUATIONS)
+def test_on_a_mesh_texts_read_a_token_at_a_time_have_the_logits_of_one_devices_full_pass(
+    found: dict[str, dict[str, Any]], case: str
+) -> None:
+    assert found[case]["decoded"] < FLOAT64
+
+
+@pytest.mark.parametrize("case", EVALUATIONS)
 def test_an_evaluation_sends_tokens_to_the_experts_and_gathers_no_expert(found: dict[str, dict[str, Any]], case: str) -> None:
     moved, layers, tokens, experts = found[case]["collectives"], 2, 16 * 8, 8
     # There and back in each of two layers; the loop over rounds is counted as one.

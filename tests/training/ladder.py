@@ -15,6 +15,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from reference.config import ATTENTION_FORMS, REMATS, check_shape
+from reference.decoding import decode, empty_cache
 from reference.errors import ConfigError
 from reference.mesh import BATCH, make_mesh
 from reference.routers import ROUTERS
@@ -51,7 +52,7 @@ def accepted() -> Iterator[TrainConfig]:
 
 
 def lower(config: TrainConfig) -> None:
-    """Lower the step, an evaluation batch, and the forward pass of one sequence, which sampling runs, on shapes alone."""
+    """Lower the step, an evaluation batch, and the step of sampling one text, on shapes alone."""
     model, mesh = config.model_config(VOCABULARY), make_mesh(1, 1, 1, devices=jax.devices()[:1])
     optimizer, data = make_optimizer(config.optimizer), config.data
     micro = data.batch // data.accumulate
@@ -65,8 +66,9 @@ def lower(config: TrainConfig) -> None:
     with jax.set_mesh(mesh):
         tokens = _tokens(data.batch) if data.accumulate == 1 else _tokens(data.accumulate, micro)
         jax.jit(partial(train_step, optimizer=optimizer)).lower(state, tokens, jax.random.key(0))
-        for sequences in {micro, 1}:
-            jax.jit(sums_of).lower(state.model, _tokens(sequences))
+        jax.jit(sums_of).lower(state.model, _tokens(micro))
+        one = jnp.zeros(1, jnp.int32)
+        jax.jit(lambda model: decode(model, one, empty_cache(model, 1), one)).lower(state.model)
 
 
 def one_of_each(configs: list[TrainConfig]) -> list[TrainConfig]:

@@ -79,7 +79,7 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
 
 @pytest.mark.slow
 def test_a_process_that_does_not_see_the_firsts_files_ends_with_it(corpus: Path, programs: Path) -> None:
-    folder, config = programs / "unseen", tiny(corpus, steps=4, mesh="data=2", test=0.0, also="")
+    folder, config = programs / "unseen", tiny(corpus, steps=4, test=0.0, also="")
     hidden = ("curves.csv", "sample.txt", "config.toml", "data.json", "metrics.jsonl")
     outcomes: list[dict[str, Any]] = []
     # From the beginning; with all steps made but no sample; and finished. `finish` fails if a process hangs.

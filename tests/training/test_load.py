@@ -52,8 +52,11 @@ def test_on_eight_devices_a_run_has_the_losses_and_the_text_of_one(run: Path, ca
     expected = dataclasses.asdict(evaluate_run(run, str(cache / "corpus"), cache))
     # float32 sums in another order; the numbers of tokens and bytes are the same.
     assert found == {name: pytest.approx(value, rel=1e-6) if isinstance(value, float) else value for name, value in expected.items()}
-    text = on_eight_devices(cache, "sample", str(run), "--prompt", "the cat", "--tokens", "5", "--temperature", "0", *mesh)
-    assert text.rstrip("\n") == sample_run(run, "the cat", tokens=5, temperature=0.0).rstrip("\n")
+    options = ("--prompt", "the cat", "--tokens", "20", "--samples", "3", "--json")
+    record = json.loads(on_eight_devices(cache, "sample", str(run), *options, *mesh))
+    assert record["texts"] == sample_run(run, "the cat", tokens=20, samples=3).texts
+    assert len(set(record["texts"])) == 3
+    assert record["texts"][:1] == sample_run(run, "the cat", tokens=20).texts
 
 
 def test_the_weights_of_a_checkpoint_are_those_of_its_state(run: Path) -> None:

@@ -22,10 +22,11 @@ from reference.routers.hash import HashRouter, balanced_table
 from tests.training.tiny_runs import Heard, result, tiny, write_corpus
 from training.choices import Choices
 from training.config import TrainConfig
-from training.evaluate import evaluate, sample, sums_of
+from training.evaluate import evaluate, sums_of
 from training.folder import data_of, locked
 from training.load import evaluate_run, load_run, sample_run
 from training.run import Outcome, train
+from training.sampling import sample
 from training.step import TrainState, train_step
 from training.text.batches import EvaluationBatches, Sequences
 from training.text.prepare import prepare
@@ -295,9 +296,9 @@ def test_a_gradient_that_is_not_finite_is_named_though_the_loss_is(corpus: Path,
 def test_the_sample_at_the_end_begins_a_document(corpus: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     prompts: list[list[int]] = []
 
-    def _sample(model: Any, prompt: Any, length: int, key: Any) -> Any:
-        prompts.append(prompt.tolist())
-        return sample(model, prompt, length, key)
+    def _sample(model: Any, each: Any, length: int, keys: Any) -> Any:
+        prompts.extend(prompt.tolist() for prompt in each)
+        return sample(model, each, length, keys)
 
     monkeypatch.setattr("training.run.sample", _sample)
     run(tiny(corpus, router="dense", steps=1), cache / "prompt", cache)
@@ -430,10 +431,10 @@ def test_the_loss_of_any_text_is_that_of_all_its_documents_in_a_row(routed: Path
 
 
 def test_a_sample_goes_on_from_its_prompt_and_is_the_seeds(routed: Path) -> None:
-    first, again, other = (sample_run(routed, "the cat", tokens=20, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (sample_run(routed, "the cat", tokens=20, seed=seed).texts[0] for seed in (1, 1, 2))
     assert first.startswith("the cat")
     assert first == again != other
-    greedy = [sample_run(routed, "the cat", tokens=20, temperature=0.0, seed=seed) for seed in (1, 2)]
+    greedy = [sample_run(routed, "the cat", tokens=20, temperature=0.0, seed=seed).texts for seed in (1, 2)]
     assert greedy[0] == greedy[1]
 
 

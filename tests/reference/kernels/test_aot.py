@@ -32,7 +32,8 @@ def test_on_tpu_memory_is_linear_in_the_context(topology: str) -> None:
             print(f"{topology:10} {shape!s:36} {name:8} {sizes}")
     for (batch, heads, context, kqv, _), passes in found.items():
         # At once there are at most these arrays of the queries' size: copies as [kqv, context] of four operands, the output and its
-        # gradient, and of three results; in bfloat16. In float32 the gradient of the positions, which is smaller. One array for each pair of a query and a key is more.
+        # gradient, and of three results; in bfloat16. The gradient of the positions, in float32, is smaller. A number for each pair of a
+        # query and a key would be more.
         rows = batch * heads * context * kqv * 2
         for of in passes.values():
             assert of["temporaries"] < 10 * rows

@@ -17,7 +17,7 @@ from commands.program import named, program
 from commands.studies import Compare, Reproduce
 from commands.sweeping import Sweep
 from commands.texts import Cache, Tokenize
-from commands.trained import Evaluate, Sample, Show
+from commands.trained import Evaluate, Export, Sample, Show
 from commands.training import Train, with_defaults
 
 # Matrices of laws are so small that the threads of the linear algebra only get in each other's way.
@@ -36,6 +36,7 @@ COMMANDS: dict[str, type[Any]] = {
     "show": Show,
     "sample": Sample,
     "eval": Evaluate,
+    "export": Export,
     "cache": Cache,
 }
 

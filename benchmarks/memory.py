@@ -29,7 +29,7 @@ import tyro
 
 from benchmarks.common import ROOT, save, show, verdict
 from plan.memory import Step, step_memory
-from reference.config import Dtype, ModelConfig, RouterConfig, Size
+from reference.config import AttentionForm, Dtype, ModelConfig, Remat, RouterConfig, Size
 from reference.routers import ROUTERS
 
 WITHIN = 0.15
@@ -50,7 +50,9 @@ class Case:
     context: int = 128
     batch: int = 16
     vocabulary: int = 256
-    remat: bool = False
+    attention: AttentionForm = "plain"
+    remat: Remat = "none"
+    microbatches: int = 1
     unrolled: bool = False
     k: int = 1
     granularity: int = 1
@@ -68,7 +70,7 @@ class Case:
         groups = self.layers if router is None else self.layers // 2
         size = Size(self.d_model, self.layers, self.heads, self.d_model // self.heads)
         return ModelConfig(
-            size, router, 0.5, self.vocabulary, self.context, self.dtype, self.remat,
+            size, router, 0.5, self.vocabulary, self.context, self.dtype, self.attention, self.remat,
             unroll=groups if self.unrolled else 1, vocabulary_multiple=self.vocabulary_multiple,
         )  # fmt: skip
 
@@ -83,12 +85,14 @@ class Case:
 
 
 CASES = (
-    Case(), Case(remat=True), Case(unrolled=True), Case(layers=8), Case(context=512, batch=4), Case(vocabulary=4096),
+    Case(), Case(remat="full"), Case(unrolled=True), Case(layers=8), Case(context=512, batch=4), Case(vocabulary=4096),
     Case(dtype="bfloat16"),
     *(Case(router, experts) for router in ("s-base", "hash") for experts in (8, 64)),
-    Case("s-base", 64, remat=True), Case("s-base", 64, unrolled=True), Case("rl-r", 8), Case("switch", 64),
+    Case("s-base", 64, remat="full"), Case("s-base", 64, unrolled=True), Case("rl-r", 8), Case("switch", 64),
     Case(vocabulary=4000, vocabulary_multiple=128), Case("switch", 64, k=4, granularity=4), Case("s-base", 8, shared_experts=2),
     Case("loss-free", 64, k=2, granularity=2, shared_experts=1),
+    Case(context=1024, batch=4, attention="chunked"), Case(context=1024, batch=4, attention="chunked", remat="selective"),
+    Case("s-base", 8, remat="selective"), Case(microbatches=4), Case("s-base", 8, microbatches=4, remat="selective"),
 )  # fmt: skip
 
 
@@ -116,7 +120,10 @@ def measure(case: Case) -> dict[str, int]:
     from training.step import TrainState, init_state, train_step
 
     config, optimizer = case.config(), make_optimizer(OptimizerConfig())
-    tokens = jax.random.randint(jax.random.key(1), (case.batch, case.context + 1), 0, case.vocabulary)
+    shape = (case.batch, case.context + 1)
+    if case.microbatches > 1:
+        shape = (case.microbatches, case.batch // case.microbatches, case.context + 1)
+    tokens = jax.random.randint(jax.random.key(1), shape, 0, case.vocabulary)
     key = jax.random.key(2)
 
     def _initial(key: jax.Array) -> TrainState:
@@ -163,14 +170,14 @@ def main(options: Options) -> None:
         if done.returncode:
             raise SystemExit(f"error: {case.name}: {done.stderr.strip().splitlines()[-1]}")
         found = json.loads(done.stdout.splitlines()[-1])
-        closed, more = step_memory(Step(case.config(), case.batch)), widened(case)
+        closed, more = step_memory(Step(case.config(), case.batch, case.microbatches)), widened(case)
         error = (closed.peak + more) / found["peak"] - 1
         worst = max(worst, abs(error))
         parts = (
             found["arguments"],
             closed.state,
             closed.kept,
-            max(closed.logits, closed.gradients + closed.working),
+            max(closed.logits, closed.gradients + closed.summed + closed.working),
             more,
             closed.peak + more,
             found["peak"],

@@ -1,6 +1,7 @@
 """`plan`: the cost of a model on TPUs, estimated without one."""
 
 import json
+import textwrap
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -51,8 +52,14 @@ class Plan:
     """Gradient-accumulation microbatches per step."""
     dtype: Literal["bfloat16", "float32"] = "bfloat16"
     """Dtype of the activations."""
-    remat: bool = True
-    """Rematerialise blocks in the backward pass."""
+    attention: Literal["plain", "chunked", "kernel"] = "chunked"
+    """How attention is computed."""
+    remat: Literal["none", "selective", "full"] = "selective"
+    """What blocks compute again in the backward pass."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Spread the blocks' weights over all devices."""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """Dtype of AdamW's first moment."""
     config: Path | None = None
     """A run's config.toml: its model, batch and number of steps, instead of the options above; the mesh is --mesh."""
     closed_form: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
@@ -103,6 +110,7 @@ class Plan:
 
     def _by_closed_form(self) -> None:
         from plan.outlook import by_closed_form, text
+        from plan.search import fastest_fit, in_words
         from reference.errors import ConfigError
 
         if self.out:
@@ -113,6 +121,9 @@ class Plan:
             print(json.dumps([outlook.record() for outlook in outlooks], indent=2))
         else:
             print("\n\n".join(map(text, outlooks)))
+            for outlook in outlooks:
+                if not outlook.fits:
+                    print("\n" + textwrap.fill(in_words(fastest_fit(outlook.request, self._steps())), 80, break_on_hyphens=False))
 
     def _compile(self) -> None:
         from plan.outlook import by_compiler, text

@@ -39,6 +39,7 @@ class Sweep:
         from sweep.local import default_jobs, train_locally
         from sweep.slurm import train_on_slurm
         from sweep.sweep import merge, sweep
+        from training.text.files import check_local
 
         if self.jobs is not None and self.jobs < 1:
             raise InputError(f"--jobs {self.jobs}: must be at least 1")
@@ -50,6 +51,7 @@ class Sweep:
         else:
             train = partial(train_locally, jobs=self.jobs or default_jobs())
         out = self.out or Path("runs") / self.grid.stem
+        check_local(str(out))
         runs = read_grid(self.grid, out)
         ended = sweep(runs, out, train, partial(print, file=sys.stderr, flush=True))
         merged = merge(runs, out / "curves.csv", unfinished=self.unfinished)

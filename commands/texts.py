@@ -33,6 +33,7 @@ class Tokenize:
 
     def run(self) -> None:
         """Tokenize, and print the size of each split."""
+        from common.files import store_url
         from training.cache import cache_folder
         from training.config import DataOptions
         from training.text.files import check_local
@@ -40,7 +41,8 @@ class Tokenize:
         from training.text.read import Corpus
         from training.text.split import TITLES
 
-        check_local(self.corpus)
+        if not store_url(self.corpus):
+            check_local(self.corpus)
         check_local(str(self.out))
         options: Any = {"text_field": self.text_field, "skip_bad_records": self.skip_bad_records}
         data = DataOptions(self.corpus, self.tokenizer, self.held_out, self.test, **options)

@@ -1,4 +1,4 @@
-"""`sample`, `eval` and `show`: what a run's folder holds."""
+"""`sample`, `eval`, `show` and `export`: what a run's folder holds."""
 
 import io
 import sys
@@ -23,7 +23,7 @@ class Sample:
     """Sample continuations of a text from a trained model."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or a .safetensors file that `export` wrote."""
     prompt: str = ""
     """The text to continue; empty: start a document."""
     samples: int = 1
@@ -62,9 +62,9 @@ class Evaluate:
     """Evaluate a trained model's loss on a text."""
 
     folder: Annotated[Path, tyro.conf.Positional]
-    """The run's folder."""
+    """The run's folder, or a .safetensors file that `export` wrote."""
     corpus: str | None = None
-    """The text, as for `train`, whole; of token shards their held-out split; default: the run's own held-out text."""
+    """The text, as for `train`, whole; of token shards their held-out split; default: the run's own held-out text. A file needs one."""
     tokens: int | None = None
     """Number of tokens to predict, spread evenly over the text; 0 for all; default: the run's evaluation_tokens, as in training."""
     text_field: str | None = None
@@ -118,12 +118,38 @@ class Show:
             write_atomically(self.out, image.getvalue())
             print(f"Figure: {self.out}")
         if self.tensorboard:
+            from common.errors import InputError
+            from common.files import store_url
             from training.records import METRICS, read_metrics
             from training.tensorboard import FOLDER, convert, require_tensorboard
 
             require_tensorboard()
+            if store_url(self.folder):
+                raise InputError("--tensorboard writes beside the run; copy it to a local folder first")
             metrics = self.folder / METRICS
             print(f"TensorBoard: {convert(read_metrics(metrics), self.folder / FOLDER, metrics.stat().st_mtime)}")
+
+
+@dataclass(frozen=True)
+class Export:
+    """Write a run's weights, options and tokenizer as one safetensors file (docs/weights.md)."""
+
+    folder: Annotated[Path, tyro.conf.Positional]
+    """The run's folder."""
+    out: Path
+    """The file to write: NAME.safetensors."""
+    step: int | None = None
+    """The checkpoint's step; default: the newest."""
+    dtype: WeightType = None
+
+    def run(self) -> None:
+        """Write the file, and print its size."""
+        from training.load import load_run
+        from training.weights import write_weights
+
+        run = load_run(self.folder, self.step, dtype=self.dtype, say=_say)
+        tensors = write_weights(self.out, run.model, run.config, run.tokenizer, run.step)
+        print(f"{self.out}: {len(tensors)} tensors of step {run.step}, {self.out.stat().st_size / 1e6:,.1f} MB")
 
 
 def _mesh(described: str | None) -> "jax.sharding.Mesh | None":

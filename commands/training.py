@@ -16,8 +16,8 @@ from commands.trained import Json, shown
 
 if TYPE_CHECKING:
     from training.config import TrainConfig
-    from training.records import MakeSink
     from training.run import Outcome
+    from training.sinks import MakeSink
 
 STOPPED = 130
 """Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
@@ -58,7 +58,8 @@ class Train:
     seed: int | None = None
     """Seed of initialisation, sampling and the order of the data."""
     corpus: str | None = None
-    """Text: a file, a folder, a glob pattern, token shards, or a mixture such as web=2,books=1; default: State of the Union addresses."""
+    """Text: a file, a folder, a glob pattern, token shards, hf:NAME[:CONFIG][:SPLIT], or a mixture such as web=2,books=1; default: State
+    of the Union addresses."""
     held_out: float | None = None
     """Fraction of the documents that is held out; of a single document, its last part."""
     held_out_corpus: str | None = None
@@ -70,13 +71,19 @@ class Train:
     mask_documents: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Attention does not cross the ends of documents."""
     tokenizer: str | None = None
-    """bytes, bpe:SIZE, a SentencePiece .model or a Hugging Face tokenizer.json."""
+    """bytes, bpe:SIZE, a SentencePiece .model, a Hugging Face tokenizer.json, or hf:NAME."""
+    initial_weights: str | None = None
+    """A .safetensors file (cli.py export) whose weights training begins from; optimizer and schedule are new."""
     mesh: str | None = None
     """Devices per axis, such as data=4,expert=2,model=1; all: every device, experts over as many as divide both."""
+    fsdp: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Spread the blocks' weights over all devices and gather them layer by layer, to save memory."""
     dtype: Literal["float32", "bfloat16"] | None = None
     """Dtype of the activations."""
-    remat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
-    """Rematerialise blocks in the backward pass, to save memory (always on in the paper's recipe)."""
+    attention: Literal["auto", "plain", "chunked", "kernel"] | None = None
+    """How attention is computed; auto: in chunks of queries where a sequence has several."""
+    remat: Literal["none", "selective", "full"] | None = None
+    """What blocks compute again in the backward pass, to save memory (selective in the paper's recipe)."""
     capacity_factor: float | None = None
     """Capacity factor in training, such as 1.25; 0: no token is dropped."""
     evaluation_capacity_factor: float | None = None
@@ -96,9 +103,13 @@ class Train:
     config: Path | None = None
     """A run's config.toml, to repeat it exactly; the options above override it."""
     out: Path | None = None
-    """The run's folder; default: one named after the options, in runs/."""
+    """The run's folder, local or gs://BUCKET/RUN; default: one named after the options, in runs/."""
     tensorboard: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
+    wandb: str | None = None
+    """A Weights & Biases project to log losses and metrics to."""
+    profile: str | None = None
+    """Trace the steps FIRST:LAST, such as 20:22, into the run's folder, for Perfetto or TensorBoard."""
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
@@ -109,12 +120,15 @@ class Train:
 
         Returns 130 if a signal stopped the run before its last step.
         """
+        from common.files import store_url
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
+        from training.profile import parse_steps
         from training.run import train
+        from training.store import check_store
         from training.text.files import check_local
 
-        config = self.options()
+        config, profile = self.options(), parse_steps(self.profile) if self.profile else None
         if self.print_config:
             from training.toml import to_toml
 
@@ -123,14 +137,21 @@ class Train:
         named = Processes(self.coordinator, self.processes, self.process, self.join_timeout)
         others = named if self.coordinator or self.distributed else surrounding(self.join_timeout)
         folder = self.out or Path("runs") / folder_name(config)
-        check_local(str(folder))
+        if url := store_url(folder):
+            check_store(url)
+        else:
+            check_local(str(folder))
         sinks: list[MakeSink] = []
         if self.tensorboard:
             from training.tensorboard import event_file
 
-            sinks.append(event_file(folder))
+            sinks.append(event_file())
+        if self.wandb:
+            from training.wandb import wandb_run
+
+            sinks.append(wandb_run(self.wandb, config))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory, profile=profile)
         _print_outcome(outcome, self.json)
         return STOPPED if outcome.stopped else 0
 
@@ -145,15 +166,28 @@ class Train:
         if self.corpus == "":
             raise InputError("--corpus is empty; leave it out for the default corpus")
         config = self._base()
-        names = ("size", "router", "experts", "k", "granularity", "shared_experts", "capacity_factor", "context", "dtype")
+        names = (
+            "size",
+            "router",
+            "experts",
+            "k",
+            "granularity",
+            "shared_experts",
+            "capacity_factor",
+            "context",
+            "dtype",
+            "attention",
+            "remat",
+        )
         model = _changed(config.model, self, (*names, "evaluation_capacity_factor"))
-        model = replace(model, remat=model.remat or self.remat, mask_documents=model.mask_documents or self.mask_documents)
+        model = replace(model, mask_documents=model.mask_documents or self.mask_documents)
         if self.routing_frequency is not None:
             model = replace(model, routing_frequency=routing_frequency(self.routing_frequency))
         names = ("corpus", "tokenizer", "held_out", "held_out_corpus", "text_field", "batch", "accumulate")
         data = _changed(config.data, self, names)
         data = replace(data, skip_bad_records=data.skip_bad_records or self.skip_bad_records)
-        config = replace(config, model=model, data=data, run=_changed(config.run, self, ("seed", "mesh")))
+        run = replace(config.run, fsdp=config.run.fsdp or self.fsdp)
+        config = replace(config, model=model, data=data, run=_changed(run, self, ("seed", "mesh", "initial_weights")))
         if self.tokens is not None:
             Range(0, more=True).check("--tokens", self.tokens)
             config = config.of_length(math.ceil(self.tokens / (data.batch * model.context)))
@@ -239,17 +273,21 @@ def folder_name(config: "TrainConfig") -> str:
 
 
 def _print_outcome(outcome: "Outcome", as_json: bool) -> None:
+    from common.files import store_url
+
+    folder = store_url(outcome.folder) or str(outcome.folder)
     if as_json:
         import json
 
-        record = {"folder": str(outcome.folder), "step": outcome.step, "loss_validation": outcome.held_out, "stopped": outcome.stopped}
+        record = {"folder": folder, "step": outcome.step, "loss_validation": outcome.held_out, "stopped": outcome.stopped}
         print(json.dumps(record | {"sample": outcome.sample}, indent=2))
         return
     if outcome.stopped:
-        print(f"{outcome.folder}: stopped after step {outcome.step}; the same command continues from there")
+        print(f"{folder}: stopped after step {outcome.step}; the same command continues from there")
         return
-    print(f"{outcome.folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
+    print(f"{folder}: {outcome.step} steps, held-out loss {outcome.held_out:.4f} nats per token")
     print(f"\n{shown(outcome.sample)}\n")
-    print(f"Curves and loads:  {program()} show {outcome.folder} --out {outcome.folder}/run.svg")
-    print(f"More of its text:  {program()} sample {outcome.folder} --prompt Fellow")
-    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {outcome.folder.parent}/*/curves.csv")
+    figure = "run.svg" if store_url(outcome.folder) else f"{folder}/run.svg"
+    print(f"Curves and loads:  {program()} show {folder} --out {figure}")
+    print(f"More of its text:  {program()} sample {folder} --prompt Fellow")
+    print(f"A law: train four or more sizes (--size 27K, 60K, 240K, ...), then  {program()} fit {folder.rpartition('/')[0]}/*/curves.csv")

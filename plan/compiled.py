@@ -79,12 +79,28 @@ def measure(request: Request) -> Result:
     installed or the compiler fails.
     """
     check_on_mesh(request)
+    if Topology(request.topology).is_gpu:
+        raise ConfigError(
+            f"{request.topology}: no program is compiled for GPUs that are not there; "
+            "use --closed-form"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise WorkError(
             "plan needs the TPU compiler, libtpu, which is not installed: "
             "uv run --group tpu cli.py plan ..."
         )
-    settings = {
+    settings = compiler_settings(Topology(request.topology))
+    command = [sys.executable, "-m", "plan.compiled", json.dumps(asdict(request))]
+    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
+        raise WorkError(f"the TPU compiler stopped with exit code {done.returncode}: {last}")
+    return from_result(json.loads(done.stdout.splitlines()[-1]))
+
+
+def compiler_settings(topology: Topology) -> dict[str, str]:
+    """The environment of a process that compiles for chips that are not there."""
+    return {
         "JAX_PLATFORMS": "cpu",
         # The last line of a traceback is then the error.
         "JAX_TRACEBACK_FILTERING": "off",
@@ -92,14 +108,8 @@ def measure(request: Request) -> Result:
         "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
-        "TPU_ACCELERATOR_TYPE": Topology(request.topology).accelerator_type,
+        "TPU_ACCELERATOR_TYPE": topology.accelerator_type,
     }
-    command = [sys.executable, "-m", "plan.compiled", json.dumps(asdict(request))]
-    done = subprocess.run(command, env=os.environ | settings, capture_output=True, text=True)
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise WorkError(f"the TPU compiler stopped with exit code {done.returncode}: {last}")
-    return from_result(json.loads(done.stdout.splitlines()[-1]))
 
 
 def check_on_mesh(request: Request) -> None:

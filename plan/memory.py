@@ -13,7 +13,9 @@ gradient reads:
   of which the gate's gradient is made;
 - attention keeps its four reshaped matrices a second time: the scan over blocks stacks them with
   the rest;
-- with `ModelConfig.remat` a block keeps its input alone.
+- attention in chunks keeps no scores, and positions once for all sequences;
+- with full rematerialisation a block keeps its input alone, with selective one what
+  `transformer.KEPT` names besides.
 
 XLA's working set at the peak is not exact. It is one block's (with `remat`) or one group's arrays
 once more, read out of the stack or computed again, two more arrays of scores for the softmax's
@@ -27,14 +29,19 @@ Symbols as in `count.py`.
 
 import math
 from dataclasses import asdict, dataclass, replace
+from typing import Literal
 
-from reference.config import ModelConfig
+from reference.config import QUERIES, ModelConfig
 from reference.count import Parameters, expert_slots, held_parameters
 from reference.dispatch import block_length
+from reference.objective import LOGITS
 from reference.routers import Hash
 
 Axes = tuple[int, int, int]
 """Devices along the mesh's data, expert and model."""
+
+Moment = Literal["float32", "bfloat16"]
+"""Dtype of AdamW's first moment (`OptimizerConfig.first_moment`)."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +53,9 @@ class Step:
     """Sequences."""
     microbatches: int = 1
     axes: Axes = (1, 1, 1)
+    fsdp: bool = False
+    """Whether the blocks' matrices are spread over data and expert (`optimizer.weight_specs`)."""
+    first_moment: Moment = "float32"
 
     @property
     def sequences(self) -> int:
@@ -73,8 +83,42 @@ class Step:
 
     @property
     def scores(self) -> int:
-        """Numbers of one block's attention scores on one device."""
-        return self.tokens * self.config.context * self.config.size.num_heads // self.axes[2]
+        """Numbers of one block's attention scores that there are at a time on one device."""
+        context = self.config.context
+        queries = {"plain": context, "chunked": min(QUERIES, context), "kernel": 0}[
+            self.config.attention
+        ]
+        return self.sequences * queries * context * self.config.size.num_heads // self.axes[2]
+
+    def score_bytes(self, pairs: int) -> int:
+        """Bytes of a softmax's output over `pairs` of a query and a key, heads and sequences
+        together, and once more in the activations' type if that is narrower."""
+        narrow = self.activation if self.activation < self.wide else 0
+        heads = self.config.size.num_heads // self.axes[2]
+        return self.sequences * heads * pairs * (self.wide + narrow)
+
+    @property
+    def logit_chunks(self) -> int:
+        """In how many parts the loss is computed (`objective.log_prob_of`)."""
+        per_position = self.sequences * self.config.embedding_rows // self.axes[2]
+        length = max(1, min(self.config.context, LOGITS // per_position))
+        return math.ceil(self.config.context / length)
+
+    @property
+    def held(self) -> int:
+        """Weights that this device keeps."""
+        local, (data, expert, _) = self.parameters, self.axes
+        if not self.fsdp:
+            return local.everything
+        dense = local.attention + local.feed_forward
+        whole = local.everything - dense - local.experts
+        return whole + dense // (data * expert) + local.experts // data
+
+    @property
+    def share(self) -> int:
+        """Weights of which this device has the moments (ZeRO stage 1)."""
+        local, (data, expert, _) = self.parameters, self.axes
+        return (local.everything - local.experts) // (data * expert) + local.experts // data
 
     @property
     def activation(self) -> int:
@@ -115,7 +159,7 @@ class StepMemory:
 
     parameters: int
     optimizer: int
-    """AdamW's two moments, spread over the devices that hold the same weight (ZeRO stage 1)."""
+    """AdamW's two moments, spread over the devices that compute with the same weight (ZeRO)."""
     inputs: int
     """The batch's tokens, and HASH's tables."""
     kept: int
@@ -124,8 +168,7 @@ class StepMemory:
     """Weights in the activations' type, where that is narrower: converted once for all blocks."""
     gradients: int
     summed: int
-    """Further copies of the gradients: with several devices their sum, with gradient accumulation
-    the sum so far."""
+    """The shares that gradients are summed into, with several devices or microbatches."""
     working: int
     """Arrays of the block, or group of blocks, that is computed."""
     logits: int
@@ -154,18 +197,17 @@ class StepMemory:
 
 def step_memory(step: Step) -> StepMemory:
     """Memory of a training step."""
-    local, (data, expert, _) = step.parameters, step.axes
-    weights = step.wide * local.everything
-    spread = local.everything - local.experts
-    copies = (math.prod(step.axes) > 1) + (step.microbatches > 1)
+    weights = step.wide * step.held
+    summed = math.prod(step.axes) > 1 or step.microbatches > 1
+    first = 2 if step.first_moment == "bfloat16" else step.wide
     return StepMemory(
         parameters=weights,
-        optimizer=2 * step.wide * (spread // (data * expert) + local.experts // data),
+        optimizer=(first + step.wide) * step.share,
         inputs=_inputs(step),
         kept=kept_activations(step),
         cast=_cast(step),
         gradients=weights,
-        summed=copies * weights,
+        summed=summed * step.wide * step.share,
         working=_working(step),
         logits=_logits(step),
     )
@@ -196,21 +238,35 @@ def evaluation_memory(step: Step) -> StepMemory:
 def kept_activations(step: Step) -> int:
     """Bytes kept for the backward pass, all blocks together."""
     size, layers = step.config.size, step.config.routed_layers
-    if step.config.remat:
-        return size.num_blocks * step.activation * step.tokens * size.d_model
-    dense, routed = block_activations(step)
+    if step.config.remat == "none":
+        dense, routed = block_activations(step)
+        return (size.num_blocks - layers) * dense + layers * routed
+    kept = size.d_model * step.tokens
+    if step.config.remat == "selective":
+        inner = size.num_heads * size.kqv_size // step.axes[2]
+        kept += step.tokens * (4 * inner + size.d_model)
+    both_ways = 2 * layers * step.slots * size.d_model if step.config.remat == "selective" else 0
+    return step.activation * (size.num_blocks * kept + both_ways)
+
+
+def all_activations(step: Step) -> int:
+    """Bytes of what the gradients of all blocks read, but for scores."""
+    size, layers = step.config.size, step.config.routed_layers
+    in_chunks = replace(step, config=replace(step.config, attention="chunked"))
+    dense, routed = block_activations(in_chunks)
     return (size.num_blocks - layers) * dense + layers * routed
 
 
 def block_activations(step: Step) -> tuple[int, int]:
     """Bytes of what the gradient of a block reads: of one that is not routed, and of one that is (0
-    in a dense model)."""
+    in a dense model). Scores in chunks are not kept for it."""
     config, size, width, model = step.config, step.config.size, step.activation, step.axes[2]
     tokens, slots, d = step.tokens, step.slots, size.d_model
     inner = size.num_heads * size.kqv_size // model
-    # The softmax's output, and once more in the activations' type if that is narrower.
-    scores = step.scores * (step.wide + (width if width < step.wide else 0))
-    attention = width * (tokens * (4 * d + 5 * inner) + 4 * d * inner) + scores
+    plain = config.attention == "plain"
+    scores = step.score_bytes(config.context**2) if plain else 0
+    positions = tokens if plain else config.context
+    attention = width * (tokens * (4 * d + 4 * inner) + positions * inner + 4 * d * inner) + scores
     dense = attention + width * tokens * (2 * d + config.hidden // model)
     router = config.router
     if router is None:
@@ -224,23 +280,28 @@ def block_activations(step: Step) -> tuple[int, int]:
 
 
 def _working(step: Step) -> int:
-    config = step.config
+    config, size = step.config, step.config.size
     dense, routed = block_activations(step)
     group = (config.period - 1) * dense + routed if routed else dense
-    arrays, scores = max(dense, routed) if config.remat else group, step.wide * step.scores
-    if config.unroll >= config.size.num_blocks // config.period > 1:
+    arrays = group if config.remat == "none" else max(dense, routed)
+    scores = step.wide * step.scores
+    if config.unroll >= size.num_blocks // config.period > 1:
         return 2 * (arrays + scores)
     experts = step.parameters.experts // config.routed_layers if routed else 0
-    return arrays + 2 * scores + 2 * step.wide * experts
+    gathered = 0
+    if step.fsdp:
+        # Of one block, in the activations' type, and its gradient.
+        gathered = (step.activation + step.wide) * step.parameters.attention // size.num_blocks
+    return arrays + 2 * scores + 2 * step.wide * experts + gathered
 
 
 def _cast(step: Step) -> int:
-    return step.activation * step.parameters.everything if step.activation < step.wide else 0
+    return step.activation * step.held if step.activation < step.wide else 0
 
 
 def _logits(step: Step) -> int:
     rows, padded = step.config.embedding_rows, step.config.vocabulary < step.config.embedding_rows
-    return (2 + padded) * step.wide * step.tokens * rows // step.axes[2]
+    return (2 + padded) * step.wide * step.tokens * rows // step.axes[2] // step.logit_chunks
 
 
 def _inputs(step: Step) -> int:

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
@@ -60,29 +61,33 @@ def _step(request: Request, mesh: Mesh) -> Program:
     if request.microbatches > 1:
         shape, spec = (request.microbatches, *shape), (None, *spec)
     tokens = _laid_out(jax.ShapeDtypeStruct(shape, jnp.int32), P(*spec), mesh)
-    step = partial(train_step, optimizer=make_optimizer(OptimizerConfig()))
-    return Program(step, (_state(request.config(), mesh), tokens, _key(mesh)), donated=(0,))
+    step = partial(train_step, optimizer=_optimizer(request))
+    return Program(step, (_state(request, mesh), tokens, _key(mesh)), donated=(0,))
 
 
 def _evaluation(request: Request, mesh: Mesh) -> Program:
     """One batch of an evaluation in a run, where the optimizer's state is in memory too."""
     tokens = jax.ShapeDtypeStruct((request.batch, request.context + 1), jnp.int32)
     tokens = _laid_out(tokens, P(BATCH, None), mesh)
-    return Program(_evaluate, (_state(request.config(), mesh), tokens))
+    return Program(_evaluate, (_state(request, mesh), tokens))
 
 
 def _evaluate(state: TrainState, tokens: Int[Array, "batch context_and_one"]) -> Sums:
     return sums_of(state.model, tokens)
 
 
-def _state(config: ModelConfig, mesh: Mesh) -> TrainState:
-    optimizer = make_optimizer(OptimizerConfig())
+def _optimizer(request: Request) -> optax.GradientTransformation:
+    return make_optimizer(OptimizerConfig(first_moment=request.first_moment))
+
+
+def _state(request: Request, mesh: Mesh) -> TrainState:
+    config, optimizer = request.config(), _optimizer(request)
 
     def _initial(key: PRNGKeyArray) -> TrainState:
         return init_state(Transformer(config, key=key), optimizer)
 
     state = jax.eval_shape(_initial, jax.random.key(0))
-    return _laid_out(state, state_specs(state, mesh), mesh)
+    return _laid_out(state, state_specs(state, mesh, fsdp=request.fsdp), mesh)
 
 
 def _layer(request: Request, mesh: Mesh) -> Program:

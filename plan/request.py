@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plan.chips import Topology
-from plan.memory import Step
-from reference.config import ModelConfig, RouterConfig, technique
+from plan.memory import Moment, Step
+from reference.config import AttentionForm, ModelConfig, Remat, RouterConfig, technique
 from reference.errors import ConfigError, require
 from reference.mesh import DATA, EXPERT, MODEL, default_axes
 from reference.sizes import LADDER
@@ -35,8 +35,13 @@ class Request:
     microbatches: int = 1
     """Gradient accumulation: the step's batch is split into so many."""
     dtype: Literal["float32", "bfloat16"] = "bfloat16"
-    remat: bool = True
+    attention: AttentionForm = "chunked"
+    remat: Remat = "selective"
     """In a step; other programs have no use for it."""
+    fsdp: bool = False
+    """Whether the blocks' matrices are spread over all devices."""
+    first_moment: Moment = "float32"
+    """Dtype of AdamW's first moment."""
     k: int = 1
     granularity: int = 1
     shared_experts: int = 0
@@ -75,7 +80,8 @@ class Request:
     @property
     def step(self) -> Step:
         """For closed forms."""
-        return Step(self.config(), self.batch, self.microbatches, self.axes)
+        forms = self.fsdp, self.first_moment
+        return Step(self.config(), self.batch, self.microbatches, self.axes, *forms)
 
     @property
     def model(self) -> str:
@@ -114,7 +120,8 @@ class Request:
             self.vocabulary,
             self.context,
             self.dtype,
-            self.remat and self.program == "step",
+            self.attention,
+            self.remat if self.program == "step" else "none",
             vocabulary_multiple=vocabulary_multiple(self.vocabulary),
         )
 
@@ -127,12 +134,22 @@ def of_run(run: TrainConfig, vocabulary: int) -> dict[str, Any]:
     model, data = run.model, run.data
     require(model.dtype != "float64", "dtype is float64, which TPUs lack; use float32 or bfloat16")
     names = ("size", "router", "experts", "k", "granularity", "shared_experts")
-    names = (*names, "routing_frequency", "context", "capacity_factor", "dtype", "remat")
+    names = (
+        *names,
+        "routing_frequency",
+        "context",
+        "capacity_factor",
+        "dtype",
+        "attention",
+        "remat",
+    )
     return {
         **{name: getattr(model, name) for name in names},
         "vocabulary": data.vocabulary() or vocabulary,
         "batch": data.batch,
         "microbatches": data.accumulate,
+        "fsdp": run.run.fsdp,
+        "first_moment": run.optimizer.first_moment,
     }
 
 

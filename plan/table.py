@@ -34,20 +34,26 @@ def evaluation_of(step: Request) -> Request:
     return replace(step, program="evaluation", batch=batch, microbatches=1)
 
 
+_LEAN: dict[str, Any] = {"fsdp": True, "first_moment": "bfloat16"}
+
 _EVALUATED = (
     Request("step", "370M"),
     Request("step", "1.3B"),
     Request("step", "1.3B", experts=512, topology="v5p:4x4x4"),
-    Request("step", "370M", topology="v5e:4x4", microbatches=16),
+    Request("step", "370M", topology="v5e:4x4", microbatches=16, **_LEAN),
 )
 
 ALL: tuple[Request, ...] = (
     *(Request("layer", router=router) for router in ROUTERS),
     *_EVALUATED,
+    Request("step", "1.3B", attention="kernel"),
+    Request("step", "1.3B", topology="v5e:8x8", microbatches=4, **_LEAN),
+    Request("step", "1.3B", topology="v5p:2x2x2", microbatches=16, **_LEAN),
     Request("step", "370M", topology="v5e:4x4"),
     *map(evaluation_of, _EVALUATED),
 )
-"""Each router's layer; steps with their evaluations, and one that does not fit."""
+"""Each router's layer; steps with their evaluations: on as many chips of 95 GB as there are GPUs of
+80 GB in a box, and one that does not fit."""
 
 
 def measure_all(requests: Sequence[Request], page: Path | None, progress: Progress) -> list[Result]:

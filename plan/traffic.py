@@ -4,15 +4,15 @@ each collective; and what an evaluation multiplies and sends. Per device.
 Collectives follow the partition specs of `mesh.py` and `optimizer.zero_specs`:
 
 - a routed layer's tokens go to their experts and back, forward and backward: four all-to-alls of
-  its buffers over `expert`, and the forward pass's two again with rematerialisation;
+  its buffers over `expert`, and the forward pass's two again with full rematerialisation;
 - the gradients of the matrices that `mesh.sum_gradients_later` marks are summed at the end of a
-  step, in float32, into the shares of ZeRO stage 1: a reduce-scatter over the axes that the
+  microbatch, in float32, into the shares of ZeRO stage 1: a reduce-scatter over the axes that the
   gradient is a sum over. TPUs' compiler makes an all-reduce and a slice of it (`docs/plan.md`);
-- all other gradients are summed in each microbatch where they arise, by an all-reduce. The
-  embedding has two: as the table that is read, whole and in the activations' type, and as the
-  output's matrix, in float32. For the positions' matrix it is the gradient of the projected
-  positions that is summed, T x A in the activations' type, once for each block;
-- updated weights are gathered whole in float32, over the axes that their shares were spread over;
+- all other gradients, of norms and routers, are summed in each microbatch where they arise, by an
+  all-reduce;
+- updated weights are gathered whole in float32, over the axes that their shares were spread over.
+  With FSDP those of blocks are not, but in the activations' type wherever they are read: forward,
+  and again with rematerialisation;
 - with a `model` axis each attention and feed-forward ends with a sum over it, and its gradient
   begins with one, for queries, keys and values each; the embedding is gathered to be read;
 - an evaluation has the two all-to-alls of each routed layer in each round, gathers the tokens'
@@ -23,11 +23,12 @@ runs, as in `hlo.Collectives`.
 """
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields, replace
 
-from plan.memory import Step, block_activations, kept_activations
-from reference.count import Flops, flops_per_token, matmul_flops
+from plan.memory import Step, all_activations, kept_activations
+from reference.count import Flops, flops_per_token, matmul_flops, scored_pairs
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
+from reference.routers import Hash
 
 AXES = (DATA, EXPERT, MODEL)
 
@@ -70,8 +71,7 @@ def total(collectives: tuple[Moved, ...], kind: str) -> int:
 
 def step_traffic(step: Step) -> Traffic:
     """Of a training step."""
-    forward, passes = forward_flops(step, inference=False), 4 if step.config.remat else 3
-    done = passes * (forward.total - forward.logits) + 3 * forward.logits
+    done = 3 * forward_flops(step, inference=False).total + again_flops(step).total
     per_token, tokens = flops_per_token(step.config), step.batch * step.config.context
     model_flops = per_token.total - per_token.softmax - per_token.norms
     return Traffic(
@@ -110,24 +110,64 @@ def forward_flops(step: Step, *, inference: bool) -> Flops:
     return Flops(**{name: n if name in whole else n // model for name, n in found.items()})
 
 
+def again_flops(step: Step) -> Flops:
+    """Products of a microbatch's forward pass that the backward pass does again, on one device.
+
+    Full rematerialisation does again all products but those out of a feed-forward, whose result no
+    gradient reads; out of the experts it is read for the gates, but for HASH's, which are 1.
+    Selective rematerialisation does again those into the feed-forwards and the experts, those with
+    keys and positions, two thirds of the scores', the projection of positions, and the routers'.
+    Attention in chunks does its scores' again for each chunk, as the kernels do for each block, and
+    the loss in chunks its logits.
+    """
+    config, forward = step.config, forward_flops(step, inference=False)
+    scored, nothing = 2 * forward.scores // 3, Flops(*(0,) * len(fields(Flops)))
+    logits = forward.logits if step.logit_chunks > 1 else 0
+    chunks = 0 if config.attention == "plain" else scored
+    if config.remat == "none":
+        return replace(nothing, scores=chunks, logits=logits)
+    if config.remat == "full":
+        columns = step.tokens * step.shared_hidden // step.axes[2]
+        unread = 2 * config.routed_layers * config.size.d_model * columns
+        if config.router and isinstance(config.router.technique, Hash):
+            unread = forward.experts // 2
+        return replace(
+            forward,
+            scores=forward.scores + chunks,
+            feed_forward=forward.feed_forward // 2,
+            experts=forward.experts - unread,
+            logits=logits,
+        )
+    inner = config.size.num_heads * config.size.kqv_size // step.axes[2]
+    return replace(
+        forward,
+        attention=config.size.num_blocks * 2 * config.context * config.size.d_model * inner,
+        scores=scored,
+        feed_forward=forward.feed_forward // 2,
+        experts=forward.experts // 2,
+        logits=logits,
+    )
+
+
 def counted_once(program: str, step: Step) -> float | None:
     """FLOPs of a program's matrix products on one device as XLA counts them: a loop's body once.
 
-    The loops are those over groups of blocks, over the microbatches after the first, and over an
-    evaluation's rounds. A gradient is two products of a product's size; with `remat` a group's
-    forward pass runs once more. Experts work on whole buffers, empty slots too. None for an
-    evaluation where every device has all experts, which go through a loop over blocks of tokens.
+    The loops are those over groups of blocks, over microbatches, over chunks of the loss, and over
+    an evaluation's rounds. A gradient is two products of a product's size. Experts work on whole
+    buffers, empty slots too. None for an evaluation where every device has all experts, which go
+    through a loop over blocks of tokens.
     """
     config, groups = step.config, step.config.size.num_blocks // step.config.period
     forward = forward_flops(step, inference=program == "evaluation")
     if program == "layer":
         return 3 * (forward.experts + forward.router + forward.baseline) / config.routed_layers
-    in_group = (forward.total - forward.logits) / groups
+    in_group, logits = (forward.total - forward.logits) / groups, forward.logits / step.logit_chunks
     if program == "evaluation":
         by_block = config.router is not None and step.axes[1] == 1
-        return None if by_block else in_group + forward.logits
-    passes = 4 if config.remat else 3
-    return min(step.microbatches, 2) * (passes * in_group + 3 * forward.logits)
+        return None if by_block else in_group + logits
+    again = again_flops(step)
+    again_in_group = (again.total - again.logits) / groups
+    return 3 * (in_group + logits) + again_in_group + again.logits / step.logit_chunks
 
 
 def hbm_bytes(step: Step) -> int:
@@ -135,19 +175,26 @@ def hbm_bytes(step: Step) -> int:
     once for each pass that needs it.
 
     Weights are read in every pass, in float32, and their gradients written and read; AdamW reads
-    and writes two moments and the weight of its share. A block's arrays are written and read
-    forward, again and backward, and their gradients backward; what is kept once more. Logits are
-    written and read, and their gradient.
+    and writes two moments and the weight of its share, and each microbatch the sum of gradients. A
+    block's arrays are written and read forward, those not kept again, and with their gradients
+    backward; what is kept once more. So are the scores, which are read and written again by each
+    form of attention and of rematerialisation that computes them again, and the logits.
     """
-    config, (data, expert, model), local = step.config, step.axes, step.parameters
-    layers, passes = config.routed_layers, 3 if config.remat else 2
-    share = (local.everything - local.experts) // (data * expert) + local.experts // data
-    weights = step.wide * (step.microbatches * (passes + 2) * local.everything + 6 * share)
-    dense, routed = block_activations(step)
-    blocks = (config.size.num_blocks - layers) * dense + layers * routed
-    logits = step.wide * step.tokens * config.embedding_rows // model
-    activations = 2 * (passes + 1) * blocks + 2 * kept_activations(step) + 4 * logits
-    return weights + step.microbatches * activations
+    config, local, micro = step.config, step.parameters, step.microbatches
+    passes = 2 if config.remat == "none" else 3
+    sums = 2 * micro if micro > 1 else 0
+    weights = step.wide * (micro * (passes + 2) * local.everything + (6 + sums) * step.share)
+    arrays, kept = all_activations(step), kept_activations(step)
+    again = 0 if config.remat == "none" else arrays - kept
+    scores = config.size.num_blocks * step.score_bytes(pairs=scored_pairs(config))
+    if config.attention == "kernel":
+        scores = 0
+    in_chunks = config.attention == "chunked"
+    by_remat = config.remat == "full" or (config.remat == "selective" and not in_chunks)
+    times = 6 + 2 * (in_chunks + by_remat)
+    logits = step.wide * step.tokens * config.embedding_rows // step.axes[2]
+    activations = 6 * arrays + 2 * again + 2 * kept + times * scores
+    return weights + micro * (activations + (4 + 2 * (step.logit_chunks > 1)) * logits)
 
 
 _THERE = "tokens to their experts and back"
@@ -165,31 +212,36 @@ def _some(*moved: Moved) -> tuple[Moved, ...]:
 
 def _tokens(step: Step) -> Moved:
     once = step.microbatches * step.slots * step.config.size.d_model * step.activation
-    runs = step.config.routed_layers * (6 if step.config.remat else 4)
+    runs = step.config.routed_layers * (6 if step.config.remat == "full" else 4)
     return _moved(step, "all-to-all", (EXPERT,), runs * once, _THERE)
 
 
 def _gradients(step: Step) -> tuple[Moved, ...]:
-    config, size, local = step.config, step.config.size, step.parameters
-    positions = local.attention // 5
-    later = step.wide * (local.attention - positions + local.feed_forward)
-    whole = local.norms + local.router + local.baseline + local.final_norm + local.embedding
-    inner = size.num_heads * size.kqv_size // step.axes[2]
-    projected = step.activation * size.num_blocks * config.context * inner
-    at_once = step.microbatches * step.wide * whole + _table(step) + step.microbatches * projected
+    local = step.parameters
+    once = step.microbatches * step.wide
+    matrices = once * (local.attention + local.feed_forward + local.embedding)
+    others = once * (local.norms + local.router + local.baseline + local.final_norm)
     return (
-        _moved(step, "reduce-scatter", BATCH, later, "gradients of matrices"),
-        _moved(step, "all-reduce", BATCH, at_once, "other gradients"),
-        _moved(step, "reduce-scatter", (DATA,), step.wide * local.experts, "gradients of experts"),
+        _moved(step, "reduce-scatter", BATCH, matrices, "gradients of matrices"),
+        _moved(step, "all-reduce", BATCH, others, "other gradients"),
+        _moved(step, "reduce-scatter", (DATA,), once * local.experts, "gradients of experts"),
     )
 
 
 def _updates(step: Step) -> tuple[Moved, ...]:
     local = step.parameters
-    spread = local.everything - local.experts
+    spread, dense = local.everything - local.experts, local.attention + local.feed_forward
+    updated, experts = step.wide * spread, step.wide * local.experts
+    read = experts_read = 0
+    if step.fsdp:
+        times = step.microbatches * step.activation * (1 if step.config.remat == "none" else 2)
+        updated, experts = step.wide * (spread - dense), 0
+        read, experts_read = times * dense, times * local.experts
     return (
-        _moved(step, "all-gather", BATCH, step.wide * spread, "updated weights"),
-        _moved(step, "all-gather", (DATA,), step.wide * local.experts, "updated experts"),
+        _moved(step, "all-gather", BATCH, updated, "updated weights"),
+        _moved(step, "all-gather", (DATA,), experts, "updated experts"),
+        _moved(step, "all-gather", BATCH, read, "weights of blocks, to be read"),
+        _moved(step, "all-gather", (DATA,), experts_read, "experts, to be read"),
     )
 
 
@@ -197,10 +249,11 @@ def _model_axis(step: Step) -> tuple[Moved, ...]:
     """Sums over `model`: of each block's two outputs forward, of the gradients of what its products
     read backward.
 
-    With rematerialisation outputs are summed again, but for those of a feed-forward that is not
-    routed or of shared experts, which no gradient reads.
+    With full rematerialisation outputs are summed again, but for those of a feed-forward that is
+    not routed or of shared experts, which no gradient reads.
     """
-    size, layers, forward = step.config.size, step.config.routed_layers, 1 + step.config.remat
+    size, layers = step.config.size, step.config.routed_layers
+    forward = 2 if step.config.remat == "full" else 1
     attention = size.num_blocks * (forward + 3) * step.tokens
     plain = size.num_blocks - layers + (layers if step.shared_hidden else 0)
     feed_forward = 2 * plain * step.tokens + (forward + 1) * layers * step.slots
@@ -213,6 +266,5 @@ def _model_axis(step: Step) -> tuple[Moved, ...]:
 
 
 def _table(step: Step) -> int:
-    """Bytes of the whole embedding in the activations' type, in each microbatch."""
-    rows = step.config.embedding_rows * step.config.size.d_model
-    return step.microbatches * step.activation * rows
+    """Bytes of the whole embedding in the activations' type; all microbatches read one copy."""
+    return step.activation * step.config.embedding_rows * step.config.size.d_model

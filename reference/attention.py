@@ -6,19 +6,39 @@ its two bias vectors, for which the counts leave no room:
 
     score_ij = q_i . (k_j + r_{i-j}) / sqrt(kqv_size)    for j <= i
 
-Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the head dimension.
+`attend` is this formula. The other forms equal it (`tests/reference/test_attention.py`):
+
+    plain      `attend` on all queries: T^2 scores for each sequence and head
+    kernel     fused, for TPU and GPU: no scores in memory (`kernels/relative_attention.py`)
+    chunked    `attend` on QUERIES queries at a time, recomputed in the backward pass: memory linear
+               in T, and most scores of later keys are not computed
+
+Axes: `batch` sequences, `context` T tokens per sequence, `heads` H, `kqv` the head dimension,
+`queries` some of the positions, `keys` the first of them.
 """
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jax.ad_checkpoint import checkpoint_name
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from reference.config import Size
+from reference.config import AttentionForm, Size, chunk_runs
 from reference.fast import causal_softmax, linear
-from reference.mesh import HEADS, HIDDEN, MODEL, TOKENS, contract, repeated, reshaped
+from reference.mesh import (
+    BATCH,
+    HEADS,
+    HIDDEN,
+    MODEL,
+    TOKENS,
+    contract,
+    devices_along,
+    repeated,
+    reshaped,
+)
 
 
 class Attention(eqx.Module):
@@ -35,9 +55,17 @@ class Attention(eqx.Module):
 
     document_end: int | None = eqx.field(static=True)
     """The token id that begins another document; None: positions attend to all before them."""
+    form: AttentionForm = eqx.field(static=True)
 
-    def __init__(self, size: Size, *, key: PRNGKeyArray, document_end: int | None = None) -> None:
-        self.document_end = document_end
+    def __init__(
+        self,
+        size: Size,
+        *,
+        key: PRNGKeyArray,
+        document_end: int | None = None,
+        form: AttentionForm = "plain",
+    ) -> None:
+        self.document_end, self.form = document_end, form
         d, heads, kqv = size.d_model, size.num_heads, size.kqv_size
         *in_keys, out_key = jax.random.split(key, 5)
         self.query, self.key, self.value, self.position = (
@@ -54,16 +82,12 @@ class Attention(eqx.Module):
         """Self-attention; scores and softmax in float32 or wider, the rest in the dtype of `x`."""
         query, key, value = (self._heads(x, w) for w in (self.query, self.key, self.value))
         query /= self.query.shape[-1] ** 0.5
-        position = self._positions(x)
-        content = contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
-        distance = contract("bhik,bhmk->bhim", query, position, out=HEADS, wide=True)
-        scores = content + shift(distance)
+        query, key, value = (checkpoint_name(each, HEAD_INPUTS) for each in (query, key, value))
+        document = None
         if self.document_end is not None and token_id is not None:
-            same = same_document(token_id, self.document_end)
-            scores = jnp.where(repeated(same[:, None], scores.shape, HEADS), scores, -jnp.inf)
-        weights = causal_softmax(scores).astype(x.dtype)
-        heads = contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
-        return self._joined(heads)
+            document = document_of(token_id, self.document_end)
+        form = {"plain": attend_at_once, "chunked": attend_in_chunks, "kernel": attend_fused}
+        return self._joined(form[self.form](query, key, value, self._positions(x), document))
 
     def _heads(
         self, x: Float[Array, "batch context d_model"], weight: Float[Array, "d_model heads kqv"]
@@ -86,16 +110,15 @@ class Attention(eqx.Module):
 
     def _positions(
         self, x: Float[Array, "batch context d_model"]
-    ) -> Float[Array, "batch heads context kqv"]:
-        """r, from the largest distance to 0.
+    ) -> Float[Array, "copies heads context kqv"]:
+        """r, from the largest distance to 0; a copy for each device that sequences are spread over.
 
-        Repeated for each sequence, so that its product with the queries is batched like the keys'.
+        So its gradient is a sum over sequences like the other matrices', to be completed later.
         """
         sinusoids = relative_sinusoids(x.shape[1], x.shape[2]).astype(x.dtype)
-        position = contract(
-            "md,dhk->hmk", sinusoids, self.position.astype(x.dtype), out=(MODEL, None, None)
-        )
-        return repeated(position, (x.shape[0], *position.shape), HEADS)
+        copies = repeated(sinusoids, (devices_along(*BATCH), *sinusoids.shape), TOKENS)
+        weight = self.position.astype(x.dtype)
+        return contract("cmd,dhk->chmk", copies, weight, out=HEADS)
 
     def keys_and_values(
         self, x: Float[Array, "batch context d_model"]
@@ -116,15 +139,133 @@ class Attention(eqx.Module):
         return self._joined(attend(query / self.query.shape[-1] ** 0.5, new)), new
 
 
-def same_document(
-    token_id: Int[Array, "batch context"], end: int
-) -> Bool[Array, "batch context context"]:
-    """Whether two positions are in one document, which the token `end` begins.
+HEAD_INPUTS, HEAD_OUTPUTS = "queries, keys and values", "outputs of heads"
+"""Names of arrays that selective rematerialisation keeps (`transformer.KEPT`)."""
+
+
+class Documents(NamedTuple):
+    """The number of each position's document; positions attend within their own."""
+
+    queries: Int[Array, "batch queries"]
+    keys: Int[Array, "batch keys"]
+
+
+def attend(
+    query: Float[Array, "batch heads queries kqv"],
+    key: Float[Array, "batch heads keys kqv"],
+    value: Float[Array, "batch heads keys kqv"],
+    position: Float[Array, "copies heads keys kqv"],
+    documents: Documents | None,
+    first: int | Int[Array, ""] = 0,
+) -> Float[Array, "batch queries heads kqv"]:
+    """softmax_j(q_i . (k_j + r_{i-j})) v_j, for queries divided by sqrt(kqv).
+
+    Queries are those of the positions from `first` on. `position` is r from the distance of the
+    last query to the first key down; what it is for negative distances does not matter.
+    """
+    position = for_each_sequence(position, query.shape[0])
+    content = contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
+    distance = contract("bhik,bhmk->bhim", query, position, out=HEADS, wide=True)
+    scores = content + shift(distance)
+    if documents is not None:
+        same = documents.queries[:, :, None] == documents.keys[:, None, :]
+        scores = jnp.where(repeated(same[:, None], scores.shape, HEADS), scores, -jnp.inf)
+    weights = causal_softmax(scores, first).astype(value.dtype)
+    return contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
+
+
+def attend_at_once(
+    query: Float[Array, "batch heads context kqv"],
+    key: Float[Array, "batch heads context kqv"],
+    value: Float[Array, "batch heads context kqv"],
+    position: Float[Array, "copies heads context kqv"],
+    document: Int[Array, "batch context"] | None,
+) -> Float[Array, "batch context heads kqv"]:
+    """`attend` on all queries."""
+    documents = None if document is None else Documents(document, document)
+    return checkpoint_name(attend(query, key, value, position, documents), HEAD_OUTPUTS)
+
+
+def attend_in_chunks(
+    query: Float[Array, "batch heads context kqv"],
+    key: Float[Array, "batch heads context kqv"],
+    value: Float[Array, "batch heads context kqv"],
+    position: Float[Array, "copies heads context kqv"],
+    document: Int[Array, "batch context"] | None,
+) -> Float[Array, "batch context heads kqv"]:
+    """`attend` on a chunk of queries at a time, in a loop for each of `chunk_runs`.
+
+    Each chunk's scores are computed again in the backward pass.
+    """
+    batch, heads, context, kqv = query.shape
+    length, runs = chunk_runs(context)
+    chunks = runs[-1][1]
+    padded = chunks * length
+    rest = ((0, 0), (0, 0), (0, padded - context), (0, 0))
+    query, key, value = (jnp.pad(each, rest) for each in (query, key, value))
+    query = reshaped(query, (batch, heads, chunks, length, kqv), (*HEADS, None))
+    position = jnp.pad(position, ((0, 0), (0, 0), (padded - context, padded), (0, 0)))
+    own = None
+    if document is not None:
+        document = jnp.pad(document, ((0, 0), (0, padded - context)))
+        own = jnp.moveaxis(reshaped(document, (batch, chunks, length), TOKENS), 1, 0)
+    each = length * jnp.arange(chunks), jnp.moveaxis(query, 2, 0), own
+    outputs: list[Float[Array, "chunks batch queries heads kqv"]] = []
+    for begin, end in runs:
+        keys = end * length
+
+        @jax.checkpoint
+        def _chunk(
+            first: Int[Array, ""],
+            query: Float[Array, "batch heads queries kqv"],
+            own: Int[Array, "batch queries"] | None,
+            keys: int = keys,
+        ) -> Float[Array, "batch queries heads kqv"]:
+            begin = padded - length - first
+            window = jax.lax.dynamic_slice_in_dim(position, begin, keys, axis=2)
+            documents = None
+            if document is not None and own is not None:
+                documents = Documents(own, document[:, :keys])
+            return attend(query, key[:, :, :keys], value[:, :, :keys], window, documents, first)
+
+        some = jax.tree.map(lambda x, begin=begin, end=end: x[begin:end], each)
+        outputs.append(jax.lax.map(lambda xs, chunk=_chunk: chunk(*xs), some))
+    together = jnp.moveaxis(jnp.concatenate(outputs), 0, 1)
+    layout = (*HIDDEN, None)
+    whole = reshaped(together, (batch, padded, heads, kqv), layout)[:, :context]
+    return checkpoint_name(whole, HEAD_OUTPUTS)
+
+
+def attend_fused(
+    query: Float[Array, "batch heads context kqv"],
+    key: Float[Array, "batch heads context kqv"],
+    value: Float[Array, "batch heads context kqv"],
+    position: Float[Array, "copies heads context kqv"],
+    document: Int[Array, "batch context"] | None,
+) -> Float[Array, "batch context heads kqv"]:
+    """`attend` on all queries, by the kernels."""
+    # Pallas takes as long to import as all of this package.
+    from reference.kernels.relative_attention import relative_attention
+
+    return jnp.moveaxis(relative_attention(query, key, value, position, document), 1, 2)
+
+
+def for_each_sequence(
+    position: Float[Array, "copies heads context kqv"], batch: int
+) -> Float[Array, "batch heads context kqv"]:
+    """r repeated, so that its product with the queries is batched like the keys'."""
+    copies, *rest = position.shape
+    layout = (BATCH, None, *HEADS[1:])
+    each = repeated(position[:, None], (copies, batch // copies, *rest), layout)
+    return reshaped(each, (batch, *rest), HEADS)
+
+
+def document_of(token_id: Int[Array, "batch context"], end: int) -> Int[Array, "batch context"]:
+    """The number of each position's document, which the token `end` begins.
 
     `end` is the target of a document's last token, and the first input of the next document.
     """
-    document = jnp.cumsum(token_id == end, axis=1)
-    return document[:, :, None] == document[:, None, :]
+    return jnp.cumsum(token_id == end, axis=1)
 
 
 def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_model"]:
@@ -139,15 +280,17 @@ def relative_sinusoids(context: int, d_model: int) -> Float[Array, "context d_mo
 
 
 def shift(
-    scores: Float[Array, "batch heads context context"],
-) -> Float[Array, "batch heads context context"]:
+    scores: Float[Array, "batch heads queries keys"],
+) -> Float[Array, "batch heads queries keys"]:
     """Converts scores indexed by distance to scores indexed by position.
 
-    Entry m of row i of the input is for distance T-1-m; entry j of row i of the output is for
-    distance i-j, so row i moves left by T-1-i. With a column prepended, rows are T+1 long, and
-    reading them T at a time moves each row by one more than the row before (Dai et al. 2019,
-    appendix B). Entries with j > i are arbitrary.
+    Entry m of each row is for the distance of the last query to the first key, minus m. Seen from
+    row i of Q the first key is Q-1-i nearer than that, so the row moves left by as much. With a
+    column prepended, rows of K entries are K+1 long; without the first Q entries, reading them K at
+    a time moves each row by one more than the row before (Dai et al. 2019, appendix B). Entries for
+    negative distances are arbitrary.
     """
-    batch, heads, context, _ = scores.shape
+    batch, heads, queries, keys = scores.shape
     padded = jnp.pad(scores, ((0, 0), (0, 0), (0, 0), (1, 0)))
-    return reshaped(padded, (batch, heads, context + 1, context), HEADS)[:, :, 1:]
+    cut = reshaped(padded, (batch, heads, keys + 1, queries), HEADS)[:, :, 1:]
+    return reshaped(cut, scores.shape, HEADS)

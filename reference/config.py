@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from fractions import Fraction
+from itertools import pairwise
 from typing import Literal, get_args
 
 from reference.errors import ConfigError, require, require_count
@@ -18,6 +19,18 @@ from reference.sizes import LADDER, SIZES, Size
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
+
+AttentionForm = Literal["plain", "chunked", "kernel"]
+ATTENTION_FORMS: tuple[AttentionForm, ...] = get_args(AttentionForm)
+QUERIES, RUNS = 256, 4
+"""Queries per chunk of chunked attention, and the number of loops over chunks.
+
+Our choices: enough for a TPU's matrix unit, and an eighth of the scores of T = 2048 at a time. The
+chunks of a loop multiply with the same keys, so that with 4 loops 5/8 of all pairs are scored.
+"""
+
+Remat = Literal["none", "selective", "full"]
+REMATS: tuple[Remat, ...] = get_args(Remat)
 
 DropOrder = Literal["position", "choice", "gate", "random"]
 DROP_ORDERS: tuple[DropOrder, ...] = get_args(DropOrder)
@@ -146,8 +159,15 @@ class ModelConfig:
     Parameters are float32 or wider; norms, softmaxes, routing and logits are computed in float32 or
     wider.
     """
-    remat: bool = False
-    """Rematerialise each block in the backward pass instead of storing its activations."""
+    attention: AttentionForm = "plain"
+    """How attention is computed (`attention.py`): the same numbers but for rounding."""
+    remat: Remat = "none"
+    """What a block computes again in the backward pass instead of keeping it.
+
+    Everything but its input ("full"); or what costs little beside its memory ("selective"): kept
+    are inputs and outputs of attention's heads and of the experts, so that no token is sent to its
+    expert again and of a block's products only those into the feed-forwards are done again.
+    """
     unroll: int = 1
     """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
@@ -168,9 +188,10 @@ class ModelConfig:
     def __post_init__(self) -> None:
         for name in ("vocabulary", "vocabulary_multiple", "context", "unroll"):
             require_count(name, getattr(self, name))
-        known = ", ".join(DTYPES)
-        found = self.dtype in DTYPES
-        require(found, f"no dtype is called {self.dtype!r}; there are {known}")
+        for name, known in (("dtype", DTYPES), ("attention", ATTENTION_FORMS), ("remat", REMATS)):
+            value = getattr(self, name)
+            there_are = ", ".join(known)
+            require(value in known, f"no {name} is called {value!r}; there are {there_are}")
         if self.router is None:
             return
         _check_routing_frequency(self.routing_frequency, self.size.num_blocks)
@@ -206,6 +227,14 @@ class ModelConfig:
     def embedding_rows(self) -> int:
         """`vocabulary`, rounded up to a multiple of `vocabulary_multiple`."""
         return -(-self.vocabulary // self.vocabulary_multiple) * self.vocabulary_multiple
+
+
+def chunk_runs(context: int) -> tuple[int, list[tuple[int, int]]]:
+    """The queries of a chunk, and the loops over chunks: the first chunk of each, and its end."""
+    length = min(QUERIES, context)
+    chunks = -(-context // length)
+    edges = sorted({chunks * i // RUNS for i in range(RUNS + 1)})
+    return length, list(pairwise(edges))
 
 
 def routing_frequency(text: str) -> float:

@@ -14,7 +14,7 @@ exactly for all 223 runs; the paper gives no formulas.
 
 from dataclasses import dataclass, fields, replace
 
-from reference.config import ModelConfig, RouterConfig
+from reference.config import ModelConfig, RouterConfig, chunk_runs
 from reference.errors import ConfigError
 from reference.routers import Switch
 from reference.routers.interface import RouterWeights
@@ -156,13 +156,14 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
     """FLOPs of the matrix products in one forward pass of `Transformer`.
 
     The batch is `sequences` of `config.context` tokens. This differs from the release's count in
-    four ways:
+    five ways:
 
     - Positions are projected once for all sequences.
     - Experts compute on whole buffers, filled or not: E * C slots per group at capacity C; where
       nothing is dropped, as many blocks as any routing can need.
     - HASH has no router.
     - Softmax and norms are not matrix products.
+    - Attention in chunks does not multiply with most keys after a chunk's last query.
 
     Raises `ConfigError` if groups do not divide the sequences.
     """
@@ -171,7 +172,7 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
     slots = expert_slots(config, sequences, inference=inference) + _shared(config) * tokens
     return Flops(
         attention=(counted.attention - once) * tokens + once * config.context,
-        scores=counted.scores * tokens,
+        scores=counted.scores * sequences * scored_pairs(config) // config.context,
         softmax=0,
         norms=0,
         feed_forward=counted.feed_forward * tokens,
@@ -180,6 +181,24 @@ def matmul_flops(config: ModelConfig, sequences: int, *, inference: bool) -> Flo
         baseline=counted.baseline * tokens,
         logits=2 * config.embedding_rows * config.size.d_model * tokens,
     )
+
+
+def scored_pairs(config: ModelConfig) -> int:
+    """Pairs of a query and a key of which one head of one sequence computes scores.
+
+    Of the kernels, those of TPUs.
+    """
+    context = config.context
+    if config.attention == "plain":
+        return context**2
+    if config.attention == "kernel":
+        from reference.kernels.tpu import block_rows
+
+        block = block_rows(context, config.dtype)
+        blocks = -(-context // block)
+        return block**2 * blocks * (blocks + 1) // 2
+    length, runs = chunk_runs(context)
+    return sum((end - begin) * end for begin, end in runs) * length**2
 
 
 def training_flops(config: ModelConfig, sequences: int) -> int:

@@ -24,7 +24,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from reference.attention import relative_sinusoids
 from reference.errors import require
 from reference.feedforward import FeedForward
-from reference.mesh import BATCH, HEADS, HIDDEN, MODEL, contract, laid_out, on_each_device
+from reference.mesh import BATCH, HEADS, HIDDEN, MODEL, contract, gathered, laid_out, on_each_device
 from reference.transformer import Block, Group, Transformer
 
 PAST = (None, *HEADS)
@@ -50,7 +50,9 @@ def empty_cache(model: Transformer, batch: int) -> Cache:
     groups = size.num_blocks // len(blocks)
     shape = (groups, len(blocks), 2, batch, size.num_heads, context, size.kqv_size)
     sinusoids = relative_sinusoids(context, size.d_model)[::-1].astype(model.config.dtype)
-    position = jnp.stack([block.attention.position for block in blocks], axis=1)
+    position = jnp.stack(
+        [laid_out(block.attention.position, (None, None, MODEL, None)) for block in blocks], axis=1
+    )
     layout = (None, None, MODEL, None, None)
     return Cache(
         laid_out(jnp.zeros(shape, sinusoids.dtype), STACKED),
@@ -167,7 +169,8 @@ def _through_blocks(
     ) -> tuple[Float[Array, "batch new d_model"], Float[Array, "blocks 2 batch heads new kqv"]]:
         all_new: list[Float[Array, "2 batch heads new kqv"]] = []
         for i, block in enumerate(eqx.combine(xs[0], static).blocks):
-            x, new = read(block, x, jax.tree.map(lambda array, i=i: array[i], xs[1]))
+            whole = gathered(block, x.dtype)
+            x, new = read(whole, x, jax.tree.map(lambda array, i=i: array[i], xs[1]))
             all_new.append(new)
         return x, jnp.stack(all_new)
 

@@ -19,15 +19,17 @@ def linear(
     weight: Float[Array, "features outputs"],
     *,
     out: Layout,
+    wide: bool = False,
 ) -> Float[Array, "batch context outputs"]:
-    """Plain form: `contract("bcf,fo->bco", x, weight, out=out)` in the dtype of `x`.
+    """Plain form: `contract("bcf,fo->bco", x, weight, out=out, wide=wide)` in the dtype of `x`.
 
     Tokens are flattened to one axis: with two, XLA on CPU transposes copies of both factors to
     compute the weight's gradient, and a feed-forward trains 1.7 times as slowly.
     """
     batch, context, features = x.shape
     flat = reshaped(x, (batch * context, features), (BATCH, _last_axes(x)))
-    product = contract("tf,fo->to", flat, weight.astype(x.dtype), out=(BATCH, out[-1]))
+    weight = weight.astype(x.dtype)
+    product = contract("tf,fo->to", flat, weight, out=(BATCH, out[-1]), wide=wide)
     return reshaped(product, (batch, context, weight.shape[1]), out)
 
 
@@ -74,24 +76,23 @@ def layer_norm(
 
 @jax.custom_jvp
 def causal_softmax(
-    scores: Float[Array, "batch heads context context"],
-) -> Float[Array, "batch heads context context"]:
-    """Plain form: `softmax(where(j <= i, scores_ij, -inf))` over j, in float32 or wider.
+    scores: Float[Array, "batch heads queries keys"], first: int | Int[Array, ""] = 0
+) -> Float[Array, "batch heads queries keys"]:
+    """Plain form: `softmax(where(j <= first + i, scores_ij, -inf))` over j, in float32 or wider.
 
-    The gradient needs the output alone.
+    `first` is the first query's position. The gradient needs the output alone.
     """
     wide = scores.astype(jnp.promote_types(scores.dtype, jnp.float32))
-    causal = jnp.tri(scores.shape[-1], dtype=bool)
+    queries, keys = scores.shape[-2:]
+    causal = jnp.arange(keys) <= first + jnp.arange(queries)[:, None]
     return jax.nn.softmax(jnp.where(causal, wide, -jnp.inf), axis=-1)
 
 
 @causal_softmax.defjvp
 def _causal_softmax_jvp(
-    primals: tuple[Float[Array, "batch heads context context"]],
-    tangents: tuple[Float[Array, "batch heads context context"]],
-) -> tuple[
-    Float[Array, "batch heads context context"], Float[Array, "batch heads context context"]
-]:
+    primals: tuple[Float[Array, "batch heads queries keys"], int | Int[Array, ""]],
+    tangents: tuple[Float[Array, "batch heads queries keys"], object],
+) -> tuple[Float[Array, "batch heads queries keys"], Float[Array, "batch heads queries keys"]]:
     p = causal_softmax(*primals)
     tangent = tangents[0].astype(p.dtype)
     return p, p * (tangent - jnp.sum(p * tangent, axis=-1, keepdims=True))

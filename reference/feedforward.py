@@ -9,6 +9,7 @@ import math
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Size
@@ -27,6 +28,9 @@ from reference.mesh import (
     reshaped,
     rows,
 )
+
+EXPERT_INPUTS, EXPERT_OUTPUTS = "inputs of experts", "outputs of experts"
+"""Names of arrays that selective rematerialisation keeps (`transformer.KEPT`)."""
 
 COPIES = 2**25
 """Maximum number of weights that `Experts.by_block` copies at a time."""
@@ -68,9 +72,10 @@ class Experts(eqx.Module):
         groups, num_experts, capacity, d_model = buffer.shape
         by_expert = laid_out(jnp.moveaxis(buffer, 1, 0), BY_EXPERT)
         slots = reshaped(by_expert, (num_experts, groups * capacity, d_model), SLOTS)
+        slots = checkpoint_name(slots, EXPERT_INPUTS)
         hidden = contract("esd,edh->esh", slots, self.w_in.astype(slots.dtype), out=SLOTS_HIDDEN)
         done = reshaped(gelu_contract(hidden, self.w_out, SLOTS), by_expert.shape, BY_EXPERT)
-        return laid_out(jnp.moveaxis(done, 0, 1), BUFFER)
+        return checkpoint_name(laid_out(jnp.moveaxis(done, 0, 1), BUFFER), EXPERT_OUTPUTS)
 
     def by_block(
         self,

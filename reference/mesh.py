@@ -9,14 +9,15 @@ array's type):
     model     attention heads, feed-forward width, vocabulary
 
 Optimizer state is further sharded over the axes that its weight is not (ZeRO stage 1,
-`training.optimizer.zero_specs`). Without a mesh (`jax.set_mesh`) every function here is the plain
-operation, and the model runs on one device.
+`training.optimizer.zero_specs`); so are the blocks' matrices if asked for (FSDP, `gathered`), which
+the layers then read from all devices. Without a mesh (`jax.set_mesh`) every function here is the
+plain operation, and the model runs on one device.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
@@ -27,6 +28,8 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
 from reference.errors import ConfigError
+
+T = TypeVar("T")
 
 DATA, EXPERT, MODEL = "data", "expert", "model"
 BATCH = (DATA, EXPERT)
@@ -70,9 +73,11 @@ _WHOLE = ("router", "attention_norm", "feedforward_norm", "final_norm")
 """Modules whose arrays are replicated."""
 
 _SUMMED: dict[str, Layout] = {
+    "embedding": BATCH,
     "attention.query": BATCH,
     "attention.key": BATCH,
     "attention.value": BATCH,
+    "attention.position": BATCH,
     "attention.output": BATCH,
     "experts.w_in": (DATA,),
     "experts.w_out": (DATA,),
@@ -142,7 +147,9 @@ def place_batch(
 
 def laid_out(x: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
     """`x` resharded to `layout`."""
-    return x if _alone() else jax.sharding.reshard(x, P(*layout))
+    if _alone():
+        return x
+    return jax.sharding.reshard(x, P(*layout, reduced=_reduced(x)))
 
 
 def reshaped(
@@ -151,15 +158,14 @@ def reshaped(
     """`x.reshape(shape)` with the given layout, where JAX cannot infer it."""
     if _alone():
         return jax.lax.reshape(x, shape)
-    # Keep weights of `sum_gradients_later` marked `reduced`.
-    spec = P(*layout, reduced=jax.typeof(x).sharding.spec.reduced)
+    spec = P(*layout, reduced=_reduced(x))
     return jax.lax.reshape(x, shape, out_sharding=spec)
 
 
 def repeated(
     x: Shaped[Array, "..."], shape: tuple[int, ...], layout: Layout
 ) -> Shaped[Array, "..."]:
-    """`x` repeated along new leading axes.
+    """`x` repeated along new leading axes, or along axes of size 1.
 
     Resharding afterwards would all-gather the gradient before summing it.
     """
@@ -231,47 +237,97 @@ def sum_gradients_later(model: PyTree) -> PyTree:
     if _alone():
         return model
 
-    def _spec_of(path: tuple[Any, ...], spec: P) -> P:
-        axes = [name for one in _by_end(_SUMMED, _dotted(path)) or () for name in _names(one)]
-        return P(*spec, reduced=frozenset(axes))
+    def _marked(path: tuple[Any, ...], weight: Shaped[Array, "..."], spec: P) -> Any:
+        own = jax.typeof(weight).sharding.spec
+        if own.partitions != spec.partitions and summed_later(path):
+            # Spread: `gathered` sums the gradient.
+            return weight
+        return jax.sharding.reshard(weight, P(*spec, reduced=_summed_axes(path)))
 
-    specs = jax.tree_util.tree_map_with_path(
-        _spec_of, parameter_specs(model), is_leaf=lambda leaf: isinstance(leaf, P)
-    )
-    return jax.sharding.reshard(model, specs)
+    return jax.tree_util.tree_map_with_path(_marked, model, parameter_specs(model))
+
+
+def summed_later(path: tuple[Any, ...]) -> bool:
+    """Whether the gradient of the weight of this path in a model is a sum over devices, and large:
+    those of matrices, but not of routers."""
+    return _by_end(_SUMMED, _dotted(path)) is not None
 
 
 def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     """Reduce-scatters the gradient of `sum_gradients_later` to each device's shard."""
-    mesh = jax.sharding.get_abstract_mesh()
+    return jax.tree.map(_sum_to_share, gradient, shares)
 
-    def _sum(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
-        spec = jax.typeof(x).sharding.spec
-        changed = (
-            axes is not None and axes != own
-            for axes, own in zip(share, spec.partitions, strict=True)
-        )
-        dimension = next((i for i, differs in enumerate(changed) if differs), None)
-        devices = math.prod(mesh.shape[axis] for axis in spec.unreduced)
-        if (
-            dimension is None
-            or devices == 1
-            or set(_names(share[dimension])) != set(spec.unreduced)
-        ):
-            return jax.sharding.reshard(x, share)
-        # A reshard here would become an all-reduce.
-        axes = _names(share[dimension])
-        scatter = partial(
-            jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True
-        )
-        return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
 
-    return jax.tree.map(_sum, gradient, shares)
+def gathered(block: T, dtype: Any) -> T:
+    """A block whose spread matrices are whole, in `dtype`, on each device that computes with them.
+
+    Their gradients are summed into the shards, in the weights' own dtype (Zhao et al. 2023, FSDP).
+    Matrices in their layout of `parameter_specs` are returned as they are.
+    """
+    if _alone():
+        return block
+
+    def _whole(path: tuple[Any, ...], weight: Any) -> Any:
+        layout = _by_end(_WEIGHTS, _dotted(path))
+        if layout is None or not summed_later(path):
+            return weight
+        own = jax.typeof(weight).sharding.spec
+        if own.partitions == layout:
+            return weight
+        return _gather(weight, dtype, P(*layout, reduced=_summed_axes(path)), own)
+
+    return jax.tree_util.tree_map_with_path(_whole, block)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
+def _gather(weight: Shaped[Array, "..."], dtype: Any, whole: P, share: P) -> Shaped[Array, "..."]:
+    return jax.sharding.reshard(weight.astype(dtype), whole)
+
+
+def _gather_forward(
+    weight: Shaped[Array, "..."], dtype: Any, whole: P, share: P
+) -> tuple[Shaped[Array, "..."], Shaped[Array, "none"]]:
+    return _gather(weight, dtype, whole, share), jnp.zeros(0, weight.dtype)
+
+
+def _gather_backward(
+    dtype: Any, whole: P, share: P, like: Shaped[Array, "none"], gradient: Shaped[Array, "..."]
+) -> tuple[Shaped[Array, "..."]]:
+    return (_sum_to_share(gradient.astype(like.dtype), share),)
+
+
+_gather.defvjp(_gather_forward, _gather_backward)
+
+
+def _sum_to_share(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
+    mesh, spec = jax.sharding.get_abstract_mesh(), jax.typeof(x).sharding.spec
+    changed = (
+        axes is not None and axes != own for axes, own in zip(share, spec.partitions, strict=True)
+    )
+    dimension = next((i for i, differs in enumerate(changed) if differs), None)
+    devices = math.prod(mesh.shape[axis] for axis in spec.unreduced)
+    if dimension is None or devices == 1 or set(_names(share[dimension])) != set(spec.unreduced):
+        return jax.sharding.reshard(x, share)
+    # A reshard here would become an all-reduce.
+    axes = _names(share[dimension])
+    scatter = partial(jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True)
+    return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
 
 
 def is_array(leaf: object) -> bool:
     """Returns whether `leaf` is an array or a `jax.ShapeDtypeStruct`."""
     return eqx.is_array(leaf) or isinstance(leaf, jax.ShapeDtypeStruct)
+
+
+def _summed_axes(path: tuple[Any, ...]) -> frozenset[str]:
+    """The axes over which a weight's gradient is summed later."""
+    found = _by_end(_SUMMED, _dotted(path)) or ()
+    return frozenset(name for axes in found for name in _names(axes))
+
+
+def _reduced(x: Shaped[Array, "..."]) -> frozenset[str]:
+    """The axes for which `sum_gradients_later` marked a weight `reduced`."""
+    return jax.typeof(x).sharding.spec.reduced
 
 
 def _alone() -> bool:

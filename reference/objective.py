@@ -9,17 +9,22 @@ padding as token 0: it follows the last token of an epoch's last sequence, so it
 before it.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from reference.mesh import BATCH, reshaped
+from reference.mesh import BATCH, BUFFER, MODEL, TOKENS, devices_along, reshaped
 from reference.routers import Routing
 from reference.transformer import Transformer
 
 PADDING = -1
 """Padding token; masked as a target."""
+
+LOGITS = 2**26
+"""Maximum number of logits on a device at a time; our choice: 256 MiB in float32."""
 
 
 class Report(eqx.Module):
@@ -56,8 +61,8 @@ def objective(
     """
     inputs, targets = jnp.maximum(tokens[:, :-1], 0), tokens[:, 1:]
     real = targets != PADDING
-    logits, routing = model(inputs, key=key, inference=inference)
-    log_prob = target_log_prob(logits, targets)
+    x, routing = model.features(inputs, key=key, inference=inference)
+    log_prob = log_prob_of(model, x, targets)
     loss = -mean_of(log_prob, real)
     if routing is None:
         return loss, Report(loss, {}, {}, None)
@@ -75,6 +80,37 @@ def objective(
     total = loss + sum(losses.values(), start=jnp.zeros_like(loss))
     dropped = dropped_by_tenth(routing, tokens.shape[1] - 1)
     return total, jax.lax.stop_gradient(Report(loss, losses, metrics, load, dropped=dropped))
+
+
+def log_prob_of(
+    model: Transformer,
+    x: Float[Array, "batch context d_model"],
+    targets: Int[Array, "batch context"],
+) -> Float[Array, "batch context"]:
+    """`target_log_prob(model.logits(x), targets)`, with at most `LOGITS` logits at a time.
+
+    Where there would be more on a device, they are made for a chunk of positions at a time, and
+    again in the backward pass.
+    """
+    batch, context, d_model = x.shape
+    per_position = batch // devices_along(*BATCH) * model.config.embedding_rows
+    length = max(1, min(context, LOGITS * devices_along(MODEL) // per_position))
+    chunks = math.ceil(context / length)
+    if chunks == 1:
+        return target_log_prob(model.logits(x), targets)
+
+    def _chunk(
+        x: Float[Array, "batch length d_model"], targets: Int[Array, "batch length"]
+    ) -> Float[Array, "batch length"]:
+        return target_log_prob(model.logits(x), targets)
+
+    rest = ((0, 0), (0, chunks * length - context))
+    split = reshaped(jnp.pad(x, (*rest, (0, 0))), (batch, chunks, length, d_model), BUFFER)
+    own = reshaped(jnp.pad(targets, rest), (batch, chunks, length), TOKENS)
+    each = jnp.moveaxis(split, 1, 0), jnp.moveaxis(own, 1, 0)
+    chunk = jax.checkpoint(_chunk, prevent_cse=False)
+    found = jnp.moveaxis(jax.lax.map(lambda xs: chunk(*xs), each), 0, 1)
+    return reshaped(found, (batch, chunks * length), TOKENS[:2])[:, :context]
 
 
 def target_log_prob(

@@ -12,14 +12,15 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from reference.attention import Attention
-from reference.config import ModelConfig
+from reference.attention import HEAD_INPUTS, HEAD_OUTPUTS, Attention
+from reference.config import ModelConfig, Remat
 from reference.errors import ConfigError
 from reference.fast import linear
-from reference.feedforward import FeedForward
-from reference.mesh import HIDDEN, TOKENS, is_array, laid_out, rows
+from reference.feedforward import EXPERT_INPUTS, EXPERT_OUTPUTS, FeedForward
+from reference.mesh import HIDDEN, TOKENS, gathered, is_array, laid_out, rows
 from reference.norm import LayerNorm
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash, RouterState, Routing
@@ -27,6 +28,10 @@ from reference.routers.hash import check_table, hash_table
 
 EMBEDDING_SCALE = 0.02
 """Standard deviation of the initial embeddings."""
+
+ATTENDED = "attention's output"
+KEPT = (HEAD_INPUTS, HEAD_OUTPUTS, ATTENDED, EXPERT_INPUTS, EXPERT_OUTPUTS)
+"""Names of the arrays that selective rematerialisation keeps."""
 
 UNUSED_LOGIT = -1e9
 """Logit of padding rows: probability 0 in every float dtype, without the NaNs of -infinity."""
@@ -51,7 +56,9 @@ class Block(eqx.Module):
         attention_key, feedforward_key = jax.random.split(key)
         self.attention_norm = LayerNorm(config.size.d_model)
         end = config.vocabulary - 1 if config.mask_documents else None
-        self.attention = Attention(config.size, key=attention_key, document_end=end)
+        self.attention = Attention(
+            config.size, key=attention_key, document_end=end, form=config.attention
+        )
         self.feedforward_norm = LayerNorm(config.size.d_model)
         if routed and config.router is not None:
             self.feedforward = RoutedFeedForward(config, key=feedforward_key, hash_table=hash_table)
@@ -66,11 +73,12 @@ class Block(eqx.Module):
         inference: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """The block's output, and its routing if it is routed."""
-        x += self.attention(self.attention_norm(x), token_id)
-        normal = self.feedforward_norm(x)
-        if isinstance(self.feedforward, FeedForward):
-            return x + self.feedforward(normal), None
-        y, routing = self.feedforward(normal, token_id, key=key, inference=inference)
+        whole = gathered(self, x.dtype)
+        x += checkpoint_name(whole.attention(whole.attention_norm(x), token_id), ATTENDED)
+        normal = whole.feedforward_norm(x)
+        if isinstance(whole.feedforward, FeedForward):
+            return x + whole.feedforward(normal), None
+        y, routing = whole.feedforward(normal, token_id, key=key, inference=inference)
         return x + y, routing
 
 
@@ -101,15 +109,18 @@ class Group(eqx.Module):
         token_id: Int[Array, "batch context"],
         key: PRNGKeyArray | None,
         inference: bool,
-        remat: bool = False,
+        remat: Remat = "none",
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """Applies the blocks in order; the routing is the last block's.
 
-        `remat`: rematerialise each block in the backward pass.
+        `remat`: what each block computes again in the backward pass (`ModelConfig.remat`).
         """
+        keep = jax.checkpoint_policies.save_only_these_names(*KEPT)
         routing = None
         for block in self.blocks:
-            run = eqx.filter_checkpoint(block) if remat else block
+            run = block
+            if remat != "none":
+                run = eqx.filter_checkpoint(block, policy=keep if remat == "selective" else None)
             x, routing = run(x, token_id, key, inference)
         return x, routing
 
@@ -176,9 +187,19 @@ class Transformer(eqx.Module):
         S-BASE's choices depend on the whole group, and tokens are dropped. `key` is used in
         training by routers that sample. A token id outside the vocabulary makes its sequence NaN.
         """
-        _check_one_config(self)
-        x, routing = self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)
+        x, routing = self.features(tokens, inference=inference, key=key)
         return self.logits(x), routing
+
+    def features(
+        self,
+        tokens: Int[Array, "batch context"],
+        *,
+        inference: bool,
+        key: PRNGKeyArray | None = None,
+    ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
+        """What `logits` makes logits of: the output of the last block; and the routing."""
+        _check_one_config(self)
+        return self.run_groups(self.embed(tokens), tokens, key=key, inference=inference)
 
     def embed(self, tokens: Int[Array, "batch context"]) -> Float[Array, "batch context d_model"]:
         """Token embeddings, in the dtype of the activations."""
@@ -216,10 +237,8 @@ class Transformer(eqx.Module):
     def logits(
         self, x: Float[Array, "batch context d_model"]
     ) -> Float[Array, "batch context rows"]:
-        """Final norm and tied embedding; accumulates in float32 or wider."""
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
-        normal = self.final_norm(x).astype(dtype)
-        logits = linear(normal, self.embedding.astype(dtype).T, out=HIDDEN)
+        """Final norm and tied embedding; products in the dtype of `x`, sums in float32 or wider."""
+        logits = linear(self.final_norm(x), self.embedding.T, out=HIDDEN, wide=True)
         if self.config.embedding_rows == self.config.vocabulary:
             return logits
         is_id = jnp.arange(self.config.embedding_rows) < self.config.vocabulary

@@ -67,7 +67,7 @@ def survives(mutant: str) -> tuple[bool, float]:
         tests += ["--deselect", "tests/reference/test_fast.py::test_every_function_has_its_plain_form_here"]
         warnings = ["-W", "ignore::pytest.PytestAssertRewriteWarning", "-W", "ignore::ResourceWarning"]
         options = ["-x", "-n", "0", "-p", "no:cacheprovider", *warnings]
-        marks = "addopts=-q --strict-markers -m 'not slow and not tpu and not slurm'"
+        marks = "addopts=-q --strict-markers -m 'not slow and not tpu and not slurm and not extras'"
         os._exit(int(pytest.main([*options, "-o", marks, *tests])))
     _, status, used = os.wait4(child, 0)
     return status == 0, round(used.ru_utime + used.ru_stime, 1)

@@ -324,13 +324,13 @@ def test_a_size_of_the_paper_needs_a_recipe_and_both_commands_are_named(capsys: 
 def test_accumulation_rematerialisation_and_the_capacity_of_evaluation_are_options() -> None:
     from commands.training import Train
 
-    config = Train(accumulate=4, remat=True, evaluation_capacity_factor=2.0).options()
+    config = Train(accumulate=4, remat="full", evaluation_capacity_factor=2.0).options()
     router = config.model_config(257).router
     assert router is not None
-    assert (config.data.accumulate, config.model_config(257).remat, router.evaluation_capacity_factor) == (4, True, 2.0)
+    assert (config.data.accumulate, config.model_config(257).remat, router.evaluation_capacity_factor) == (4, "full", 2.0)
     default = Train().options().model_config(257)
     assert default.router is not None
-    assert (default.remat, default.router.evaluation_capacity_factor) == (False, None)
+    assert (default.remat, default.router.evaluation_capacity_factor) == ("none", None)
 
 
 def test_tokenize_writes_shards_that_train_reads(

@@ -12,6 +12,8 @@ KINDS = {
     "tokens-": "tokens",
     ".tokens-": "tokens, incomplete",
     "bpe-": "tokenizer",
+    "run-": "copy of a run",
+    "store-": "copy of a text",
     "xla-": "programs",
 }
 """What the entries are, by the beginning of their names."""

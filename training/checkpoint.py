@@ -5,7 +5,6 @@ in the data with each array's shape, dtype and digest, by which `restore.py` kno
 keys are not saved: a step's keys follow from the seed and the step.
 """
 
-import shutil
 from collections.abc import Callable, Generator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -33,17 +32,26 @@ from training.restore import (
     read_state,
 )
 from training.step import TrainState
+from training.store import move, stored
 
 
 class Checkpoints:
     """The checkpoints of one run, in their own folder."""
 
-    def __init__(self, folder: Path, keep: int, keep_every: int = 0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        keep: int,
+        keep_every: int = 0,
+        *,
+        before: Callable[[], None] = lambda: None,
+    ) -> None:
         """Keep the newest `keep`, and those at multiples of `keep_every` steps.
 
+        `before` is called, in process 0, before each is written: it needs the records up to it.
         Removes incomplete checkpoints that a killed process left.
         """
-        self._folder, self._quiet = folder, ExitStack()
+        self._folder, self._before, self._quiet = folder, before, ExitStack()
         options = ocp.CheckpointManagerOptions(
             max_to_keep=keep,
             keep_period=keep_every or None,
@@ -70,6 +78,8 @@ class Checkpoints:
         """
         if step in self._manager.all_steps():
             return
+        if jax.process_index() == 0:
+            self._before()
         named = named_arrays(state)
         about = {"place": place, "arrays": _described(named)}
         args = ocp.args.Composite(state=ocp.args.StandardSave(named), data=ocp.args.JsonSave(about))
@@ -105,9 +115,9 @@ class Checkpoints:
 
     def _set_aside(self, reasons: dict[int, str], say: Say) -> None:
         """Move the checkpoints of the steps in `reasons` out of the way."""
-        target = self._folder.parent / SET_ASIDE
+        target = stored(self._folder.parent / SET_ASIDE)
         for step, reason in reasons.items():
-            decided(lambda step=step: _move(self._folder / f"{PREFIX}_{step}", target))
+            decided(lambda step=step: move(stored(self._folder) / f"{PREFIX}_{step}", target))
             say(f"{reason}; it is now in {target}, and an older one is taken")
         if reasons:
             with quiet():
@@ -158,17 +168,10 @@ def _described(named: Mapping[str, Shaped[Array, "..."]]) -> dict[str, dict[str,
     }
 
 
-def _move(path: Path, target: Path) -> None:
-    """Move a checkpoint into the folder `target`, in place of another of that step."""
-    target.mkdir(exist_ok=True)
-    shutil.rmtree(target / path.name, ignore_errors=True)
-    path.rename(target / path.name)
-
-
 def _manager(folder: Path, options: ocp.CheckpointManagerOptions) -> ocp.CheckpointManager:
     """A manager that knows both items before either has been saved."""
     registry = ocp.handlers.DefaultCheckpointHandlerRegistry()
     registry.add(STATE, ocp.args.StandardSave, ocp.StandardCheckpointHandler())
     registry.add(DATA, ocp.args.JsonSave, ocp.JsonCheckpointHandler())
     with quiet():
-        return ocp.CheckpointManager(folder.absolute(), options=options, handler_registry=registry)
+        return ocp.CheckpointManager(stored(folder), options=options, handler_registry=registry)

@@ -28,6 +28,7 @@ from training.text.prepare import PreparedText
 from training.text.shards import MODEL
 from training.text.tokenizer import Tokenizer
 from training.toml import read_toml, to_toml
+from training.wandb import ID as WANDB_ID
 
 
 def claim(
@@ -77,7 +78,7 @@ def _clear(folder: Path, identity: dict[str, bytes], say: Say) -> None:
         return
     if (folder / CONFIG).exists():
         say(f"{folder} had another run without a checkpoint; it is replaced")
-    for name in (MANIFEST, CONFIG, DATA, MODEL, CURVES, METRICS):
+    for name in (MANIFEST, CONFIG, DATA, MODEL, CURVES, METRICS, WANDB_ID):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / CHOICES, ignore_errors=True)
 

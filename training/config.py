@@ -8,7 +8,16 @@ import json
 from dataclasses import asdict, dataclass, field, replace
 from typing import Annotated, Any, Literal
 
-from reference.config import DropOrder, ModelConfig, RouterConfig, check_shape, technique
+from reference.config import (
+    QUERIES,
+    AttentionForm,
+    DropOrder,
+    ModelConfig,
+    Remat,
+    RouterConfig,
+    check_shape,
+    technique,
+)
 from reference.count import dense_parameter_count
 from reference.errors import SEED, ConfigError, Range, check_ranges
 from reference.routers import ROUTERS, Reinforce, RouterOptions
@@ -52,7 +61,11 @@ class ModelOptions:
     mask_documents: bool = False
     """Attention does not cross the ends of documents."""
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
-    remat: bool = False
+    attention: Literal["auto", "plain", "chunked", "kernel"] = "auto"
+    """How attention is computed, the same but for rounding; auto: in chunks of queries where a
+    sequence has several."""
+    remat: Remat = "none"
+    """What blocks compute again in the backward pass, to save memory."""
     unroll: Annotated[int, Range(1)] = 4
     """Up to this many groups of blocks are unrolled; with more, all are scanned over.
 
@@ -91,11 +104,18 @@ class ModelOptions:
             vocabulary,
             self.context,
             dtype=self.dtype,
+            attention=self.attention_form(),
             remat=self.remat,
             unroll=self.unroll,
             vocabulary_multiple=vocabulary_multiple(vocabulary),
             mask_documents=self.mask_documents,
         )
+
+    def attention_form(self) -> AttentionForm:
+        """The form of attention, with "auto" resolved."""
+        if self.attention == "auto":
+            return "chunked" if self.context > QUERIES else "plain"
+        return self.attention
 
 
 def vocabulary_multiple(vocabulary: int) -> int:
@@ -111,13 +131,13 @@ class DataOptions:
     """The text: corpus, tokenizer, splits and batches."""
 
     corpus: str = ""
-    """Text, JSON, CSV, Parquet or Arrow files, a folder, a glob pattern, or token shards.
+    """Text, JSON, CSV, Parquet or Arrow files, a folder, a glob pattern, hf:NAME, or token shards.
 
     Several with weights are a mixture: `web=2,books/=1` draws two of three sequences from the
     first. Empty: the State of the Union addresses.
     """
     tokenizer: str = "bytes"
-    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, or a tokenizer.json."""
+    """bytes, bpe:SIZE (trained on the corpus), a SentencePiece .model, tokenizer.json, hf:NAME."""
     held_out: Annotated[float, Range(0, 1, more=True, less=True)] = 0.05
     """Fraction of documents in the held-out (validation) split."""
     test: Annotated[float, Range(0, 1, less=True)] = 0.0
@@ -186,8 +206,12 @@ class RunOptions:
     Starts from its newest checkpoint before the decay of either run, so that one long run gives
     several end points.
     """
+    initial_weights: str = ""
+    """A .safetensors file that `cli.py export` wrote, with weights to begin from."""
     mesh: str = "all"
     """Devices per axis, such as data=4,expert=2,model=1; all: see `devices.settled`."""
+    fsdp: bool = False
+    """Spread the blocks' weights over all devices and gather them layer by layer: less memory."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -328,7 +352,7 @@ def paper_recipe(size: str = "1.3B", router: str = "s-base", experts: int = 64) 
         capacity_factor=1.25,
         context=2048,
         dtype="bfloat16",
-        remat=True,
+        remat="selective",
         unroll=1,
     )
     run = RunOptions(steps=250_000, evaluate_every=10_000, checkpoint_every=1000)

@@ -10,11 +10,11 @@ import atexit
 import json
 import math
 import os
+import socket
 import sys
 import threading
 import time
-import zlib
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -130,18 +130,40 @@ def _give_up(seconds: float) -> None:
     _leave(1)
 
 
-def check_alike(what: str) -> None:
-    """Raises `InputError` unless `what` (options and data) is the same in every process."""
+def check_alike(options: str, digests: Mapping[str, str]) -> None:
+    """Raises `InputError` unless options and text are the same in every process.
+
+    `digests`: SHA-256 of what was read, by names that follow from the options. Each host reads its
+    own copy of a text: the message names the first process, and the first file, that differs.
+    """
     if jax.process_count() == 1:
         return
-    own = np.uint32(zlib.crc32(what.encode()))
-    all_of_them = np.asarray(multihost_utils.process_allgather(own))
-    different = np.flatnonzero(all_of_them != all_of_them[0])
-    if len(different):
-        raise InputError(
-            f"process {different[0]} has other options or other data than process 0; "
-            "start all with the same command"
-        )
+    own = {"options": options, "digests": dict(digests), "host": socket.gethostname()}
+    first, *others = (json.loads(text) for text in _gathered(json.dumps(own)))
+    for index, other in enumerate(others, 1):
+        process = f"process {index} (host {other['host']})"
+        if other["options"] != first["options"]:
+            raise InputError(
+                f"{process} has other options than process 0; start all with the same command"
+            )
+        for name in sorted({*first["digests"], *other["digests"]}):
+            ours, theirs = (each["digests"].get(name, "missing") for each in (other, first))
+            if ours != theirs:
+                raise InputError(
+                    f"{process} has another text than process 0 (host {first['host']}):\n"
+                    f"{name} has SHA-256 {ours:.12} there, {theirs:.12} on process 0;\n"
+                    "copy the text from one host to all, and start all with the same command"
+                )
+
+
+def _gathered(text: str) -> list[str]:
+    """The `text` of every process, in order, in all of them."""
+    own = np.frombuffer(text.encode(), np.uint8)
+    lengths = np.asarray(multihost_utils.process_allgather(np.int32(len(own))))
+    padded = np.zeros(lengths.max(), np.uint8)
+    padded[: len(own)] = own
+    rows = np.asarray(multihost_utils.process_allgather(padded))
+    return [bytes(row[:n]).decode() for row, n in zip(rows, lengths, strict=True)]
 
 
 def decided(decide: Callable[[], Any]) -> Any:

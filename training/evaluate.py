@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from reference.mesh import BATCH, laid_out, reshaped
-from reference.objective import PADDING, target_log_prob
+from reference.objective import PADDING, log_prob_of
 from reference.routers import Routing
 from reference.transformer import Transformer
 from training.text.batches import Batch
@@ -50,9 +50,9 @@ class Evaluation:
 
 def sums_of(model: Transformer, tokens: Int[Array, "batch context_and_one"]) -> Sums:
     """The sums of one batch, in inference mode; padding is masked."""
-    logits, routing = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
+    x, routing = model.features(jnp.maximum(tokens[:, :-1], 0), inference=True)
     real = tokens[:, 1:] != PADDING
-    loss = -jnp.sum(jnp.where(real, target_log_prob(logits, tokens[:, 1:]), 0))
+    loss = -jnp.sum(jnp.where(real, log_prob_of(model, x, tokens[:, 1:]), 0))
     if routing is None:
         return Sums(loss, jnp.sum(real), None, None, None)
     return Sums(loss, jnp.sum(real), *_choices(routing, real))

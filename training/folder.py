@@ -11,6 +11,7 @@ metrics.jsonl     `records.py`, a line per step and per evaluation
 curves.csv        `curves.py`, a row per evaluation, for `fit`
 choices/          `choices.py`, the experts of each evaluation's tokens
 tensorboard/      `tensorboard.py`, optional
+wandb_id, wandb/  `wandb.py`, optional
 sample.txt        written last: its presence marks a finished run
 """
 
@@ -50,7 +51,8 @@ TEXT = ("data.corpus", "data.held_out_corpus", "data.text_field", "data.tokenize
 MAY_DIFFER = (
     *TEXT,
     *("data.accumulate", "data.also"),
-    *("run.steps", "run.mesh", "run.keep", "run.keep_every"),
+    *("model.attention", "model.remat"),
+    *("run.steps", "run.mesh", "run.fsdp", "run.keep", "run.keep_every"),
     *("run.evaluate_every", "run.evaluation_tokens", "run.checkpoint_every"),
 )
 """Options that a continued run may change.

@@ -1,4 +1,4 @@
-"""Reading a run's folder: its model, its loss on any text, and samples from it.
+"""Reading a run, or a file of its weights: its model, its loss on any text, and samples from it.
 
 A run can be read during training. Only weights are restored, onto one device or a mesh, in any
 dtype.
@@ -26,11 +26,13 @@ from training.evaluate import Sums, evaluate, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
 from training.restore import CHECKPOINTS, read_weights
 from training.sampling import sample
-from training.start import model_shapes
+from training.start import kernel_refusal, model_shapes
+from training.store import readable
 from training.text.batches import Batch, EvaluationBatches, Sequences
 from training.text.prepare import prepare, whole_text
 from training.text.shards import TokenStream
 from training.text.tokenizer import Tokenizer
+from training.weights import is_weights_file, read_header, read_weights_file
 
 
 @dataclass(frozen=True)
@@ -75,19 +77,26 @@ def load_run(
 ) -> LoadedRun:
     """The run in `folder` at `step` (None: its newest intact checkpoint), without optimizer state.
 
-    Weights are sharded over `mesh`, or placed on one device. `dtype`: dtype of weights and
-    activations; None: the run's. `say` names damaged checkpoints that are passed over. Raises
-    `InputError` if there is no such checkpoint, `ConfigError` if the mesh does not divide the
-    model's dimensions.
+    `folder` may also be a file that `weights.write_weights` wrote, which has one step. Weights are
+    sharded over `mesh`, or placed on one device. `dtype`: dtype of weights and activations; None:
+    the run's. `say` names damaged checkpoints that are passed over. Raises `InputError` if there is
+    no such checkpoint, `ConfigError` if the mesh does not divide the model's dimensions.
     """
-    config = run_options(folder)
-    tokenizer = tokenizer_of(folder, config)
+    folder = readable(folder)
+    file = read_header(folder) if is_weights_file(folder) else None
+    config = file.config if file else run_options(folder)
+    tokenizer = file.tokenizer if file else tokenizer_of(folder, config)
     if dtype is not None:
         config = replace(config, model=replace(config.model, dtype=dtype))
     model = config.model_config(tokenizer.vocabulary)
+    platform = (jax.devices() if mesh is None else mesh.devices.flat)[0].platform
+    if model.attention == "kernel" and kernel_refusal(model, platform):
+        model = replace(model, attention="chunked")
     if mesh is not None:
         check_shape(model, mesh.shape, _batch(config.data.batch, model, mesh))
     shapes = model_shapes(model, mesh, dtype)
+    if file:
+        return LoadedRun(config, tokenizer, read_weights_file(folder, shapes), file.step, mesh)
     weights, step = read_weights(folder / CHECKPOINTS, step, shapes, say)
     return LoadedRun(config, tokenizer, weights, step, mesh)
 
@@ -120,6 +129,7 @@ def evaluate_run(
     `InputError` for text that cannot be read or has fewer than two bytes.
     """
     Range(0).check("tokens", tokens or 0)
+    folder = readable(folder)
     run = load_run(folder, step, mesh=mesh, dtype=dtype, say=say)
     batch = _batch(run.config.data.batch, run.model.config, mesh)
     tokens = run.config.run.evaluation_tokens if tokens is None else tokens
@@ -159,6 +169,8 @@ def _other_text(corpus: str, run: LoadedRun, cache: Path, text_field: str | None
 
 def _held_out(folder: Path, run: LoadedRun, cache: Path) -> list[tuple[float, TokenStream]]:
     """The run's own held-out text: from the cache, wherever the corpus is now, or read again."""
+    if is_weights_file(folder):
+        raise InputError(f"{folder} has no text of its own; name one: --corpus TEXT")
     text = own_text(folder, cache)
     if text is None:
         text = prepare(run.config.data, cache, tokenizer=run.tokenizer)[1]

@@ -16,7 +16,7 @@ from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, PyTree, Shaped
 
 from reference.errors import ConfigError, Range, check_ranges
-from reference.mesh import BATCH, DATA, Axes, parameter_specs
+from reference.mesh import BATCH, DATA, Axes, parameter_specs, summed_later
 
 Schedule = Literal["cosine", "stable"]
 
@@ -47,6 +47,8 @@ class OptimizerConfig:
     """Applied to matrices only, not to norms and vectors."""
     clip: Annotated[float, Range(0, more=True)] = 1.0
     """Maximum global gradient norm."""
+    first_moment: Literal["float32", "bfloat16"] = "float32"
+    """Dtype in which the first moment is kept: half the memory, for a rounding of 2^-9 a step."""
 
     def __post_init__(self) -> None:
         check_ranges(self)
@@ -101,6 +103,7 @@ def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
         config.epsilon,
         weight_decay=config.weight_decay,
         mask=decayed,
+        mu_dtype=None if config.first_moment == "float32" else config.first_moment,
     )
     return optax.chain(optax.clip_by_global_norm(config.clip), adamw)
 
@@ -109,10 +112,7 @@ def decayed(weights: PyTree[Float[Array, "..."]]) -> PyTree[bool]:
     """Which weights decay: matrices, not counting the leading axis of stacked layers."""
 
     def _is_matrix(path: tuple[Any, ...], weight: Float[Array, "..."]) -> bool:
-        stacked = any(
-            isinstance(part, jax.tree_util.GetAttrKey) and part.name == "groups" for part in path
-        )
-        return weight.ndim - stacked >= 2
+        return weight.ndim - _is_stacked(path) >= 2
 
     return jax.tree_util.tree_map_with_path(_is_matrix, weights)
 
@@ -122,16 +122,20 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
 
     The batch axes that a weight is not sharded over are `data`, and `expert` for all but the
     experts. They go to the first unsharded dimension that both divide, or else that `data` alone
-    divides. A small or odd weight may have none; its state is then replicated over them.
+    divides; not to the axis of stacked groups, which are computed one after the other. A small or
+    odd weight may have none; its state is then replicated over them.
     """
 
-    def _spread(weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P) -> P:
+    def _spread(
+        path: tuple[Any, ...], weight: Shaped[Array, "..."] | jax.ShapeDtypeStruct, spec: P
+    ) -> P:
         axes: list[Axes] = [*spec, *(None,) * (weight.ndim - len(spec))]
         both = tuple(axis for axis in BATCH if axis not in axes)
         for share in (both, (DATA,)):
-            for dimension, (axis, length) in enumerate(zip(axes, weight.shape, strict=True)):
+            for dimension in range(_is_stacked(path), weight.ndim):
+                length = weight.shape[dimension]
                 if (
-                    axis is None
+                    axes[dimension] is None
                     and length > 1
                     and length % math.prod(mesh.shape[name] for name in share) == 0
                 ):
@@ -139,4 +143,27 @@ def zero_specs(weights: PyTree, mesh: Mesh | AbstractMesh) -> PyTree[P]:
                     return P(*axes)
         return P(*axes)
 
-    return jax.tree.map(_spread, weights, parameter_specs(weights))
+    return jax.tree_util.tree_map_with_path(_spread, weights, parameter_specs(weights))
+
+
+def weight_specs(model: PyTree, mesh: Mesh | AbstractMesh, *, fsdp: bool) -> PyTree[P]:
+    """Partition specs of a model's weights: `parameter_specs`.
+
+    With `fsdp`, the blocks' matrices are spread as their optimizer state is, and gathered when they
+    are read (`mesh.gathered`). The embedding, of which each device reads all rows, is not.
+    """
+
+    def _choose(path: tuple[Any, ...], own: P, share: P) -> P:
+        return share if fsdp and _is_stacked(path) and summed_later(path) else own
+
+    own, shares = parameter_specs(model), zero_specs(model, mesh)
+    return jax.tree_util.tree_map_with_path(
+        _choose, own, shares, is_leaf=lambda leaf: isinstance(leaf, P)
+    )
+
+
+def _is_stacked(path: tuple[Any, ...]) -> bool:
+    """Whether a weight's first axis is that of stacked groups of blocks."""
+    return any(
+        isinstance(part, jax.tree_util.GetAttrKey) and part.name == "groups" for part in path
+    )

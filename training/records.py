@@ -1,13 +1,13 @@
 """What a run records: the lines of `metrics.jsonl`, and of them `curves.csv` (`curves.py`).
 
 A line is a step or an evaluation. A step has `step`, `loss`, `router_losses`, `learning_rate`,
-`gradient_norm`, `tokens_per_second` (null for the first step, which compiles), `metrics` (means
-over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the fraction of choices
-dropped in each tenth of the context, by routed layer. An evaluation has `step` and `evaluation`,
-with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (`router_changed` of
-the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the fraction of choices on each
-expert, by routed layer), `dropped_fraction` (by routed layer), and the names of `corpus` and
-`tokenizer`, which may have moved since. Every line ends with `crc32`, the
+`gradient_norm`, the fields of `speed.Speed` (null for the first step, which compiles), `metrics`
+(means over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the fraction of
+choices dropped in each tenth of the context, by routed layer. An evaluation has `step` and
+`evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed`
+(`router_changed` of the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the
+fraction of choices on each expert, by routed layer), `dropped_fraction` (by routed layer), and the
+names of `corpus` and `tokenizer`, which may have moved since. Every line ends with `crc32`, the
 checksum of what is before it.
 
 A continued run truncates both files to its checkpoint, so that an interrupted run ends with the
@@ -17,9 +17,10 @@ same bytes.
 import json
 import re
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Shaped
@@ -32,25 +33,10 @@ from training.choices import CHOICES, Choices
 from training.curves import CURVES, Curves, Record, Setting
 from training.evaluate import Evaluation
 from training.restore import CHECKPOINTS, checkpoint_steps
+from training.sinks import GuardedSink, MakeSink, Sink
+from training.speed import Speed
 
 METRICS = "metrics.jsonl"
-
-
-@runtime_checkable
-class Sink(Protocol):
-    """Receives a run's records: the lines of `metrics.jsonl`, as dictionaries."""
-
-    def append(self, record: Record) -> None:
-        """Called with each record, of a step or an evaluation."""
-        ...
-
-    def close(self) -> None:
-        """Called after the last record."""
-        ...
-
-
-MakeSink = Callable[[list[Record]], Sink]
-"""Makes a sink from the records before the checkpoint that a run continues from."""
 
 
 class Records:
@@ -68,8 +54,9 @@ class Records:
     ) -> None:
         """Open the files in `folder`, truncated to step `after`.
 
-        Only one process `writes`. `sinks` are created here and receive every record. `say`
-        reports rows of the curves that are written anew.
+        Only one process `writes`. `sinks` are created here and receive every record; one that
+        raises an exception is named by `say`, once, and does not end the run. `say` also reports
+        rows of the curves that are written anew.
         """
         self._folder, self._setting, self._sinks = folder, setting, list[Sink]()
         self._choices = Choices(folder / CHOICES)
@@ -84,10 +71,14 @@ class Records:
         elif not curves.rows:
             (folder / CURVES).unlink(missing_ok=True)
         metrics = Metrics(folder / METRICS, lines)
-        self._sinks = [metrics, _CurvesSink(curves), *(make(records) for make in sinks)]
+        self._sinks = [
+            metrics,
+            _CurvesSink(curves),
+            *(GuardedSink(make, folder, records, say) for make in sinks),
+        ]
 
     def step(
-        self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None
+        self, step: int, report: Report, learning_rate: float, speed: Speed
     ) -> dict[str, float]:
         """Record a step; returns the routers' metrics, means over layers."""
         layers = {name: np.asarray(values).tolist() for name, values in report.metrics.items()}
@@ -101,7 +92,7 @@ class Records:
                 },
                 "learning_rate": learning_rate,
                 "gradient_norm": float(np.asarray(report.gradient_norm)),
-                "tokens_per_second": tokens_per_second,
+                **asdict(speed),
                 "metrics": means,
                 "layers": layers,
                 "dropped_by_tenth": _rounded(report.dropped),

@@ -9,13 +9,14 @@ import logging
 import sys
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
+from etils import epath
 from jax.experimental import multihost_utils
 
 from common.errors import InputError, first_line
@@ -24,6 +25,7 @@ from reference.mesh import is_array
 from reference.transformer import Transformer
 from training.digests import digests
 from training.step import TrainState
+from training.store import listed, stored
 
 STATE, DATA = "state", "data"
 """The two items of a checkpoint: arrays, and JSON."""
@@ -40,6 +42,9 @@ PREFIX = "step"
 Named = dict[str, Any]
 """Arrays, or their shapes, by name."""
 
+Folder = Path | epath.Path
+"""A folder that may be in an object store."""
+
 Tree = TypeVar("Tree", TrainState, Transformer)
 Read = TypeVar("Read")
 
@@ -52,7 +57,7 @@ class DamagedError(Exception):
 
 def checkpoint_steps(folder: Path) -> list[int]:
     """The steps of the complete checkpoints in `folder`, ascending; empty if it does not exist."""
-    names = (path.name.removeprefix(f"{PREFIX}_") for path in folder.glob(f"{PREFIX}_*"))
+    names = (name.removeprefix(f"{PREFIX}_") for name in listed(folder, f"{PREFIX}_*"))
     return sorted(int(step) for step in names if step.isdecimal())
 
 
@@ -138,7 +143,7 @@ def _read_arrays(
 
     Raises `DamagedError`, in all processes if in one.
     """
-    path = folder.absolute() / f"{PREFIX}_{step}"
+    path = stored(folder) / f"{PREFIX}_{step}"
     place, saved = _in_all_processes(lambda: _read_about(path, step))
     saved = {name: about for name, about in saved.items() if name.startswith(prefix)}
     _check_stored(named, saved, step, folder)
@@ -172,7 +177,7 @@ def _in_all_processes(read: Callable[[], Read]) -> Read:
 
 
 @contextmanager
-def _reading(path: Path) -> Generator[None]:
+def _reading(path: PurePath) -> Generator[None]:
     """Orbax's and tensorstore's errors about unreadable files as `DamagedError`.
 
     Errors of the machine stay what they are: memory, permissions, input and output.
@@ -202,7 +207,7 @@ def quiet() -> Generator[None]:
         logger.setLevel(before)
 
 
-def _read_about(path: Path, step: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+def _read_about(path: Folder, step: int) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """The position in the data, and shape, dtype and digest of each array."""
     with _reading(path / DATA):
         about = json.loads((path / DATA / "metadata").read_bytes())
@@ -218,7 +223,7 @@ def _read_about(path: Path, step: int) -> tuple[dict[str, Any], dict[str, dict[s
     return place, saved
 
 
-def _restored(path: Path, arrays: Mapping[str, tuple[dict[str, Any], Any]]) -> Named:
+def _restored(path: Folder, arrays: Mapping[str, tuple[dict[str, Any], Any]]) -> Named:
     """The arrays as they were saved, by name: of what shape and dtype, and in which sharding."""
     item = {
         name: jax.ShapeDtypeStruct(tuple(of["shape"]), np.dtype(of["dtype"]), sharding=sharding)

@@ -12,6 +12,7 @@ from training.folder import SAMPLE
 from training.manifest import check_file
 from training.records import METRICS, read_metrics
 from training.restore import CHECKPOINTS, checkpoint_steps
+from training.store import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +36,7 @@ class History:
 
 def history(folder: Path) -> History:
     """The run in `folder` so far. Raises `InputError` if it has no step."""
+    folder = readable(folder)
     path = folder / METRICS
     if not path.is_file():
         raise InputError(

@@ -20,7 +20,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from common.errors import InputError
 from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
-from reference.errors import ConfigError
+from reference.errors import ConfigError, require
 from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
@@ -34,6 +34,7 @@ from training.text.batches import Batch, EvaluationBatches, Sequences, training_
 from training.text.prepare import PreparedText
 from training.text.shards import SHARD_TOKENS, TokenStream
 from training.text.tokenizer import Tokenizer
+from training.weights import read_header, read_weights_file
 
 
 @dataclass(frozen=True)
@@ -74,6 +75,9 @@ def set_up(config: TrainConfig, tokenizer: Tokenizer, text: PreparedText) -> Set
     mesh, model = run_mesh(options), config.model_config(tokenizer.vocabulary)
     micro = data.batch // data.accumulate
     check_shape(model, mesh.shape, micro)
+    if model.attention == "kernel":
+        refused = kernel_refusal(model, mesh.devices.flat[0].platform)
+        require(refused is None, f"{refused}; use --attention chunked")
     rows = batch_rows(mesh, micro)
     rows_of_microbatches = np.concatenate([i * micro + rows for i in range(data.accumulate)])
 
@@ -108,6 +112,13 @@ def _sequences(streams: Streams, context: int) -> tuple[list[Sequences], list[fl
     return [Sequences(stream, context) for _, stream in streams], [w for w, _ in streams]
 
 
+def kernel_refusal(model: ModelConfig, platform: str) -> str | None:
+    """Why the attention kernels cannot be used for a model on a platform; None if they can."""
+    from reference.kernels.relative_attention import fits
+
+    return fits(model.size.kqv_size, model.context, model.dtype, platform)
+
+
 def run_mesh(options: RunOptions) -> Mesh:
     """The mesh that `options` ask for, of the first available devices.
 
@@ -136,11 +147,12 @@ def first_state(
 ) -> tuple[TrainState, dict[str, Any] | None, int]:
     """The initial state of a run without a checkpoint, its position in the data and its step.
 
-    Initialised from `key`, or taken from another run (`begin_from`).
+    Initialised from `key`, taken from another run (`begin_from`), or new but for the weights
+    (`initial_weights`).
     """
     config = setup.config
     if config.run.begin_from:
-        like = state_shapes(setup.model, setup.optimizer, setup.mesh)
+        like = state_shapes(setup.model, setup.optimizer, setup.mesh, fsdp=config.run.fsdp)
         folder = Path(config.run.begin_from) / CHECKPOINTS
         return read_newest(folder, check_begin(config), like, say)
     make = partial(
@@ -149,17 +161,33 @@ def first_state(
         optimizer=setup.optimizer,
         hash_tables=_hash_tables(setup.model, setup.text),
     )
-    layout = _layout(jax.eval_shape(make, key), setup.mesh)
+    layout = _layout(jax.eval_shape(make, key), setup.mesh, setup.config.run.fsdp)
+    if config.run.initial_weights:
+        model = _initial_weights(setup)
+        begin = partial(init_state, optimizer=setup.optimizer)
+        return jax.jit(begin, out_shardings=layout)(model), None, 0
     return jax.jit(make, out_shardings=layout)(key), None, 0
 
 
+def _initial_weights(setup: Setup) -> Transformer:
+    """The weights that `initial_weights` names. Raises `InputError` for another tokenizer."""
+    path = Path(setup.config.run.initial_weights)
+    theirs, (_, own) = read_header(path).tokenizer, setup.text.parts[0]
+    if theirs.fingerprint != own.tokenizer:
+        raise InputError(
+            f"{path} was trained with the tokenizer {theirs.name}, not {own.tokenizer_name}; "
+            "train on with its own"
+        )
+    return read_weights_file(path, model_shapes(setup.model, setup.mesh, None))
+
+
 def state_shapes(
-    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh
+    model: ModelConfig, optimizer: optax.GradientTransformation, mesh: Mesh, *, fsdp: bool = False
 ) -> TrainState:
     """Shapes, dtypes and shardings of a run's state over `mesh`, to restore a checkpoint to."""
     make = partial(_initial_state, model, optimizer=optimizer, hash_tables=_some_tables(model))
     shapes = jax.eval_shape(make, jax.random.key(0))
-    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh))
+    return jax.tree.map(_with_sharding, shapes, _layout(shapes, mesh, fsdp))
 
 
 def model_shapes(model: ModelConfig, mesh: Mesh | None, dtype: Dtype | None) -> Transformer:
@@ -199,8 +227,15 @@ def _some_tables(model: ModelConfig) -> Int[np.ndarray, "layers vocabulary k"] |
 def check_begin(config: TrainConfig) -> list[int]:
     """The steps at which `begin_from` has checkpoints from before the decay of either run.
 
-    Empty without `begin_from`. Raises `InputError` if the run cannot begin from it.
+    Empty without `begin_from`. Raises `InputError` if the run cannot begin from it, or from its
+    `initial_weights`.
     """
+    if config.run.initial_weights:
+        read_header(Path(config.run.initial_weights))
+        if config.run.begin_from:
+            raise InputError(
+                "begin_from and initial_weights both say what a run begins from; leave one out"
+            )
     if not config.run.begin_from:
         return []
     source, optimizer = Path(config.run.begin_from), config.optimizer
@@ -234,8 +269,9 @@ def _initial_state(
     return init_state(Transformer(model, key=key, hash_tables=hash_tables), optimizer)
 
 
-def _layout(shapes: TrainState, mesh: Mesh) -> PyTree[NamedSharding]:
-    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), state_specs(shapes, mesh))
+def _layout(shapes: TrainState, mesh: Mesh, fsdp: bool) -> PyTree[NamedSharding]:
+    specs = state_specs(shapes, mesh, fsdp=fsdp)
+    return jax.tree.map(lambda spec: NamedSharding(mesh, spec), specs)
 
 
 def _hash_tables(

@@ -14,7 +14,7 @@ import io
 import os
 import time
 from collections.abc import Iterable, Iterator
-from functools import partial
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,7 +23,8 @@ from jaxtyping import Float
 
 from common.errors import WorkError
 from common.files import write_atomically
-from training.records import MakeSink
+from training.sinks import MakeSink
+from training.speed import Speed
 
 Event = Any
 """tensorboard.compat.proto.event_pb2.Event, a class that protobuf creates at import."""
@@ -42,13 +43,13 @@ def require_tensorboard() -> None:
         )
 
 
-def event_file(folder: Path) -> MakeSink:
-    """A sink that writes the records of the run in `folder` for TensorBoard.
+def event_file() -> MakeSink:
+    """A sink that writes a run's records for TensorBoard.
 
     Raises `WorkError` if the package is missing.
     """
     require_tensorboard()
-    return partial(EventFile, folder / FOLDER)
+    return EventFile
 
 
 def scalars(record: dict[str, Any]) -> dict[str, float]:
@@ -57,9 +58,11 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
     A step's losses, rates and metrics by routed layer; an evaluation's losses.
     """
     if "evaluation" in record:
-        return {"held_out/loss": record["evaluation"]["loss"]}
-    names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-    found = {f"train/{name}": record[name] for name in names if record[name] is not None}
+        about = record["evaluation"]
+        others = {f"others/{name}": loss for name, loss in about.get("others", {}).items()}
+        return {"held_out/loss": about["loss"], **others}
+    names = ("loss", "learning_rate", "gradient_norm", *(each.name for each in fields(Speed)))
+    found = {f"train/{name}": record[name] for name in names if record.get(name) is not None}
     found |= {f"router_losses/{name}": value for name, value in record["router_losses"].items()}
     found |= {f"routing/{name}": value for name, value in record["metrics"].items()}
     return found | {
@@ -144,8 +147,8 @@ class EventFile:
     """A sink: a run's event file during training."""
 
     def __init__(self, folder: Path, records: list[dict[str, Any]]) -> None:
-        """Start with the run's records so far."""
-        self._file: IO[bytes] = convert(records, folder, time.time()).open("ab")
+        """Start, in the run's `folder`, with its records so far."""
+        self._file: IO[bytes] = convert(records, folder / FOLDER, time.time()).open("ab")
 
     def append(self, record: dict[str, Any]) -> None:
         """Append a record's event and flush."""

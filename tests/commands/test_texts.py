@@ -13,9 +13,8 @@ from cli import main
     [
         (["tokenize", "", "out"], "the corpus has an empty name"),
         (["train", "--corpus", ""], "--corpus is empty; leave it out for the default corpus"),
-        (["tokenize", "gs://bucket/texts", "out"], "gs://bucket/texts is not a local path"),
         (["tokenize", "text.txt", "s3://bucket/out"], "s3:/bucket/out is not a local path"),
-        (["train", "--out", "gs://bucket/run"], "gs:/bucket/run is not a local path"),
+        (["sweep", "text.txt", "--out", "gs://bucket/sweep"], "gs:/bucket/sweep is not a local path"),
         (["train", "--corpus", "nowhere.txt"], "corpus nowhere.txt does not exist"),
         (["tokenize", "a\x1b[2Jb.txt", "out"], r"corpus a\x1b[2Jb.txt matches no text files"),
     ],

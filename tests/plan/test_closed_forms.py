@@ -23,8 +23,9 @@ CASES: dict[str, dict[str, Any]] = {
     "evaluation, all axes": {"program": "evaluation", "mesh": [2, 2, 2], **FINE},
     "evaluation, dense": {"program": "evaluation", "router": "dense"},
     "step, microbatches": {"program": "step", "microbatches": 2},
-    "step, all axes": {"program": "step", "mesh": [2, 2, 2], "remat": False, **FINE},
-    "step, remat": {"program": "step", "mesh": [2, 2, 2], **FINE},
+    "step, all axes": {"program": "step", "mesh": [2, 2, 2], "remat": "none", "attention": "plain", **FINE},
+    "step, remat": {"program": "step", "mesh": [2, 2, 2], "remat": "full", **FINE},
+    "step, selective": {"program": "step", "mesh": [2, 2, 2], "microbatches": 2, **FINE},
 }
 
 
@@ -52,7 +53,7 @@ def test_closed_forms_of_collectives_are_what_the_compiled_program_moves(found: 
     for kind in ("all-to-all", "all-gather", "reduce-scatter"):
         # XLA on CPU does not split top_k over devices: it gathers the router's scores, E for each of 16 x 8 tokens in 2 layers. S-BASE
         # has top_k in evaluation only; with rematerialisation it runs twice.
-        runs = 0 if request.router == "dense" or (is_step and request.router == "s-base") else 1 + (is_step and request.remat)
+        runs = 0 if request.router == "dense" or (is_step and request.router == "s-base") else 1 + (is_step and request.remat != "none")
         more = runs * 4 * 2 * 16 * 8 * 8 if kind == "all-gather" else 0
         assert moved[kind].bytes == total(closed, kind) + more, kind
     # Left out are losses and metrics, a number each or one for each expert, and over `model` the softmax's sums: at most one number for
@@ -77,7 +78,8 @@ def test_an_evaluation_moves_tokens_in_its_rounds_and_never_gathers_experts(foun
 
 def test_a_steps_all_to_alls_are_in_the_loop_over_blocks_alone(found: dict[str, dict[str, Collectives]]) -> None:
     assert {case: found[case]["all-to-all"].depth for case in CASES if case.startswith("step")} == {
-        "step, microbatches": 1,
+        "step, microbatches": 2,
         "step, all axes": 1,
         "step, remat": 1,
+        "step, selective": 2,
     }

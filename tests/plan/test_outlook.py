@@ -193,7 +193,7 @@ def test_memory_of_a_small_step_is_what_a_hand_computes() -> None:
     assert memory.logits == 2 * 4 * 8 * 16
     assert memory.working == memory.kept + 2 * 4 * 64
     assert memory.peak == memory.state + memory.kept + memory.gradients + memory.working
-    remat = step_memory(Step(replace(config, remat=True), 2))
+    remat = step_memory(Step(replace(config, remat="full"), 2))
     assert remat.kept == 4 * 8 * 8
     assert step_memory(Step(replace(config, dtype="bfloat16"), 2)).cast == 2 * weights
     # 13 ids are 16 rows, of which 3 are masked: the logits once more.
@@ -270,7 +270,22 @@ def test_counts_and_plans_of_a_configuration_are_those_of_its_options(tmp_path: 
     )
     (tmp_path / "run.toml").write_text(capsys.readouterr().out)
     options += ["--router", "switch", "--batch", "16", "--vocabulary", "257"]
-    by_option = {"count": [], "plan": ["--closed-form", "--steps", "30", "--dtype", "float32", "--capacity-factor", "2", "--no-remat"]}
+    by_option = {
+        "count": [],
+        "plan": [
+            "--closed-form",
+            "--steps",
+            "30",
+            "--dtype",
+            "float32",
+            "--capacity-factor",
+            "2",
+            "--attention",
+            "plain",
+            "--remat",
+            "none",
+        ],
+    }
     for command, own in by_option.items():
         records: list[object] = []
         for asked in (["--config", str(tmp_path / "run.toml"), *own[:1]], [*options, *own]):

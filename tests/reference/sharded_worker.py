@@ -10,13 +10,17 @@ import dataclasses
 import json
 import math
 import sys
+from contextlib import ExitStack
 from dataclasses import asdict
 from functools import cache, partial
 from typing import Any, NamedTuple
+from unittest.mock import patch
 
 import equinox as eqx
 import jax
 import numpy as np
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, install_import_hook
 
 with install_import_hook("reference", "beartype.beartype"):
@@ -48,6 +52,10 @@ class Case(NamedTuple):
     granularity: int = 1
     shared_experts: int = 0
     unroll: int = 1
+    attention: str = "plain"
+    remat: str = "none"
+    microbatches: int = 1
+    fsdp: bool = False
 
     def config(self) -> ModelConfig:
         """Its configuration."""
@@ -65,8 +73,8 @@ class Case(NamedTuple):
                 granularity=self.granularity,
                 shared_experts=self.shared_experts,
             )
-        dtype: Any = self.dtype
-        return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype=dtype, unroll=self.unroll)
+        forms: dict[str, Any] = {"dtype": self.dtype, "attention": self.attention, "remat": self.remat}
+        return ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, unroll=self.unroll, **forms)
 
 
 class Outcome(NamedTuple):
@@ -80,14 +88,15 @@ class Outcome(NamedTuple):
     evaluation: Report
 
 
-def outcome(state: TrainState, tokens: Int[Array, "batch context_and_one"]) -> tuple[Outcome, dict[str, Collectives]]:
+def outcome(state: TrainState, tokens: Int[Array, "*microbatches batch context_and_one"]) -> tuple[Outcome, dict[str, Collectives]]:
     """Two steps, and an evaluation; and the collectives of a step."""
     key = jax.random.key(3)
     step = jax.jit(partial(train_step, optimizer=OPTIMIZER)).lower(state, tokens, key).compile()
     state, _ = step(state, tokens, key)
     moment = optimizer_moments(state)[0]
     state, training = step(state, tokens, key)
-    _, evaluation = jax.jit(partial(objective, inference=True))(state.model, tokens)
+    held_out = tokens if tokens.ndim == 2 else tokens[0]
+    _, evaluation = jax.jit(partial(objective, inference=True))(state.model, held_out)
     # A group of an evaluation is all that a device holds: what is counted by group differs from mesh to mesh.
     by_group = ("load_max_over_mean", "entropy")
     kept = {name: value for name, value in evaluation.metrics.items() if name not in by_group}
@@ -109,20 +118,35 @@ def tokens_of(config: ModelConfig) -> Int[np.ndarray, "batch context_and_one"]:
 
 @cache
 def on_one_device(case: Case) -> tuple[TrainState, Outcome]:
-    """The state before the first step, and what became of it."""
-    config = case.config()
+    """The state before the first step, and what became of it; attention whole, and nothing computed again."""
+    config = case._replace(attention="plain", remat="none").config()
     with jax.default_device(jax.local_devices()[0]):
         state = init_state(draw(config), OPTIMIZER)
-        return state, jax.tree.map(np.asarray, outcome(state, jax.numpy.asarray(tokens_of(config)))[0])
+        return state, jax.tree.map(np.asarray, outcome(state, in_parts(jax.numpy.asarray(tokens_of(config)), case))[0])
 
 
 def on_mesh(case: Case, axes: list[int]) -> tuple[Outcome, dict[str, Collectives]]:
-    """The same on a mesh."""
+    """The same on a mesh; where attention is in chunks, the loss is too."""
     mesh, config = make_mesh(*axes), case.config()
-    state = on_one_device(case)[0]
-    with jax.set_mesh(mesh):
-        state = place(jax.tree.map(np.asarray, state), state_specs(state, mesh), mesh)
-        return outcome(state, place_batch(tokens_of(config)[batch_rows(mesh, BATCH)], mesh, BATCH))
+    chunks = {"reference.config.QUERIES": 3, "reference.objective.LOGITS": 128} if case.attention == "chunked" else {}
+    with ExitStack() as stack:
+        state = on_one_device(case)[0]
+        for name, value in chunks.items():
+            stack.enter_context(patch(name, value))
+        stack.enter_context(jax.set_mesh(mesh))
+        # The same weights in a model with the case's own forms.
+        like = jax.eval_shape(lambda: init_state(draw(config), OPTIMIZER))
+        state = jax.tree.unflatten(jax.tree.structure(like), [np.asarray(leaf) for leaf in jax.tree.leaves(state)])
+        state = place(state, state_specs(state, mesh, fsdp=case.fsdp), mesh)
+        tokens = tokens_of(config)
+        if case.microbatches == 1:
+            return outcome(state, place_batch(tokens[batch_rows(mesh, BATCH)], mesh, BATCH))
+        return outcome(state, jax.device_put(in_parts(tokens, case), NamedSharding(mesh, P(None, ("data", "expert"), None))))
+
+
+def in_parts(tokens: Any, case: Case) -> Any:
+    """A batch in the case's microbatches, if it has several."""
+    return tokens if case.microbatches == 1 else tokens.reshape(case.microbatches, -1, tokens.shape[-1])
 
 
 def distance(found: PyTree, expected: PyTree) -> float:
@@ -132,9 +156,9 @@ def distance(found: PyTree, expected: PyTree) -> float:
         scale = max(float(np.max(np.abs(expected), initial=0.0)), 1e-6)
         return max(float(np.max(np.abs(np.asarray(shard.data) - expected[shard.index]))) for shard in found.addressable_shards) / scale
 
-    return max(
-        jax.tree.leaves(jax.tree.map(_of_array, eqx.filter(found, eqx.is_inexact_array), eqx.filter(expected, eqx.is_inexact_array)))
-    )
+    # Leaves, for models may differ in their forms.
+    pairs = zip(*(jax.tree.leaves(eqx.filter(tree, eqx.is_inexact_array)) for tree in (found, expected)), strict=True)
+    return max(_of_array(*pair) for pair in pairs)
 
 
 def moment_bytes(state: TrainState) -> list[int]:

@@ -116,7 +116,7 @@ def test_scores_of_bfloat16_activations_are_accumulated_in_float32(monkeypatch: 
     )
     x = rng.choice([-1.0, 1.0], (1, context, size))
     rows: list[Any] = []
-    monkeypatch.setattr("reference.attention.causal_softmax", lambda scores: rows.append(causal_softmax(scores)) or rows[-1])
+    monkeypatch.setattr("reference.attention.causal_softmax", lambda scores, first: rows.append(causal_softmax(scores, first)) or rows[-1])
     attention(jnp.asarray(x, jnp.bfloat16))
     query, key = (x[0] @ signs[which][:, 0] for which in (0, 1))
     places = np.asarray(relative_sinusoids(context, size).astype(jnp.bfloat16).astype(jnp.float32), np.float64)

@@ -6,6 +6,7 @@ import sys
 from collections import Counter
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,6 +17,8 @@ from hypothesis import strategies as st
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from benchmarks.products import product_flops
+from plan.memory import Step
+from plan.traffic import again_flops
 from reference.config import SIZES, ModelConfig, RouterConfig, Size, model_config
 from reference.count import expert_slots, held_parameters, matmul_flops, parameters, training_flops
 from reference.dispatch import block_length, num_blocks
@@ -103,8 +106,20 @@ def test_a_forward_pass_multiplies_what_the_closed_form_says(config: ModelConfig
     assert product_flops(_forward, model, tokens, key) == matmul_flops(config, SEQUENCES, inference=inference).total
 
 
+FORMS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "chunks": {"attention": "chunked"},
+    "selective": {"remat": "selective"},
+    "selective, chunks": {"remat": "selective", "attention": "chunked"},
+    "full": {"remat": "full"},
+}
+
+
 @each_router
-def test_a_training_step_multiplies_three_times_that_but_where_no_gradient_is_wanted(config: ModelConfig) -> None:
+@pytest.mark.parametrize("form", FORMS)
+def test_a_training_step_multiplies_what_the_closed_form_says_but_where_no_gradient_is_wanted(config: ModelConfig, form: str) -> None:
+    config = replace(config, **FORMS[form])
+
     def _step(model: Transformer, tokens: Int[Array, "batch context_and_one"], key: PRNGKeyArray) -> PyTree:
         weights, rest = partition_weights(model)
 
@@ -121,7 +136,7 @@ def test_a_training_step_multiplies_three_times_that_but_where_no_gradient_is_wa
     if config.router and isinstance(config.router.technique, Reinforce):
         read = config.router.num_experts + SMALL.d_model // 8
         stopped = config.routed_layers * 2 * SEQUENCES * CONTEXT * SMALL.d_model * read
-    assert multiplied == training_flops(config, SEQUENCES) - sinusoids - stopped
+    assert multiplied == training_flops(config, SEQUENCES) + again_flops(Step(config, SEQUENCES)).total - sinusoids - stopped
 
 
 @given(st.integers(1, 300), st.integers(1, 40), st.integers(1, 4), st.integers(1, 3))

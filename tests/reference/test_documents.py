@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Float, Int
 
-from reference.attention import Attention, same_document
+from reference.attention import Attention, document_of
 from reference.config import Size
 from reference.objective import target_log_prob
 from reference.transformer import Transformer
@@ -47,12 +47,12 @@ def test_packed_documents_have_the_loss_and_the_gradient_of_documents_alone() ->
 
 def test_the_mask_is_of_positions_with_as_many_ends_before_them() -> None:
     tokens = np.array([[1, 2, END, 3, END, END, 4], [END, 1, 1, 1, 1, END, 2]], np.int32)
-    found = np.asarray(same_document(jnp.asarray(tokens), END))
-    for row, mask in zip(tokens, found, strict=True):
+    found = np.asarray(document_of(jnp.asarray(tokens), END))
+    for row, document in zip(tokens, found, strict=True):
         for i in range(7):
             for j in range(7):
                 # An end begins the document after it: it is apart from what is before, not from what follows.
-                assert mask[i, j] == (END not in row[min(i, j) + 1 : max(i, j) + 1])
+                assert (document[i] == document[j]) == (END not in row[min(i, j) + 1 : max(i, j) + 1])
 
 
 def test_masked_attention_is_the_formula_over_the_own_document_in_loops() -> None:

@@ -59,6 +59,8 @@ CASES: dict[str, dict[str, Any]] = {
     "two sequences a group": {"technique": "rl-r", "mesh": [2, 2, 2], "sequences_per_group": 2},
     "switch": {"technique": "switch", "mesh": [4, 1, 2]},
     "loss-free": {"technique": "loss-free", "mesh": [2, 4, 1], "k": 2, **FINE},
+    "FSDP": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2, "remat": "selective", "microbatches": 2, "fsdp": True},
+    "chunks, selective": {"technique": "rl-r", "mesh": [2, 2, 2], "attention": "chunked", "remat": "selective", "microbatches": 2},
 }
 
 
@@ -134,8 +136,8 @@ def test_a_step_moves_tokens_to_their_experts_and_back_and_gathers_nothing_but_u
     assert moved["all-to-all"]["runs"] == 4 * 2
     # What a block's pass gathered would be in the loop over blocks, and so run more often than it is written.
     assert moved["all-gather"]["runs"] == moved["all-gather"]["instructions"]
-    # Queries, keys, values and output are summed into shares; experts are on one device each, so their gradients need no sum.
-    assert moved["reduce-scatter"]["bytes"] == 8 * 4 * 2 * 16 * 16
+    # The embedding and attention's five matrices are summed into shares; experts are on one device each, so their gradients need no sum.
+    assert moved["reduce-scatter"]["bytes"] == 8 * (32 * 16 + 5 * 2 * 16 * 16)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -151,9 +153,11 @@ def test_closed_forms_of_collectives_are_what_the_compiled_step_moves(found: dic
             sequences_per_group=per_group,
             **{name: options[name] for name in FINE if name in options},
         )
-    config = ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype="float64")
+    forms: Any = {name: options[name] for name in ("attention", "remat") if name in options}
+    config = ModelConfig(Size(16, 2, 8, 2), router, 1.0, vocabulary=32, context=8, dtype="float64", **forms)
     data, expert, model = options["mesh"]
-    closed, moved = step_traffic(Step(config, 16, 1, (data, expert, model))), found[case]["collectives"]
+    step = Step(config, 16, options.get("microbatches", 1), (data, expert, model), options.get("fsdp", False))
+    closed, moved = step_traffic(step), found[case]["collectives"]
     for kind in ("all-to-all", "all-gather", "reduce-scatter"):
         # XLA on CPU does not divide a top_k: the routers' logits of all 16 * 8 tokens are gathered for it, once in each layer.
         more = 2 * 16 * 8 * 8 * 8 if kind == "all-gather" and options["technique"] in ("switch", "loss-free") else 0

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from reference.config import check_shape
+from reference.config import ATTENTION_FORMS, REMATS, check_shape
 from reference.decoding import decode, empty_cache
 from reference.errors import ConfigError
 from reference.mesh import BATCH, make_mesh
@@ -31,8 +31,8 @@ VOCABULARY = 257
 
 EXPERTS = (1, 2, 8, 64, 128, 512)
 
-SETTINGS = tuple(itertools.product((1, 2, 3, 4, 5), (1, 2), (False, True)))
-"""unroll, accumulate, remat: taken in turn."""
+SETTINGS = tuple(itertools.product((1, 2, 3, 4, 5), (1, 2), REMATS, ATTENTION_FORMS))
+"""unroll, accumulate, remat, attention: taken in turn."""
 
 
 def accepted() -> Iterator[TrainConfig]:
@@ -41,8 +41,8 @@ def accepted() -> Iterator[TrainConfig]:
     for size, router in itertools.product(LADDER, ("dense", *ROUTERS)):
         frequencies = dict.fromkeys((1.0, 0.5, 1 / LADDER[size].num_blocks))
         for frequency, experts in itertools.product(frequencies, EXPERTS) if router != "dense" else [(0.5, 8)] * 5:
-            unroll, accumulate, remat = next(settings)
-            model = ModelOptions(size, router, experts, routing_frequency=frequency, context=32, unroll=unroll, remat=remat)
+            unroll, accumulate, remat, form = next(settings)
+            model = ModelOptions(size, router, experts, routing_frequency=frequency, context=32, unroll=unroll, remat=remat, attention=form)
             config = TrainConfig(model, DataOptions(batch=4, accumulate=accumulate))
             try:
                 config.model_config(VOCABULARY)

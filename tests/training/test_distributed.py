@@ -1,5 +1,7 @@
 """Several processes as one run, on the loopback: the losses of one process, a common stop, and an end when one is gone."""
 
+import hashlib
+import re
 import signal
 import socket
 from pathlib import Path
@@ -12,6 +14,10 @@ from common.errors import InputError
 from tests.training.tiny_runs import Started, tiny, train_here
 from training.config import TrainConfig
 from training.distributed import Processes
+from training.text.read import read_corpus
+from training.text.split import Fractions
+from training.text.tokenizer import ByteTokenizer
+from training.text.write import write_shards
 
 
 @pytest.fixture(scope="module")
@@ -20,14 +26,16 @@ def corpus(programs: Path) -> Path:
     return programs / "corpus"
 
 
-def start_two(configs: list[TrainConfig], folder: Path, programs: Path, hidden: tuple[str, ...] = ()) -> list[Started]:
-    """Two processes with a device each; the second does not see files of the names `hidden`."""
+def start_two(
+    configs: list[TrainConfig], folder: Path, programs: Path, hidden: tuple[str, ...] = (), inside: tuple[str, str] = (".", ".")
+) -> list[Started]:
+    """Two processes with a device each, in the folders `inside`; the second does not see files of the names `hidden`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     return [
-        Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": index}, hidden=hidden if index else ())
-        for index, config in enumerate(configs)
+        Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": i}, hidden=hidden * i, inside=inside[i])
+        for i, config in enumerate(configs)
     ]
 
 
@@ -107,9 +115,30 @@ def test_processes_with_other_options_are_refused(corpus: Path, programs: Path) 
     both = start_two([tiny(corpus, mesh="data=2"), tiny(corpus, mesh="data=2", seed=1)], programs / "unlike", programs)
     for process in both:
         *_, last = process.finish()
-        assert "process 1 has other options or other data than process 0" in last["error"]
+        assert re.match(r"process 1 \(host .*\) has other options than process 0; start all with the same command", last["error"])
         assert process.process.returncode == 2
     assert not (programs / "unlike").exists()
+
+
+def test_a_process_whose_shards_are_another_copy_is_named_with_the_file(corpus: Path, programs: Path, tmp_path: Path) -> None:
+    for host in ("one", "other"):
+        write_shards(read_corpus(str(corpus)), ByteTokenizer(), tmp_path / host / "shards", Fractions(0.2))
+    # A copy that is as sound as the first, of as many tokens, from the same files: one token is another.
+    index, file = (tmp_path / "other" / "shards" / name for name in ("tokens.json", "train-00000.bin"))
+    before = file.read_bytes()
+    file.write_bytes(b"X" + before[1:])
+    digests = [hashlib.sha256(content).hexdigest() for content in (before, file.read_bytes())]
+    index.write_text(index.read_text().replace(digests[0], digests[1]))
+    config = tiny(Path("shards"), mesh="data=2", test=0.0, also="")
+    both = start_two([config, config], programs / "copies", programs, inside=(str(tmp_path / "one"), str(tmp_path / "other")))
+    for process in both:
+        *_, last = process.finish()
+        first, second, third = last["error"].splitlines()
+        assert re.fullmatch(r"process 1 \(host .*\) has another text than process 0 \(host .*\):", first)
+        assert second == f"shards, train-00000.bin has SHA-256 {digests[1]:.12} there, {digests[0]:.12} on process 0;"
+        assert third == "copy the text from one host to all, and start all with the same command"
+        assert process.process.returncode == 2
+    assert not (programs / "copies").exists()
 
 
 @pytest.mark.parametrize(

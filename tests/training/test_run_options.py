@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from common.errors import InputError
-from reference.config import RouterConfig
+from reference.config import REMATS, RouterConfig
 from reference.errors import SEED, ConfigError, Range
 from reference.routers import ROUTERS, Hash, LossFree, Reinforce, RouterOptions, SinkhornBase, Switch
 from reference.sizes import LADDER
@@ -27,7 +27,7 @@ RATE = st.floats(0, 1, exclude_min=True, allow_nan=False)
 
 CONFIGS = st.builds(
     TrainConfig,
-    model=st.builds(ModelOptions, router=st.sampled_from(["dense", *ROUTERS]), experts=LENGTH, remat=st.booleans()),
+    model=st.builds(ModelOptions, router=st.sampled_from(["dense", *ROUTERS]), experts=LENGTH, remat=st.sampled_from(REMATS)),
     data=st.builds(DataOptions, corpus=st.text(st.characters(exclude_categories=["Cs"])), held_out=st.floats(0.01, 0.99), batch=LENGTH),
     optimizer=st.builds(OptimizerConfig, peak_learning_rate=RATE, weight_decay=RATE),
     run=st.builds(RunOptions, steps=LENGTH, seed=st.integers(0, 2**31)),

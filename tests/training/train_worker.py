@@ -2,8 +2,8 @@
 
     python train_worker.py '{"folder": ..., "cache": ..., "config": TOML}'
 
-Further keys: `hidden`, names of files that this process does not see; `devices`, how many XLA is to simulate;
- `processes`, the fields of `Processes`; `heartbeat`, seconds.
+Further keys: `inside`, the folder it runs in; `hidden`, names of files that this process does not see; `devices`, how many XLA is to
+simulate; `processes`, the fields of `Processes`; `heartbeat`, seconds.
 """
 
 import hashlib
@@ -60,6 +60,7 @@ def main(request: dict[str, Any]) -> int:
     if "devices" in request:
         os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={request['devices']}"
     from common.errors import InputError, WorkError
+    from common.files import store_url
     from training import distributed
     from training.run import train
     from training.toml import from_toml
@@ -67,7 +68,9 @@ def main(request: dict[str, Any]) -> int:
     hide(request.get("hidden", ()))
     distributed.HEARTBEAT_SECONDS = request.get("heartbeat", distributed.HEARTBEAT_SECONDS)
     processes = distributed.Processes(**request["processes"]) if "processes" in request else None
-    folder = Path(request["folder"]).absolute()
+    folder = Path(request["folder"])
+    folder = folder if store_url(folder) else folder.absolute()
+    os.chdir(request.get("inside", "."))
     say(event="ready")
     try:
         outcome = train(from_toml(request["config"], "the test"), folder, Teller(), Path(request["cache"]), processes)

@@ -1,6 +1,8 @@
 """From files to batches of token ids.
 
 files      the files of a corpus, and what a folder holds besides
+hub        data sets and tokenizers of Hugging Face's
+fetch      copies of texts in object stores
 unpack     decompression, with the end of the data checked
 read       documents: pieces of text, from every kind of file
 split      which documents are held out

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from common.errors import InputError
+from training.text.fetch import local_path
+from training.text.hub import HUB, hub_files, saved_files
 
 Kind = Literal["text", "lines", "json", "csv", "parquet", "arrow"]
 """text: a document per file; the others have one per record."""
@@ -34,7 +36,7 @@ PACKED = (".gz", ".xz", ".zst")
 PACKAGE = "package:"
 """Prefix of a corpus within an installed package."""
 
-GIVE = "give text, JSON, CSV, Parquet or Arrow files, a folder of them or a pattern"
+GIVE = "give text, JSON, CSV, Parquet or Arrow files, a folder of them, a pattern, or hf:NAME"
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,8 @@ class CorpusFiles:
 def corpus_files(source: str | None = None) -> CorpusFiles:
     """The files of `source`: a file, a folder or a glob pattern; None for the default corpus.
 
+    In an object store too, of which a copy is made (`fetch.py`); or a data set of Hugging Face's,
+    by name or as `save_to_disk` wrote it (`hub.py`).
     A folder is read recursively, in order of name, without hidden files and linked folders.
     `package:NAME` is the folder of an installed package, where Python files are text too, and
     `package:NAME/FILE` a file in it. Raises `InputError` if there are none.
@@ -67,6 +71,9 @@ def corpus_files(source: str | None = None) -> CorpusFiles:
     if source is None:
         folder = _default_corpus()
         return CorpusFiles(str(folder), tuple(map(_file, sorted(folder.glob("*.txt")))))
+    if source.startswith(HUB):
+        return _arrow_files(source, hub_files(source))
+    source = local_path(source)
     check_local(source)
     path, kinds = Path(source), dict(KINDS)
     if source.startswith(PACKAGE):
@@ -75,6 +82,8 @@ def corpus_files(source: str | None = None) -> CorpusFiles:
         path, kinds[".py"] = _package(name, missing) / inside, "text"
     if path.is_file():
         return CorpusFiles(source, (_file(path),))
+    if path.is_dir() and (saved := saved_files(path)) is not None:
+        return _arrow_files(source, saved)
     if path.is_dir():
         return _in_folder(source, path, {s: k for s, k in kinds.items() if s not in NAMED_ONLY})
     named = (Path(name) for name in glob.glob(source, recursive=True))
@@ -83,6 +92,10 @@ def corpus_files(source: str | None = None) -> CorpusFiles:
         what = "matches no text files" if glob.has_magic(source) else "does not exist"
         raise InputError(f"corpus {source} {what}; {GIVE}")
     return CorpusFiles(source, tuple(map(_file, found)))
+
+
+def _arrow_files(source: str, paths: list[Path]) -> CorpusFiles:
+    return CorpusFiles(source, tuple(CorpusFile(path, "arrow", "") for path in paths))
 
 
 def mixture(corpus: str) -> dict[str, float]:
@@ -124,8 +137,8 @@ def check_local(source: str) -> None:
         raise InputError(f"the corpus has an empty name; {GIVE}")
     if re.match("[a-z][a-z0-9+.-]+:/", source):
         raise InputError(
-            f"{source} is not a local path, and only those are read and written; "
-            "copy it, such as with `gcloud storage cp -r`, or mount the bucket"
+            f"{source} is not a local path, and only runs are written elsewhere (train --out gs://);"
+            " copy it there, such as with `gcloud storage cp -r`, or mount the bucket"
         )
     if not _is_unicode(source):
         raise InputError(f"the name {source!a} is not UTF-8; rename the file or folder")

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from common.errors import InputError
 from training.config import DataOptions
+from training.text.fetch import local_path
 from training.text.files import mixture
 from training.text.shards import INDEX, MODEL, read_index
 from training.text.tokenizer import Tokenizer, load_tokenizer, tokenizer_from
@@ -17,7 +18,7 @@ def settled(data: DataOptions) -> DataOptions:
     """
     default = DataOptions()
     for source in filter(is_shards, mixture(data.corpus)):
-        shards = read_index(Path(source))
+        shards = read_index(Path(local_path(source)))
         again = f"leave it out, or write the shards again with `cli.py tokenize {source}-2`"
         for name in ("held_out", "test"):
             asked, has = getattr(data, name), getattr(shards.split, name)
@@ -39,7 +40,7 @@ def settled(data: DataOptions) -> DataOptions:
 
 def is_shards(source: str) -> bool:
     """Whether `source` is a folder of token shards."""
-    return bool(source) and (Path(source) / INDEX).is_file()
+    return bool(source) and (Path(local_path(source)) / INDEX).is_file()
 
 
 def shards_tokenizer(folder: Path) -> Tokenizer:

@@ -10,6 +10,7 @@ from common.errors import InputError
 from common.terminal import Say
 from training.config import DataOptions
 from training.text.bpe import TOKENIZER_TEXT, trained_tokenizer, training_version
+from training.text.fetch import local_path
 from training.text.files import further_texts, mixture
 from training.text.given import is_shards, settled, shards_tokenizer
 from training.text.interrupt import interruptible
@@ -139,6 +140,26 @@ def cached_text(
     return PreparedText(parts, shards[-1] if held_out else None)
 
 
+def text_digests(data: DataOptions, text: PreparedText) -> dict[str, str]:
+    """SHA-256 of every file of token ids, and of the tokenizer, by corpus and name."""
+    named = {
+        source or "the default corpus": shards
+        for source, (_, shards) in zip(mixture(data.corpus), text.parts, strict=True)
+    }
+    if text.held_out is not None:
+        named[f"held out {data.held_out_corpus}"] = text.held_out
+    named |= {
+        f"{name}={source}": text.others[name] for name, source in further_texts(data.also).items()
+    }
+    files = {
+        f"{source}, {shard.file}": shard.sha256
+        for source, shards in named.items()
+        for some in shards.files.values()
+        for shard in some
+    }
+    return files | {f"{source}, tokenizer": shards.tokenizer for source, shards in named.items()}
+
+
 @dataclass(frozen=True)
 class _Text:
     """A corpus that is not yet token ids, or a folder of shards."""
@@ -209,7 +230,7 @@ def _tokenizer(data: DataOptions, texts: Sequence[_Text], cache: Path, say: Say)
     """
     for text in texts:
         if text.corpus is None:
-            return shards_tokenizer(Path(text.source))
+            return shards_tokenizer(Path(local_path(text.source)))
     if not data.tokenizer.startswith("bpe:"):
         return load_tokenizer(data.tokenizer)
     vocabulary = data.tokenizer.removeprefix("bpe:")
@@ -240,7 +261,7 @@ def _training_text(texts: Sequence[_Text]) -> Iterator[str]:
 
 def _shards(text: _Text, tokenizer: Tokenizer, cache: Path, say: Say) -> Shards:
     if text.corpus is None:
-        folder = Path(text.source)
+        folder = Path(local_path(text.source))
         shards = open_shards(folder)
         if shards_tokenizer(folder).fingerprint != tokenizer.fingerprint:
             raise InputError(

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Int
 
 from common.errors import InputError, WorkError
+from training.text.hub import HUB, hub_tokenizer
 
 SPACE_MARK = "\u2581"
 """SentencePiece's replacement for a space; where the text has it, it is encoded as bytes."""
@@ -238,17 +239,19 @@ def tokenizer_from(model: bytes, name: str) -> Tokenizer:
 
 
 def load_tokenizer(name: str) -> Tokenizer:
-    """The byte tokenizer for "bytes", or the tokenizer in the file `name`.
+    """The byte tokenizer for "bytes", that of "hf:NAME", or the tokenizer in the file `name`.
 
     Raises `InputError` if the file does not exist.
     """
     if name == "bytes":
         return ByteTokenizer()
+    if name.startswith(HUB):
+        return HuggingFaceTokenizer(hub_tokenizer(name), name)
     path = Path(name)
     if not path.is_file():
         raise InputError(
             f"there is no tokenizer {name}; give bytes, bpe:SIZE, a SentencePiece model's file, "
-            "or a tokenizer.json"
+            "a tokenizer.json, or hf:NAME"
         )
     if path.suffix == ".json":
         return HuggingFaceTokenizer(path.read_bytes(), name)

@@ -145,6 +145,7 @@ def of_run(run: TrainConfig, vocabulary: int) -> dict[str, Any]:
     )
     return {
         **{name: getattr(model, name) for name in names},
+        "attention": model.attention_form(),
         "vocabulary": data.vocabulary() or vocabulary,
         "batch": data.batch,
         "microbatches": data.accumulate,

@@ -26,9 +26,10 @@ import math
 from dataclasses import asdict, dataclass, fields, replace
 
 from plan.memory import Step, all_activations, kept_activations
+from reference.config import chunk_runs
 from reference.count import Flops, flops_per_token, matmul_flops, scored_pairs
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
-from reference.routers import Hash
+from reference.routers import Hash, Reinforce
 
 AXES = (DATA, EXPERT, MODEL)
 
@@ -114,13 +115,16 @@ def again_flops(step: Step) -> Flops:
     """Products of a microbatch's forward pass that the backward pass does again, on one device.
 
     Full rematerialisation does again all products but those out of a feed-forward, whose result no
-    gradient reads; out of the experts it is read for the gates, but for HASH's, which are 1.
+    gradient reads; out of the experts it is read for the gates, but for HASH's and RL-R's, which
+    have no gradient.
     Selective rematerialisation does again those into the feed-forwards and the experts, those with
     keys and positions, two thirds of the scores', the projection of positions, and the routers'.
     Attention in chunks does its scores' again for each chunk, as the kernels do for each block, and
     the loss in chunks its logits.
     """
     config, forward = step.config, forward_flops(step, inference=False)
+    # Of RL-R's baseline, all but the last product, of D/8 numbers.
+    baseline = forward.baseline - forward.baseline // (config.size.d_model + 1)
     scored, nothing = 2 * forward.scores // 3, Flops(*(0,) * len(fields(Flops)))
     logits = forward.logits if step.logit_chunks > 1 else 0
     chunks = 0 if config.attention == "plain" else scored
@@ -129,13 +133,14 @@ def again_flops(step: Step) -> Flops:
     if config.remat == "full":
         columns = step.tokens * step.shared_hidden // step.axes[2]
         unread = 2 * config.routed_layers * config.size.d_model * columns
-        if config.router and isinstance(config.router.technique, Hash):
+        if config.router and isinstance(config.router.technique, Hash | Reinforce):
             unread = forward.experts // 2
         return replace(
             forward,
             scores=forward.scores + chunks,
             feed_forward=forward.feed_forward // 2,
             experts=forward.experts - unread,
+            baseline=baseline,
             logits=logits,
         )
     inner = config.size.num_heads * config.size.kqv_size // step.axes[2]
@@ -145,6 +150,7 @@ def again_flops(step: Step) -> Flops:
         scores=scored,
         feed_forward=forward.feed_forward // 2,
         experts=forward.experts // 2,
+        baseline=baseline,
         logits=logits,
     )
 
@@ -152,22 +158,30 @@ def again_flops(step: Step) -> Flops:
 def counted_once(program: str, step: Step) -> float | None:
     """FLOPs of a program's matrix products on one device as XLA counts them: a loop's body once.
 
-    The loops are those over groups of blocks, over microbatches, over chunks of the loss, and over
-    an evaluation's rounds. A gradient is two products of a product's size. Experts work on whole
-    buffers, empty slots too. None for an evaluation where every device has all experts, which go
-    through a loop over blocks of tokens.
+    The loops are those over groups of blocks, over microbatches, over chunks of the loss and of
+    attention, and over an evaluation's rounds. A gradient is two products of a product's size.
+    Experts work on whole buffers, empty slots too. None for an evaluation where every device has
+    all experts, which go through a loop over blocks of tokens.
     """
     config, groups = step.config, step.config.size.num_blocks // step.config.period
     forward = forward_flops(step, inference=program == "evaluation")
     if program == "layer":
         return 3 * (forward.experts + forward.router + forward.baseline) / config.routed_layers
-    in_group, logits = (forward.total - forward.logits) / groups, forward.logits / step.logit_chunks
+    of_scores = 1.0
+    if config.attention == "chunked":
+        _, runs = chunk_runs(config.context)
+        of_scores = sum(end for _, end in runs) / sum((end - begin) * end for begin, end in runs)
+
+    def _in_group(flops: Flops) -> float:
+        return (flops.total - flops.logits - (1 - of_scores) * flops.scores) / groups
+
+    logits = forward.logits / step.logit_chunks
     if program == "evaluation":
         by_block = config.router is not None and step.axes[1] == 1
-        return None if by_block else in_group + logits
+        return None if by_block else _in_group(forward) + logits
     again = again_flops(step)
-    again_in_group = (again.total - again.logits) / groups
-    return 3 * (in_group + logits) + again_in_group + again.logits / step.logit_chunks
+    in_groups = 3 * _in_group(forward) + _in_group(again)
+    return in_groups + 3 * logits + again.logits / step.logit_chunks
 
 
 def hbm_bytes(step: Step) -> int:

@@ -46,7 +46,8 @@ class Cache(eqx.Module):
 
 def empty_cache(model: Transformer, batch: int) -> Cache:
     """The cache of `batch` sequences before their first token."""
-    size, context, blocks = model.config.size, model.config.context, model.groups.blocks
+    size, context = model.config.size, model.config.context
+    blocks = gathered(model.groups, model.config.dtype).blocks
     groups = size.num_blocks // len(blocks)
     shape = (groups, len(blocks), 2, batch, size.num_heads, context, size.kqv_size)
     sinusoids = relative_sinusoids(context, size.d_model)[::-1].astype(model.config.dtype)
@@ -169,8 +170,9 @@ def _through_blocks(
     ) -> tuple[Float[Array, "batch new d_model"], Float[Array, "blocks 2 batch heads new kqv"]]:
         all_new: list[Float[Array, "2 batch heads new kqv"]] = []
         for i, block in enumerate(eqx.combine(xs[0], static).blocks):
-            whole = gathered(block, x.dtype)
-            x, new = read(whole, x, jax.tree.map(lambda array, i=i: array[i], xs[1]))
+            x, new = read(
+                gathered(block, x.dtype), x, jax.tree.map(lambda array, i=i: array[i], xs[1])
+            )
             all_new.append(new)
         return x, jnp.stack(all_new)
 

@@ -258,25 +258,27 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     return jax.tree.map(_sum_to_share, gradient, shares)
 
 
-def gathered(block: T, dtype: Any) -> T:
-    """A block whose spread matrices are whole, in `dtype`, on each device that computes with them.
+def gathered(blocks: T, dtype: Any) -> T:
+    """Blocks whose spread matrices are whole, in `dtype`, on each device that computes with them.
 
     Their gradients are summed into the shards, in the weights' own dtype (Zhao et al. 2023, FSDP).
     Matrices in their layout of `parameter_specs` are returned as they are.
     """
     if _alone():
-        return block
+        return blocks
 
     def _whole(path: tuple[Any, ...], weight: Any) -> Any:
         layout = _by_end(_WEIGHTS, _dotted(path))
         if layout is None or not summed_later(path):
             return weight
+        # The leading axes of stacked blocks are not sharded.
+        layout = (*(None,) * (weight.ndim - len(layout)), *layout)
         own = jax.typeof(weight).sharding.spec
         if own.partitions == layout:
             return weight
         return _gather(weight, dtype, P(*layout, reduced=_summed_axes(path)), own)
 
-    return jax.tree_util.tree_map_with_path(_whole, block)
+    return jax.tree_util.tree_map_with_path(_whole, blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

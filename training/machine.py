@@ -32,13 +32,15 @@ def check_memory(config: TrainConfig, vocabulary: int, say: Say, *, ignore: bool
         config.data.batch,
         config.data.accumulate,
         (shape["data"], shape["expert"], shape["model"]),
+        config.run.fsdp,
+        config.optimizer.first_moment,
     )
     local = min(jax.local_device_count(), math.prod(shape.values()))
     need, have = step_memory(step).peak, available_memory(local)
     if have is None or need < CLOSE * have:
         return
     text = f"a step needs about {_gb(need)} on each device, which has {_gb(have)}"
-    fix = "use a smaller --batch, more --accumulate, --remat, or more devices (--mesh)"
+    fix = "use a smaller --batch, more --accumulate, --remat selective, or more devices (--mesh)"
     if need > have and not ignore:
         raise WorkError(f"{text}: {fix}; --ignore-memory tries all the same")
     say(f"{text}: if it fails, {fix}")
@@ -110,7 +112,7 @@ def one_line_faults(folder: Path) -> Generator[None]:
             raise
         raise WorkError(
             f"memory ran out ({first_line(error)}); {kept(folder)}: use a smaller --batch, more "
-            "--accumulate, or --remat"
+            "--accumulate, or --remat selective"
         ) from error
 
 

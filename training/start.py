@@ -178,7 +178,9 @@ def _initial_weights(setup: Setup) -> Transformer:
             f"{path} was trained with the tokenizer {theirs.name}, not {own.tokenizer_name}; "
             "train on with its own"
         )
-    return read_weights_file(path, model_shapes(setup.model, setup.mesh, None))
+    fsdp = setup.config.run.fsdp
+    shapes = state_shapes(setup.model, setup.optimizer, setup.mesh, fsdp=fsdp)
+    return read_weights_file(path, shapes.model)
 
 
 def state_shapes(

@@ -18,8 +18,8 @@ from jaxtyping import Array, Float, Int
 
 from reference.kernels.blocks import cost, dot, dot_right, future, rows, wide
 
-LANES, SUBLANES = 128, 8
-"""Of a vector register of 32-bit numbers; rows in VMEM are padded to the lanes."""
+LANES, REGISTER_BYTES = 128, 4096
+"""Of a vector register; rows in VMEM are padded to the lanes."""
 
 VMEM = 60 * 2**20
 """Bytes that one program may have there: v5p has 64 MiB a core, v5e and v6e 128."""
@@ -134,8 +134,8 @@ class Specs:
 def block_rows(context: int, dtype: Any) -> int:
     """Rows of a block, at most 512.
 
-    By libtpu's schedules for v5e, a head of context 2048 takes 25 thousand cycles forward and 80
-    backward at 512; 36 and 89 at 256; 57 and 118 at 128. All products at the peak: 12 and 33.
+    By libtpu's schedules for v5e, a head of context 2048 takes 25 thousand cycles forward and 73
+    backward at 512; 36 and 82 at 256; 57 and 125 at 128. All products at the peak: 12 and 33.
     """
     number = -(-context // 512)
     return -(-context // (number * LANES)) * LANES

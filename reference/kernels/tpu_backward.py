@@ -16,25 +16,28 @@ from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
 from reference.kernels.blocks import cost, dot, dot_left, dot_right, rows, wide
-from reference.kernels.tpu import SUBLANES, Head, Specs, compiler_params
+from reference.kernels.tpu import LANES, REGISTER_BYTES, Head, Specs, compiler_params
 
 
 def unskew(left: Float[Array, "b b"], right: Float[Array, "b b"]) -> Float[Array, "b b"]:
     """Entry a, w is entry 1 + a + w of row a of both: from columns to distances.
 
-    Row a rolls left by a more than row 0, where `pltpu.roll` has strides to the right alone: eight
-    rows roll together as far as their first, and then by the three bits of their number.
+    Row a rolls left by a more than row 0, where `pltpu.roll` has strides to the right alone: the
+    rows of a register roll together as far as their first, and then by the bits of their number.
     """
-    block = left.shape[0]
+    block, together = left.shape[0], REGISTER_BYTES // (LANES * left.dtype.itemsize)
     both = jnp.concatenate([left, right], axis=1)
+    # The columns that are left in the end, and those from which the bits bring some in.
+    columns = min(block + LANES, 2 * block)
     groups = [
-        pltpu.roll(both[row : row + SUBLANES], 2 * block - 1 - row, 1)
-        for row in range(0, block, SUBLANES)
+        pltpu.roll(both[row : row + together], 2 * block - 1 - row, 1)[:, :columns]
+        for row in range(0, block, together)
     ]
     rolled = jnp.concatenate(groups, axis=0)
     row = jax.lax.broadcasted_iota(jnp.int32, rolled.shape, 0)
-    for bit in (1, 2, 4):
-        rolled = jnp.where(row & bit != 0, pltpu.roll(rolled, 2 * block - bit, 1), rolled)
+    for bit in (1, 2, 4, 8):
+        if bit < together:
+            rolled = jnp.where(row & bit != 0, pltpu.roll(rolled, columns - bit, 1), rolled)
     return rolled[:, :block]
 
 
@@ -103,8 +106,8 @@ class _Rows:
         weights = jnp.exp(scores - self.log_sum)
         value_sum[at] += dot_left(weights.astype(self.gradient.dtype), self.gradient)
         by_weights = dot_right(self.gradient, value_ref[at])
-        by_scores = weights * (by_weights - self.delta)
-        key_sum[at] += dot_left(by_scores.astype(self.query.dtype), self.query)
+        by_scores = (weights * (by_weights - self.delta)).astype(self.query.dtype)
+        key_sum[at] += dot_left(by_scores, self.query)
         return by_scores, left
 
 
@@ -131,22 +134,22 @@ def _backward_kernel(
 
     def _by_pair(j: Any, right: Array | None, by_right: Array) -> tuple[Array, Array, Array]:
         by_scores, left = ours.by_scores(j, right, value_ref, key_sum, value_sum)
-        by_query = dot(by_scores.astype(query.dtype), key_ref[rows(j, block)])
+        by_query = dot(by_scores, key_ref[rows(j, block)])
         if right is not None:
             by_query += _by_distance(j + 1, by_scores, by_right)
         return by_query, left, by_scores
 
     def _by_distance(j: Any, by_left: Array, by_right: Array) -> Array:
-        at, narrow = rows(last - i + j, block), unskew(by_left, by_right).astype(query.dtype)
-        by_position_ref[at] += dot_left(narrow, query)
-        return dot(narrow, position_ref[at])
+        at, by_products = rows(last - i + j, block), unskew(by_left, by_right)
+        by_position_ref[at] += dot_left(by_products, query)
+        return dot(by_products, position_ref[at])
 
     def _step(step: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         by_query, right, by_right = carry
         more, left, by_scores = _by_pair(i - step, right, by_right)
         return by_query + more, left, by_scores
 
-    nothing = jnp.zeros((block, block), log_sum.dtype)
+    nothing = jnp.zeros((block, block), query.dtype)
     start = _by_pair(i, None, nothing)
     by_query, _, by_scores = jax.lax.fori_loop(1, i + 1, _step, start)
     by_query += _by_distance(0, nothing, by_scores)

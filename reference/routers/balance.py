@@ -1,16 +1,50 @@
 """Shared by the routers: load, the balancing loss, and common metrics."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float, Int
 
 
+@jax.custom_jvp
 def router_logits(
     x: Float[Array, "tokens d_model"], weight: Float[Array, "d_model experts"]
 ) -> Float[Array, "tokens experts"]:
-    """`x @ weight` in float32 or wider, whatever the dtype of the activations."""
+    """`x @ weight` in float32 or wider, whatever the dtype of the activations.
+
+    In the highest precision, because choices depend on it: a TPU's default rounds both factors to
+    bfloat16. Gradients decide nothing, and have the default.
+    """
+    return wide_product(x, weight, jax.lax.Precision.HIGHEST)
+
+
+def _router_logits_jvp(
+    primals: tuple[Float[Array, "tokens d_model"], Float[Array, "d_model experts"]],
+    tangents: tuple[Any, Any],
+) -> tuple[Float[Array, "tokens experts"], Float[Array, "tokens experts"]]:
+    logits = router_logits(*primals)
+    terms = [
+        wide_product(*(tangent if j == i else primals[j] for j in range(2)))
+        for i, tangent in enumerate(tangents)
+        if not isinstance(tangent, SymbolicZero)
+    ]
+    return logits, sum(terms, start=jnp.zeros_like(logits))
+
+
+# RL-R's policy reads tokens without a gradient, for which no product is then made.
+router_logits.defjvp(_router_logits_jvp, symbolic_zeros=True)
+
+
+def wide_product(
+    x: Float[Array, "tokens d_model"],
+    weight: Float[Array, "d_model outputs"],
+    precision: jax.lax.Precision | None = None,
+) -> Float[Array, "tokens outputs"]:
+    """`x @ weight` in float32 or wider."""
     dtype = jnp.promote_types(jnp.promote_types(x.dtype, weight.dtype), jnp.float32)
-    return jnp.dot(x.astype(dtype), weight.astype(dtype), precision=jax.lax.Precision.HIGHEST)
+    return jnp.dot(x.astype(dtype), weight.astype(dtype), precision=precision)
 
 
 def expert_load(

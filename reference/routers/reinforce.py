@@ -30,6 +30,7 @@ from reference.routers.balance import (
     load_metrics,
     mean_entropy,
     router_logits,
+    wide_product,
 )
 from reference.routers.interface import (
     AbstractRouter,
@@ -146,5 +147,5 @@ def predict_reward(
     weight_out: Float[Array, "hidden"],
 ) -> Float[Array, "tokens"]:
     """The baseline: gelu(x W_in) w_out, in float32 or wider."""
-    hidden = jax.nn.gelu(router_logits(x, weight_in))
-    return router_logits(hidden, weight_out[:, None])[:, 0]
+    hidden = jax.nn.gelu(wide_product(x, weight_in))
+    return wide_product(hidden, weight_out[:, None])[:, 0]

@@ -16,7 +16,7 @@ from plan.outlook import by_closed_form, by_compiler, rows_of
 from plan.request import Request
 from plan.times import StepTime, collective_seconds, run_totals, step_time, utilisation
 from plan.traffic import evaluation_collectives, step_traffic, total
-from reference.config import ModelConfig, RouterConfig, Size
+from reference.config import REMATS, ModelConfig, RouterConfig, Size
 from reference.count import expert_slots, held_parameters, training_flops
 from reference.errors import ConfigError
 from reference.routers import Switch
@@ -105,13 +105,17 @@ def test_a_run_is_its_steps() -> None:
     assert (run.flops, run.done_flops, run.link_bytes, run.tokens) == (32e3, 48e3, 80e3, 7e3)
 
 
-def test_products_of_a_step_are_three_forward_passes_and_a_fourth_through_the_blocks_with_rematerialisation() -> None:
-    config = Request("step", "370M", remat=False).config()
-    without, with_remat = (step_traffic(Step(each, 256, 1, (1, 16, 1))) for each in (config, replace(config, remat=True)))
-    # 16 sequences on a device, which is what groups and positions are shared by.
-    assert without.flops == training_flops(config, 16)
-    blocks_share = 1 - 2 * 32_000 * 1536 * 2048 * 16 * 3 / training_flops(config, 16)
-    assert with_remat.flops / without.flops == pytest.approx(1 + blocks_share / 3)
+def test_products_of_a_step_are_three_forward_passes_and_those_that_rematerialisation_repeats() -> None:
+    config = Request("step", "370M", attention="plain", remat="none").config()
+    without, selective, full = (step_traffic(Step(replace(config, remat=remat), 256, 1, (1, 16, 1))) for remat in REMATS)
+    # 16 sequences on a device, which is what groups and positions are shared by; logits are computed in chunks, and so a fourth time.
+    logits = 2 * 32_000 * 1536 * 2048 * 16
+    assert without.flops == training_flops(config, 16) + logits
+    forward = training_flops(config, 16) / 3 - logits
+    # All but the products out of the dense feed-forwards: half the blocks have one, of 4 D^2 a token each.
+    assert full.flops - without.flops == forward - 6 * 2 * 4 * 1536**2 * 2048 * 16
+    # A twelfth of a step, as half the feed-forwards' products and two of three of the scores' are done again, and none of attention's.
+    assert without.flops < selective.flops < without.flops + 0.5 * forward
     # The capacity factor's empty slots are no work that the model asks for.
     assert without.model_flops < without.flops
 
@@ -164,7 +168,7 @@ def test_the_largest_models_can_be_evaluated_where_they_can_be_trained(experts: 
 def test_an_outlook_by_the_compiler_has_its_bytes_and_scales_its_flops() -> None:
     request = Request("step", "1.3B")
     memory = Memory(arguments=20 * GIB, temporaries=40 * GIB, outputs=20 * GIB, aliased=20 * GIB, code=0)
-    moved = {"all-to-all": Collectives(6, 72, 72 * 160 * 2**20), "all-gather": Collectives(0, 0, 0)}
+    moved = {"all-to-all": Collectives(4, 48, 48 * 160 * 2**20), "all-gather": Collectives(0, 0, 0)}
     result = Result(request, True, memory, flops=0.9, closed_form=1.0, collectives=moved)
     closed, found = by_closed_form(request, 10), by_compiler(result, 10)
     assert found is not None
@@ -172,8 +176,8 @@ def test_an_outlook_by_the_compiler_has_its_bytes_and_scales_its_flops() -> None
     assert found.collectives == {"all-to-all": closed.collectives["all-to-all"]}
     assert found.memory["peak"] == memory.total == 60 * GIB
     assert found.time.bottleneck == closed.time.bottleneck == "matrix products"
-    # 72 all-to-alls of 160 MiB on 2x2x4 without rings: the row of four is the narrowest, V * 4 / 4 over one link.
-    assert closed.time.collectives["all-to-all"] == pytest.approx(72 * 160 * 2**20 / 100e9)
+    # 48 all-to-alls of 160 MiB on 2x2x4 without rings: the row of four is the narrowest, V * 4 / 4 over one link.
+    assert closed.time.collectives["all-to-all"] == pytest.approx(48 * 160 * 2**20 / 100e9)
     # Nothing is known of a step that the compiler refused, or of another program.
     assert by_compiler(replace(result, collectives=None), 10) is None
     assert by_compiler(replace(result, request=replace(request, program="evaluation")), 10) is None

@@ -1,6 +1,7 @@
 """`plan`: the cost of a model on TPUs, estimated without one."""
 
 import json
+import textwrap
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -109,6 +110,7 @@ class Plan:
 
     def _by_closed_form(self) -> None:
         from plan.outlook import by_closed_form, text
+        from plan.search import fastest_fit, in_words
         from reference.errors import ConfigError
 
         if self.out:
@@ -119,6 +121,9 @@ class Plan:
             print(json.dumps([outlook.record() for outlook in outlooks], indent=2))
         else:
             print("\n\n".join(map(text, outlooks)))
+            for outlook in outlooks:
+                if not outlook.fits:
+                    print("\n" + textwrap.fill(in_words(fastest_fit(outlook.request, self._steps())), 80, break_on_hyphens=False))
 
     def _compile(self) -> None:
         from plan.outlook import by_compiler, text

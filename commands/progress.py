@@ -88,10 +88,12 @@ class Verdicts:
 
 
 def described(progress: "Progress") -> str:
-    """The loss of the batch, speed, and time left, in at most 50 columns."""
+    """The loss of the batch, speed, time left, and the utilisation where it is known, in at most 55 columns."""
     parts = [f"loss {progress.loss:.3f}"]
     if progress.tokens_per_second is not None and progress.seconds_left is not None:
         parts += [f"{progress.tokens_per_second:,.0f} tokens/s", f"{_clock(progress.seconds_left)} left"]
+    if progress.utilisation is not None:
+        parts.append(f"{progress.utilisation:.0%} MFU")
     return "  ".join(parts)
 
 

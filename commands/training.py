@@ -108,6 +108,8 @@ class Train:
     """Also write losses, metrics and loads for TensorBoard: tensorboard --logdir RUN/tensorboard."""
     wandb: str | None = None
     """A Weights & Biases project to log losses and metrics to."""
+    profile: str | None = None
+    """Trace the steps FIRST:LAST, such as 20:22, into the run's folder, for Perfetto or TensorBoard."""
     print_config: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
     """Print the configuration that these options make, as TOML for --config, and train nothing."""
     json: Json = False
@@ -121,11 +123,12 @@ class Train:
         from common.files import store_url
         from training.cache import cache_folder
         from training.distributed import Processes, surrounding
+        from training.profile import parse_steps
         from training.run import train
         from training.store import check_store
         from training.text.files import check_local
 
-        config = self.options()
+        config, profile = self.options(), parse_steps(self.profile) if self.profile else None
         if self.print_config:
             from training.toml import to_toml
 
@@ -148,7 +151,7 @@ class Train:
 
             sinks.append(wandb_run(self.wandb, config))
         with watching() as watcher:
-            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory)
+            outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory, profile=profile)
         _print_outcome(outcome, self.json)
         return STOPPED if outcome.stopped else 0
 

@@ -79,6 +79,11 @@ def measure(request: Request) -> Result:
     installed or the compiler fails.
     """
     check_on_mesh(request)
+    if Topology(request.topology).is_gpu:
+        raise ConfigError(
+            f"{request.topology}: no program is compiled for GPUs that are not there; "
+            "use --closed-form"
+        )
     if importlib.util.find_spec("libtpu") is None:
         raise WorkError(
             "plan needs the TPU compiler, libtpu, which is not installed: "

@@ -198,7 +198,6 @@ class StepMemory:
 def step_memory(step: Step) -> StepMemory:
     """Memory of a training step."""
     weights = step.wide * step.held
-    summed = math.prod(step.axes) > 1 or step.microbatches > 1
     first = 2 if step.first_moment == "bfloat16" else step.wide
     return StepMemory(
         parameters=weights,
@@ -207,7 +206,7 @@ def step_memory(step: Step) -> StepMemory:
         kept=kept_activations(step),
         cast=_cast(step),
         gradients=weights,
-        summed=summed * step.wide * step.share,
+        summed=_summed(step),
         working=_working(step),
         logits=_logits(step),
     )
@@ -285,14 +284,27 @@ def _working(step: Step) -> int:
     group = (config.period - 1) * dense + routed if routed else dense
     arrays = group if config.remat == "none" else max(dense, routed)
     scores = step.wide * step.scores
+    experts = step.wide * step.parameters.experts // config.routed_layers if routed else 0
     if config.unroll >= size.num_blocks // config.period > 1:
         return 2 * (arrays + scores)
-    experts = step.parameters.experts // config.routed_layers if routed else 0
     gathered = 0
     if step.fsdp:
         # Of one block, in the activations' type, and its gradient.
         gathered = (step.activation + step.wide) * step.parameters.attention // size.num_blocks
-    return arrays + 2 * scores + 2 * step.wide * experts + gathered
+    if config.remat == "selective":
+        # After what TPUs' compiler takes, whose schedule is for speed as long as there is memory.
+        return 11 * arrays // 2 + 2 * scores + 5 * experts + gathered
+    return arrays + 2 * scores + 2 * experts + gathered
+
+
+def _summed(step: Step) -> int:
+    """Bytes of the shares that gradients are summed into, of microbatches the sums so far and the
+    next; those of experts that one device has are not summed but over microbatches."""
+    if step.microbatches > 1:
+        return 2 * step.wide * step.share
+    local, (data, expert, _) = step.parameters, step.axes
+    dense = (local.everything - local.experts) // (data * expert) if data * expert > 1 else 0
+    return step.wide * (dense + (local.experts // data if data > 1 else 0))
 
 
 def _cast(step: Step) -> int:

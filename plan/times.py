@@ -11,6 +11,8 @@ each with one or two links by which every chip can receive (`chips.Side`):
 - all-to-all: the larger of V (n-1)/n by all links, and of what one half sends to the other across
   the middle of the longest row: the bisection bound (Dally and Towles 2004, "Principles and
   Practices of Interconnection Networks", section 3.3).
+- GPUs: each has a link to its node's switch and another to the network's, and no middle to cross.
+  Besides the above, the network's links of a node carry what its other chips do not hold.
 - collective-permute: V over one link.
 
 A compiled step lies between everything overlapped and everything serial.
@@ -34,15 +36,28 @@ def collective_seconds(kind: str, size: int, rows: Sequence[Side], link_bandwidt
     by_links = size * (chips - 1) / chips / (link_bandwidth * sum(side.links for side in rows))
     if kind == "all-to-all":
         return max(by_links, *(_across(size, side, link_bandwidth) for side in rows))
-    return by_links * (2 if kind == "all-reduce" else 1)
+    network = max((_between(size, chips, side, link_bandwidth) for side in rows), default=0.0)
+    return max(by_links, network) * (2 if kind == "all-reduce" else 1)
+
+
+def _between(size: int, chips: int, side: Side, link_bandwidth: float) -> float:
+    """Seconds for what every node of a network gathers from the others, by the links of all its
+    chips; 0 for rows that are no network."""
+    if not 0 < side.switch < 1 or side.length == 1:
+        return 0.0
+    others = size * (side.length - 1) / side.length
+    return others / (chips / side.length * side.switch * link_bandwidth)
 
 
 def _across(size: int, side: Side, link_bandwidth: float) -> float:
     """Seconds for what an all-to-all sends across the middle of rows like `side`, in one direction.
 
     A row of s chips has s V bytes to send, of which the part floor(s/2) ceil(s/2) / s^2 goes from
-    one half to the other. Rows side by side have as many more chips as links.
+    one half to the other. Rows side by side have as many more chips as links. Through a switch, a
+    chip's link carries what it sends to the others.
     """
+    if side.switch:
+        return size * (side.length - 1) / side.length / (link_bandwidth * side.switch)
     half, rest = side.length // 2, -(-side.length // 2)
     return size * half * rest / side.length / (link_bandwidth * side.links) if side.links else 0.0
 

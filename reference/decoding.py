@@ -51,7 +51,9 @@ def empty_cache(model: Transformer, batch: int) -> Cache:
     groups = size.num_blocks // len(blocks)
     shape = (groups, len(blocks), 2, batch, size.num_heads, context, size.kqv_size)
     sinusoids = relative_sinusoids(context, size.d_model)[::-1].astype(model.config.dtype)
-    position = jnp.stack([block.attention.position for block in blocks], axis=1)
+    position = jnp.stack(
+        [laid_out(block.attention.position, (None, None, MODEL, None)) for block in blocks], axis=1
+    )
     layout = (None, None, MODEL, None, None)
     return Cache(
         laid_out(jnp.zeros(shape, sinusoids.dtype), STACKED),

@@ -36,7 +36,8 @@ class RunModel(_Model):
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Log-probability of each continuation, and whether greedy decoding gives it."""
-        return [tuple(score) for score in self._scorer.continuations([r.args for r in requests])]
+        scores = self._scorer.continuations([request.args for request in requests])
+        return [(score.log_prob, score.greedy) for score in scores]
 
     def loglikelihood_rolling(self, requests: Sequence[Any]) -> list[float]:
         """Log-probability of each whole text."""
@@ -44,13 +45,22 @@ class RunModel(_Model):
 
     def generate_until(self, requests: Sequence[Any]) -> list[str]:
         """Greedy continuations, each up to its first stop text."""
-        found: list[str] = []
-        for text, options in (request.args for request in requests):
-            until = options.get("until") or []
-            stops = [until] if isinstance(until, str) else list(until)
-            tokens = int(options.get("max_gen_toks", GENERATED))
-            found.append(self._scorer.continued(text, stops, tokens))
+        asked = [request.args for request in requests]
+        lengths = [int(options.get("max_gen_toks", GENERATED)) for _, options in asked]
+        found = [""] * len(asked)
+        for length in set(lengths):
+            some = [i for i, own in enumerate(lengths) if own == length]
+            for i, after in zip(
+                some, self._scorer.continued([asked[i][0] for i in some], length), strict=True
+            ):
+                found[i] = _up_to(after, asked[i][1].get("until") or [])
         return found
+
+
+def _up_to(text: str, until: str | Sequence[str]) -> str:
+    """The text before the first of the stop texts."""
+    stops = [until] if isinstance(until, str) else until
+    return text[: min((text.find(stop) for stop in stops if stop in text), default=None)]
 
 
 if __name__ == "__main__":

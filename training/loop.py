@@ -7,7 +7,6 @@ gradient.
 
 import math
 import time
-from collections import deque
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol, runtime_checkable
@@ -27,14 +26,13 @@ from reference.transformer import Transformer
 from training.checkpoint import Checkpoints
 from training.evaluate import Evaluation, Sums, evaluate, sums_of
 from training.optimizer import make_schedule
+from training.profile import Tracer
 from training.records import Records
 from training.signals import Stop
+from training.speed import Meter
 from training.start import Setup
 from training.step import TrainState, train_step
 from training.text.batches import Batch
-
-SPEED_STEPS = 20
-"""Steps over which the reported speed is averaged."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +53,10 @@ class Progress:
     """Per routed layer; 1 for a dense model."""
     held_out: float | None
     """Held-out loss after this step, nats per token; None where none was measured."""
+    flops_per_second: float | None = None
+    """Model FLOPs, mean over the last steps."""
+    utilisation: float | None = None
+    """Those over the devices' peak; None where that is unknown."""
 
 
 @runtime_checkable
@@ -92,7 +94,9 @@ class Loop:
         records: Records,
         watcher: Watcher,
         stop: Stop,
+        tracer: Tracer,
     ) -> None:
+        self._tracer = tracer
         self._setup, self._key, self._checkpoints, self._records, self._watcher = (
             setup,
             key,
@@ -109,10 +113,9 @@ class Loop:
         )
         self._sums = jax.jit(sums_of)
         self._asked = NamedSharding(setup.mesh, P((DATA, EXPERT, MODEL)))
-        self._durations: deque[float] = deque(maxlen=SPEED_STEPS)
+        self._meter = Meter(setup.model, setup.config.data.batch, setup.mesh.size)
         self._since: float | None = None
         self._held_out: float | None = None
-        self._tokens = setup.config.data.batch * setup.model.context
 
     def run(self, state: TrainState) -> tuple[TrainState, int]:
         """Train to the last step or until a stop is requested, then save.
@@ -125,11 +128,13 @@ class Loop:
             and not self._all_stop
             and not (jax.process_count() == 1 and self._stop.asked)
         ):
+            self._tracer.before(self._done + 1)
             tokens = self._setup.place(next(self._setup.batches))
             state, report, stop = _step(
                 state, tokens, self._key, self._flags(), optimizer=self._setup.optimizer
             )
             self._done += 1
+            self._tracer.after(self._done, report)
             self._read_losses(waiting)
             waiting = _PendingStep(self._done, report, stop)
             last = self._done == options.steps
@@ -143,6 +148,7 @@ class Loop:
                 if saves:
                     self._save(state)
                 self._since = time.monotonic()
+        self._tracer.close()
         self._read_losses(waiting)
         self._save(state)
         self._checkpoints.wait()
@@ -182,31 +188,28 @@ class Loop:
         self._all_stop = self._all_stop or bool(step.stop)
         self._check(f"the loss of step {step.number}", loss, _not_finite(report))
         self._check(f"the gradient's norm of step {step.number}", norm)
-        duration = self._step_seconds()
+        router, steps = self._setup.model.router, self._setup.config.run.steps
+        speed = self._meter.step(self._step_seconds(), steps - step.number)
         learning_rate = float(self._learning_rates[step.number - 1 - self._begin])
-        metrics = self._records.step(
-            step.number,
-            report,
-            learning_rate,
-            None if duration is None else self._tokens / duration,
-        )
+        metrics = self._records.step(step.number, report, learning_rate, speed)
         if model is not None:
             found = self.evaluate(model)
             self._check(f"the held-out loss after step {step.number}", found.loss)
             self._records.evaluation(step.number, found)
             self._held_out = found.loss
-        router, steps = self._setup.model.router, self._setup.config.run.steps
-        mean = sum(self._durations) / len(self._durations) if self._durations else None
+        mean = self._meter.mean
         self._watcher.on_step(
             Progress(
                 step.number,
                 steps,
                 loss,
-                None if mean is None else self._tokens / mean,
-                None if mean is None else (steps - step.number) * mean,
+                mean.tokens_per_second,
+                speed.seconds_left,
                 metrics,
                 1 if router is None else router.num_experts,
                 self._held_out if model is not None else None,
+                mean.flops_per_second,
+                mean.utilisation,
             )
         )
 
@@ -217,10 +220,7 @@ class Loop:
         """Seconds since the previous step; None for the first step, which compiles."""
         now, before = time.monotonic(), self._since
         self._since = now
-        if before is None:
-            return None
-        self._durations.append(now - before)
-        return now - before
+        return None if before is None else now - before
 
     def _check(self, what: str, value: float, layer: str = "") -> None:
         if not math.isfinite(value):

@@ -1,13 +1,13 @@
 """What a run records: the lines of `metrics.jsonl`, and of them `curves.csv` (`curves.py`).
 
 A line is a step or an evaluation. A step has `step`, `loss`, `router_losses`, `learning_rate`,
-`gradient_norm`, `tokens_per_second` (null for the first step, which compiles), `metrics` (means
-over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the fraction of choices
-dropped in each tenth of the context, by routed layer. An evaluation has `step` and `evaluation`,
-with `loss`, `targets`, `others` (losses of other texts, by name), `changed` (`router_changed` of
-the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the fraction of choices on each
-expert, by routed layer), `dropped_fraction` (by routed layer), and the names of `corpus` and
-`tokenizer`, which may have moved since. Every line ends with `crc32`, the
+`gradient_norm`, the fields of `speed.Speed` (null for the first step, which compiles), `metrics`
+(means over routed layers), `layers` (the same by layer), and `dropped_by_tenth`: the fraction of
+choices dropped in each tenth of the context, by routed layer. An evaluation has `step` and
+`evaluation`, with `loss`, `targets`, `others` (losses of other texts, by name), `changed`
+(`router_changed` of the curves), `choices` (SHA-256 of the file in `choices/`), `load` (the
+fraction of choices on each expert, by routed layer), `dropped_fraction` (by routed layer), and the
+names of `corpus` and `tokenizer`, which may have moved since. Every line ends with `crc32`, the
 checksum of what is before it.
 
 A continued run truncates both files to its checkpoint, so that an interrupted run ends with the
@@ -18,6 +18,7 @@ import json
 import re
 import zlib
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -33,6 +34,7 @@ from training.curves import CURVES, Curves, Record, Setting
 from training.evaluate import Evaluation
 from training.restore import CHECKPOINTS, checkpoint_steps
 from training.sinks import GuardedSink, MakeSink, Sink
+from training.speed import Speed
 
 METRICS = "metrics.jsonl"
 
@@ -76,7 +78,7 @@ class Records:
         ]
 
     def step(
-        self, step: int, report: Report, learning_rate: float, tokens_per_second: float | None
+        self, step: int, report: Report, learning_rate: float, speed: Speed
     ) -> dict[str, float]:
         """Record a step; returns the routers' metrics, means over layers."""
         layers = {name: np.asarray(values).tolist() for name, values in report.metrics.items()}
@@ -90,7 +92,7 @@ class Records:
                 },
                 "learning_rate": learning_rate,
                 "gradient_norm": float(np.asarray(report.gradient_norm)),
-                "tokens_per_second": tokens_per_second,
+                **asdict(speed),
                 "metrics": means,
                 "layers": layers,
                 "dropped_by_tenth": _rounded(report.dropped),

@@ -30,6 +30,7 @@ from training.keys import run_keys
 from training.loop import Loop, Progress, Watcher
 from training.machine import check_memory, one_line_faults
 from training.manifest import differing
+from training.profile import Steps, Tracer
 from training.records import Records, unusable
 from training.restore import CHECKPOINTS, checkpoint_steps
 from training.sampling import sample
@@ -70,23 +71,25 @@ def train(
     *,
     sinks: Sequence[MakeSink] = (),
     ignore_memory: bool = False,
+    profile: Steps | None = None,
 ) -> Outcome:
     """Train in `folder`, from its newest checkpoint if there is one; a finished run is reported.
 
     `folder` may be in an object store (`store.py`), as Path("gs://BUCKET/RUN"). `cache` keeps token
     shards and compiled programs for later runs. `sinks` receive every record, in process 0.
     `processes`: the processes of a distributed run, each of which calls this.
-    `ignore_memory`: try a step that is larger than the memory. Raises `InputError` before the first
-    step for invalid options, a platform without devices, or a folder with a run of other options or
-    text, or whose files are damaged beyond mending; `WorkError` if a loss is not finite (the last
-    checkpoint is kept), if memory or the disk does not suffice, if another process is lost, or if
-    another one trains in the same folder.
+    `ignore_memory`: try a step that is larger than the memory. `profile`: steps to trace
+    (`profile.py`). Raises `InputError` before the first step for invalid options, a platform
+    without devices, or a folder with a run of other options or text, or whose files are damaged
+    beyond mending; `WorkError` if a loss is not finite (the last checkpoint is kept), if memory or
+    the disk does not suffice, if another process is lost, or if another one trains in the same
+    folder.
     """
     if processes is not None:
         join(processes, watcher.on_event)
     url = store_url(folder)
     if url is None:
-        return _trained(config, _Place(folder), watcher, cache, sinks, ignore_memory)
+        return _trained(config, _Place(folder), watcher, cache, sinks, ignore_memory, profile)
     copy, store = mirror(url, cache)
     writes = jax.process_index() == 0
     shown = _Renamed(watcher, copy, folder)
@@ -94,7 +97,7 @@ def train(
         if writes:
             store.download()
         place = _Place(copy, store.take, store.upload)
-        outcome = _trained(config, place, shown, cache, sinks, ignore_memory)
+        outcome = _trained(config, place, shown, cache, sinks, ignore_memory, profile)
         return replace(outcome, folder=folder)
 
 
@@ -120,6 +123,7 @@ def _trained(
     cache: Path,
     sinks: Sequence[MakeSink],
     ignore_memory: bool,
+    profile: Steps | None,
 ) -> Outcome:
     """`train`, in a folder that is local but for its checkpoints."""
     folder = place.folder
@@ -141,7 +145,7 @@ def _trained(
         setup = set_up(config, tokenizer, text)
         check_memory(config, tokenizer.vocabulary, watcher.on_event, ignore=ignore_memory)
         check_alike(str(config), text_digests(config.data, text))
-        run = _Run(setup, tokenizer, place, watcher, stop)
+        run = _Run(setup, tokenizer, place, watcher, stop, profile)
         writes = jax.process_index() == 0
         with locked(folder, watcher.on_event) if writes else nullcontext():
             if writes:
@@ -181,6 +185,7 @@ class _Run:
     place: _Place
     watcher: Watcher
     stop: Stop
+    profile: Steps | None
 
 
 def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
@@ -200,7 +205,8 @@ def _train(run: _Run, sinks: Sequence[MakeSink]) -> Outcome:
             sinks=sinks,
             say=watcher.on_event,
         ) as records:
-            loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, run.stop)
+            tracer = Tracer(folder, run.profile, watcher.on_event)
+            loop = Loop(setup, keys.steps, begin, checkpoints, records, watcher, run.stop, tracer)
             state, done = loop.run(state)
             if done < options.steps:
                 return Outcome(folder, done, None, True, "")

@@ -18,8 +18,8 @@ from common.errors import InputError
 from reference.mesh import BATCH, laid_out, place_batch
 from reference.objective import PADDING, target_log_prob
 from reference.transformer import Transformer
-from training.evaluate import sample
 from training.load import LoadedRun
+from training.sampling import sample
 
 SHORTEST = 16
 """Least number of tokens to which sequences are padded; above, powers of two."""
@@ -34,7 +34,9 @@ class Score(NamedTuple):
     """Whether each of its tokens is the most probable one."""
 
 
-class _Window(NamedTuple):
+class Window(NamedTuple):
+    """Some tokens of a text."""
+
     text: int
     """The index of its text."""
     tokens: Int[np.ndarray, "some_tokens"]
@@ -69,15 +71,19 @@ class Scorer:
         """The log-probability of each whole text, in nats; 0 for an empty one."""
         return [score.log_prob for score in self._scores([(self._document(t), 1) for t in texts])]
 
-    def continued(self, text: str, until: Sequence[str], tokens: int) -> str:
-        """The most probable next tokens, up to the first of `until` or the document's end."""
-        start = self._document(text)
-        with self.run.on_mesh():
-            key = jax.random.key(0)
-            found = sample(self.run.model, start, tokens, key, temperature=0.0)[len(start) :]
-        ends = np.flatnonzero(found == self.run.tokenizer.end)
-        after = self.run.tokenizer.decode(found[: ends[0]] if len(ends) else found)
-        return after[: min((after.find(stop) for stop in until if stop in after), default=None)]
+    def continued(self, texts: Sequence[str], tokens: int) -> list[str]:
+        """The most probable next `tokens` of each text, or fewer where its document ends."""
+        found: list[str] = []
+        for first in range(0, len(texts), self.batch):
+            starts = [self._document(text) for text in texts[first : first + self.batch]]
+            keys = [jax.random.key(0)] * len(starts)
+            with self.run.on_mesh():
+                written = sample(self.run.model, starts, tokens, keys, temperature=0.0)
+            for start, row in zip(starts, written, strict=True):
+                after = row[len(start) :]
+                ends = np.flatnonzero(after == self.run.tokenizer.end)
+                found.append(self.run.tokenizer.decode(after[: ends[0]] if len(ends) else after))
+        return found
 
     def _document(self, text: str) -> Int[np.ndarray, "all_tokens"]:
         end = np.array([self.run.tokenizer.end], np.int32)
@@ -86,16 +92,16 @@ class Scorer:
     def _scores(self, texts: Sequence[tuple[Int[np.ndarray, "_"], int]]) -> list[Score]:
         """Scores of the tokens of each text from a position on."""
         context = self.run.model.config.context
-        windows = [
+        all_of_them = [
             window
             for i, (tokens, start) in enumerate(texts)
-            for window in _windows(i, tokens, start, context)
+            for window in windows(i, tokens, start, context)
         ]
         # Of like lengths together, so that little is padded; the longest first, as memory has it.
-        windows.sort(key=lambda window: (-len(window.tokens), window.text))
+        all_of_them.sort(key=lambda window: (-len(window.tokens), window.text))
         sums, greedy = np.zeros(len(texts)), np.ones(len(texts), bool)
-        for i in range(0, len(windows), self.batch):
-            some = windows[i : i + self.batch]
+        for i in range(0, len(all_of_them), self.batch):
+            some = all_of_them[i : i + self.batch]
             log_prob, best = self._of_batch(some, context)
             for row, window in enumerate(some):
                 end = len(window.tokens) - 1
@@ -104,12 +110,12 @@ class Scorer:
         return [Score(float(s), bool(g)) for s, g in zip(sums, greedy, strict=True)]
 
     def _of_batch(
-        self, windows: Sequence[_Window], context: int
+        self, some: Sequence[Window], context: int
     ) -> tuple[Float[np.ndarray, "batch positions"], Bool[np.ndarray, "batch positions"]]:
-        longest = max(len(window.tokens) for window in windows) - 1
+        longest = max(len(window.tokens) for window in some) - 1
         width = min(context, max(SHORTEST, 1 << (longest - 1).bit_length()))
         rows = np.full((self.batch, width + 1), PADDING, np.int32)
-        for row, window in enumerate(windows):
+        for row, window in enumerate(some):
             rows[row, : len(window.tokens)] = window.tokens
         mesh = self.run.mesh
         with self.run.on_mesh():
@@ -118,13 +124,11 @@ class Scorer:
         return np.asarray(log_prob), np.asarray(best)
 
 
-def _windows(
-    text: int, tokens: Int[np.ndarray, "_"], start: int, context: int
-) -> Iterator[_Window]:
+def windows(text: int, tokens: Int[np.ndarray, "_"], start: int, context: int) -> Iterator[Window]:
     """Windows of at most context + 1 tokens, in which each token from `start` on is scored once."""
     for first in range(start, len(tokens), context):
         end = min(first + context, len(tokens))
-        yield _Window(text, tokens[max(0, end - 1 - context) : end], end - first)
+        yield Window(text, tokens[max(0, end - 1 - context) : end], end - first)
 
 
 @jax.jit
@@ -135,4 +139,5 @@ def _log_probs(
     targets = jnp.maximum(tokens[:, 1:], 0)
     logits, _ = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
     best = jnp.argmax(laid_out(logits, (BATCH, None, None)), axis=-1) == targets
-    return tuple(laid_out(each, (None, None)) for each in (target_log_prob(logits, targets), best))
+    log_prob = target_log_prob(logits, targets)
+    return laid_out(log_prob, (None, None)), laid_out(best, (None, None))

@@ -14,6 +14,7 @@ import io
 import os
 import time
 from collections.abc import Iterable, Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,6 +24,7 @@ from jaxtyping import Float
 from common.errors import WorkError
 from common.files import write_atomically
 from training.sinks import MakeSink
+from training.speed import Speed
 
 Event = Any
 """tensorboard.compat.proto.event_pb2.Event, a class that protobuf creates at import."""
@@ -59,8 +61,8 @@ def scalars(record: dict[str, Any]) -> dict[str, float]:
         about = record["evaluation"]
         others = {f"others/{name}": loss for name, loss in about.get("others", {}).items()}
         return {"held_out/loss": about["loss"], **others}
-    names = ("loss", "learning_rate", "gradient_norm", "tokens_per_second")
-    found = {f"train/{name}": record[name] for name in names if record[name] is not None}
+    names = ("loss", "learning_rate", "gradient_norm", *(each.name for each in fields(Speed)))
+    found = {f"train/{name}": record[name] for name in names if record.get(name) is not None}
     found |= {f"router_losses/{name}": value for name, value in record["router_losses"].items()}
     found |= {f"routing/{name}": value for name, value in record["metrics"].items()}
     return found | {

@@ -4,6 +4,9 @@ One program has a block of queries, and the keys, values and positions of its he
 from the diagonal to the first block of keys. Two block pairs that follow each other share a block
 of distances: each pair computes one product of queries and positions and has the other from the
 pair before it. `tpu_backward` has the gradients.
+
+Arrays come as [kqv, context] here: a row in HBM and VMEM takes 128 numbers, which a head of fewer
+would leave empty, and the gradients of keys, values and positions need no transposed [b, b].
 """
 
 from dataclasses import dataclass
@@ -19,7 +22,7 @@ from jaxtyping import Array, Float, Int
 from reference.kernels.blocks import cost, dot, dot_right, future, rows, wide
 
 LANES, REGISTER_BYTES = 128, 4096
-"""Of a vector register; rows in VMEM are padded to the lanes."""
+"""Of a vector register."""
 
 VMEM = 60 * 2**20
 """Bytes that one program may have there: v5p has 64 MiB a core, v5e and v6e 128."""
@@ -42,10 +45,10 @@ class Head:
         `right`: the products of the pair before it, which has the next block of keys; None: this
         one is on the diagonal, where they would be with distances below zero.
         """
-        last = self.key.shape[0] // self.block - 1
-        left = dot_right(query, self.position[rows(last - i + j, self.block)])
+        last = self.key.shape[1] // self.block - 1
+        left = dot(query, self.position[:, rows(last - i + j, self.block)])
         relative = skew(left, jnp.zeros_like(left) if right is None else right)
-        scores = dot_right(query, self.key[rows(j, self.block)]) + relative
+        scores = dot(query, self.key[:, rows(j, self.block)]) + relative
         if right is None:
             scores = jnp.where(future(self.block), -jnp.inf, scores)
         if self.document is not None:
@@ -75,27 +78,27 @@ def forward(
     interpret: bool,
 ) -> tuple[Float[Array, "batch heads context kqv"], Float[Array, "batch heads context"]]:
     """The output, and the logarithm of the softmax's denominator; `context` in whole blocks."""
-    batch, heads, context, _ = query.shape
+    batch, heads, context, kqv = query.shape
     documents = [] if document is None else [document[:, None]]
-    operands = [query, key, value, position, *documents]
+    operands = [*(jnp.swapaxes(x, -2, -1) for x in (query, key, value, position)), *documents]
     results = [
-        jax.ShapeDtypeStruct(query.shape, value.dtype),
+        jax.ShapeDtypeStruct(operands[0].shape, value.dtype),
         jax.ShapeDtypeStruct((batch, heads, 1, context), wide(query.dtype)),
     ]
-    specs = Specs(context, query.shape[-1], block)
+    specs = Specs(context, kqv, block)
     call = pl.pallas_call(
         partial(_forward_kernel, block=block),
         grid=(heads, batch, context // block),
         in_specs=[specs.rows, specs.head, specs.head, specs.positions, *specs.documents(documents)],
         out_specs=[specs.rows, specs.per_row],
         out_shape=results,
-        compiler_params=compiler_params(query, block),
+        compiler_params=compiler_params(context, kqv, query.dtype, block),
         cost_estimate=cost(query.shape, block, 3, operands + results),
         interpret=interpret,
         name="relative_attention",
     )
     output, log_sum = call(*operands)
-    return output, log_sum[:, :, 0]
+    return jnp.swapaxes(output, -2, -1), log_sum[:, :, 0]
 
 
 @dataclass(frozen=True)
@@ -109,17 +112,17 @@ class Specs:
     @property
     def rows(self) -> pl.BlockSpec:
         """A block of a head's rows."""
-        return pl.BlockSpec((None, None, self.block, self.kqv), lambda h, b, i: (b, h, i, 0))
+        return pl.BlockSpec((None, None, self.kqv, self.block), lambda h, b, i: (b, h, 0, i))
 
     @property
     def head(self) -> pl.BlockSpec:
         """All of them."""
-        return pl.BlockSpec((None, None, self.context, self.kqv), lambda h, b, i: (b, h, 0, 0))
+        return pl.BlockSpec((None, None, self.kqv, self.context), lambda h, b, i: (b, h, 0, 0))
 
     @property
     def positions(self) -> pl.BlockSpec:
         """A head's, for all sequences."""
-        return pl.BlockSpec((None, self.context, self.kqv), lambda h, b, i: (h, 0, 0))
+        return pl.BlockSpec((None, self.kqv, self.context), lambda h, b, i: (h, 0, 0))
 
     @property
     def per_row(self) -> pl.BlockSpec:
@@ -134,8 +137,8 @@ class Specs:
 def block_rows(context: int, dtype: Any) -> int:
     """Rows of a block, at most 512.
 
-    By libtpu's schedules for v5e, a head of context 2048 takes 25 thousand cycles forward and 73
-    backward at 512; 36 and 82 at 256; 57 and 125 at 128. All products at the peak: 12 and 33.
+    By libtpu's schedules for v5e, a head of context 2048 takes 25 thousand cycles forward and 65
+    backward at 512; 36 and 83 at 256. All products at the peak: 12 and 33.
     """
     number = -(-context // 512)
     return -(-context // (number * LANES)) * LANES
@@ -156,7 +159,8 @@ def refusal(kqv: int, context: int, dtype: Any) -> str | None:
 def vmem_bytes(context: int, kqv: int, block: int, dtype: Any) -> int:
     """What a program of the backward pass has in VMEM; the forward pass has less."""
     narrow, summed = jnp.dtype(dtype).itemsize, jnp.dtype(wide(dtype)).itemsize
-    row = -(-kqv // LANES) * LANES
+    # Of bfloat16, sixteen rows go into a register.
+    row = -(-kqv // 16) * 16
     # Keys, values, positions, the gradients of keys and values, each twice, as the pipeline needs;
     # the latter's sums; the gradient of the positions, twice.
     head = context * row * (5 * 2 * narrow + 2 * summed + 2 * summed)
@@ -164,12 +168,10 @@ def vmem_bytes(context: int, kqv: int, block: int, dtype: Any) -> int:
     return head + block * row * 4 * 2 * narrow + 12 * block**2 * summed
 
 
-def compiler_params(
-    query: Float[Array, "batch heads context kqv"], block: int
-) -> pltpu.CompilerParams:
+def compiler_params(context: int, kqv: int, dtype: Any, block: int) -> pltpu.CompilerParams:
     """The default limit of VMEM is 16 MiB; only heads are independent in the backward pass."""
     order = ("parallel", "arbitrary", "arbitrary")
-    limit = 2 * vmem_bytes(query.shape[2], query.shape[3], block, query.dtype)
+    limit = 2 * vmem_bytes(context, kqv, block, dtype)
     return pltpu.CompilerParams(dimension_semantics=order, vmem_limit_bytes=limit)
 
 
@@ -179,12 +181,12 @@ def _forward_kernel(
     *documents, output_ref, log_sum_ref = rest
     head = Head(key_ref, position_ref, documents[0] if documents else None, block)
     i = pl.program_id(2)
-    query = query_ref[...]
+    query = query_ref[...].T
 
     def _attend(j: Any, scores: Array, largest: Array) -> tuple[Array, Array]:
         weights = jnp.exp(scores - largest)
-        value = value_ref[rows(j, block)]
-        return jnp.sum(weights, 1, keepdims=True), dot(weights.astype(value.dtype), value)
+        value = value_ref[:, rows(j, block)]
+        return jnp.sum(weights, 1, keepdims=True), dot_right(weights.astype(value.dtype), value)
 
     def _step(step: Any, carry: tuple[Array, ...]) -> tuple[Array, ...]:
         largest, total, mixed, right = carry
@@ -199,5 +201,5 @@ def _forward_kernel(
     largest = jnp.max(scores, 1, keepdims=True)
     start = (largest, *_attend(i, scores, largest), left)
     largest, total, mixed, _ = jax.lax.fori_loop(1, i + 1, _step, start)
-    output_ref[...] = (mixed / total).astype(output_ref.dtype)
+    output_ref[...] = (mixed / total).T.astype(output_ref.dtype)
     log_sum_ref[...] = (largest + jnp.log(total)).T

@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from reference.kernels.blocks import cost, dot, dot_left, dot_right, rows, wide
+from reference.kernels.blocks import cost, dot, dot_right, rows, wide
 from reference.kernels.tpu import LANES, REGISTER_BYTES, Head, Specs, compiler_params
 
 
@@ -62,6 +62,9 @@ def backward(
     """Gradients of query, key, value and position, the last one in float32 or wider."""
     batch, heads, context, kqv = query.shape
     documents = [] if document is None else [document[:, None]]
+    query, key, value, position, output, gradient = (
+        jnp.swapaxes(x, -2, -1) for x in (query, key, value, position, output, gradient)
+    )
     operands = [query, key, value, position, output, log_sum[:, :, None], gradient, *documents]
     summed = wide(query.dtype)
     results = [jax.ShapeDtypeStruct(x.shape, x.dtype) for x in (query, key, value)]
@@ -75,13 +78,13 @@ def backward(
         in_specs=[*inputs, *specs.documents(documents)],
         out_specs=[specs.rows, head, head, positions],
         out_shape=results,
-        scratch_shapes=[pltpu.VMEM((context, kqv), summed)] * 2,
-        compiler_params=compiler_params(query, block),
-        cost_estimate=cost(query.shape, block, 8, operands + results),
+        scratch_shapes=[pltpu.VMEM((kqv, context), summed)] * 2,
+        compiler_params=compiler_params(context, kqv, query.dtype, block),
+        cost_estimate=cost((batch, heads, context, kqv), block, 8, operands + results),
         interpret=interpret,
         name="relative_attention_backward",
     )
-    by_query, by_key, by_value, by_position = call(*operands)
+    by_query, by_key, by_value, by_position = (jnp.swapaxes(x, -2, -1) for x in call(*operands))
     return by_query, by_key, by_value, by_position
 
 
@@ -91,8 +94,10 @@ class _Rows:
 
     head: Head
     i: Any
-    query: Float[Array, "b kqv"]
-    gradient: Float[Array, "b kqv"]
+    query: Float[Array, "kqv b"]
+    query_rows: Float[Array, "b kqv"]
+    gradient: Float[Array, "kqv b"]
+    gradient_rows: Float[Array, "b kqv"]
     log_sum: Float[Array, "b 1"]
     delta: Float[Array, "b 1"]
     """Of a row, the sum of `gradient` times the output."""
@@ -102,12 +107,12 @@ class _Rows:
     ) -> tuple[Float[Array, "b b"], Float[Array, "b b"]]:
         """The gradient of a pair's scores, and what `Head.scores` returns; adds to the sums."""
         at = rows(j, self.head.block)
-        scores, left = self.head.scores(self.i, j, self.query, right)
+        scores, left = self.head.scores(self.i, j, self.query_rows, right)
         weights = jnp.exp(scores - self.log_sum)
-        value_sum[at] += dot_left(weights.astype(self.gradient.dtype), self.gradient)
-        by_weights = dot_right(self.gradient, value_ref[at])
+        value_sum[:, at] += dot(self.gradient, weights.astype(self.gradient.dtype))
+        by_weights = dot(self.gradient_rows, value_ref[:, at])
         by_scores = (weights * (by_weights - self.delta)).astype(self.query.dtype)
-        key_sum[at] += dot_left(by_scores, self.query)
+        key_sum[:, at] += dot(self.query, by_scores)
         return by_scores, left
 
 
@@ -127,22 +132,22 @@ def _backward_kernel(
     i, last = pl.program_id(2), pl.num_programs(2) - 1
     query, gradient, log_sum = query_ref[...], gradient_ref[...], log_sum_ref[...].T
     products = gradient.astype(log_sum.dtype) * output_ref[...].astype(log_sum.dtype)
-    delta = jnp.sum(products, 1, keepdims=True)
-    ours = _Rows(head, i, query, gradient, log_sum, delta)
+    delta = jnp.sum(products, 0, keepdims=True).T
+    ours = _Rows(head, i, query, query.T, gradient, gradient.T, log_sum, delta)
     _clear((i == 0) & (pl.program_id(1) == 0), by_position_ref)
     _clear(i == 0, key_sum, value_sum)
 
     def _by_pair(j: Any, right: Array | None, by_right: Array) -> tuple[Array, Array, Array]:
         by_scores, left = ours.by_scores(j, right, value_ref, key_sum, value_sum)
-        by_query = dot(by_scores, key_ref[rows(j, block)])
+        by_query = dot_right(by_scores, key_ref[:, rows(j, block)])
         if right is not None:
             by_query += _by_distance(j + 1, by_scores, by_right)
         return by_query, left, by_scores
 
     def _by_distance(j: Any, by_left: Array, by_right: Array) -> Array:
         at, by_products = rows(last - i + j, block), unskew(by_left, by_right)
-        by_position_ref[at] += dot_left(by_products, query)
-        return dot(by_products, position_ref[at])
+        by_position_ref[:, at] += dot(query, by_products)
+        return dot_right(by_products, position_ref[:, at])
 
     def _step(step: Any, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
         by_query, right, by_right = carry
@@ -153,7 +158,7 @@ def _backward_kernel(
     start = _by_pair(i, None, nothing)
     by_query, _, by_scores = jax.lax.fori_loop(1, i + 1, _step, start)
     by_query += _by_distance(0, nothing, by_scores)
-    by_query_ref[...] = by_query.astype(by_query_ref.dtype)
+    by_query_ref[...] = by_query.T.astype(by_query_ref.dtype)
 
     @pl.when(i == last)
     def _() -> None:

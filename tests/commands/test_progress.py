@@ -11,7 +11,7 @@ from commands.progress import COLLAPSED, DROPPED, Verdicts, described, watching
 from training.loop import Progress
 
 METRICS = {"load_max_over_mean": 1.5, "dropped_fraction": 0.02, "dead_experts": 0.0, "entropy": 1.0}
-STEP = Progress(799_900, 800_000, 11.234, 1_234_567.0, 36_610.0, METRICS, 8, None)
+STEP = Progress(799_900, 800_000, 11.234, 1_234_567.0, 36_610.0, METRICS, 8, None, 1e15, 0.378)
 
 
 def test_the_bar_shows_step_loss_speed_and_time_left_in_80_columns() -> None:
@@ -22,20 +22,20 @@ def test_the_bar_shows_step_loss_speed_and_time_left_in_80_columns() -> None:
         watcher.on_step(STEP)
     # The last refresh: the bar, then the cursor shown again.
     shown = re.sub(r"\x1b\[[?0-9]*[A-Za-z]", "", screen.getvalue()).strip().splitlines()[-1]
-    for word in ("799900/800000", "loss 11.234", "1,234,567 tokens/s", "10:10:10 left"):
+    for word in ("799900/800000", "loss 11.234", "1,234,567 tokens/s", "10:10:10 left", "38% MFU"):
         assert word in shown
     assert len(shown) <= 80
 
 
 def test_the_first_step_which_compiles_has_no_speed() -> None:
-    assert described(replace(STEP, tokens_per_second=None, seconds_left=None)) == "loss 11.234"
+    assert described(replace(STEP, tokens_per_second=None, seconds_left=None, utilisation=None)) == "loss 11.234"
 
 
 def test_lines_without_a_terminal_say_what_an_evaluation_found(capsys: pytest.CaptureFixture[str]) -> None:
     with watching() as watcher:
         watcher.on_step(replace(STEP, step=800_000, seconds_left=0.0, held_out=1.2345))
     assert capsys.readouterr().err.splitlines() == [
-        "step 800000 of 800000  loss 11.234  1,234,567 tokens/s  0:00 left",
+        "step 800000 of 800000  loss 11.234  1,234,567 tokens/s  0:00 left  38% MFU",
         "step 800000: held-out loss 1.234; fullest expert 1.5 times its share, 2.0% of choices dropped",
     ]
 

@@ -12,6 +12,7 @@ from tests.training.tiny_runs import ROOT
 from training.evaluate import Evaluation
 from training.records import Records
 from training.sinks import Sink
+from training.speed import Speed
 
 
 class Dashboard:
@@ -43,7 +44,7 @@ def write(folder: Path, after: int, steps: range, *, writes: bool = True) -> lis
 
     with Records(folder, SETTING, after=after, writes=writes, sinks=[_make, _make]) as records:
         for step in steps:
-            records.step(step, report(8.0 / step), 1e-3, None)
+            records.step(step, report(8.0 / step), 1e-3, Speed())
         records.evaluation(steps[-1], Evaluation(2.5, 100, None))
     return sinks
 
@@ -94,7 +95,7 @@ def test_a_sink_that_fails_is_named_once_and_the_run_and_other_sinks_go_on(tmp_p
     makes = [lambda *_: broken, _cannot, lambda *_: good]
     with Records(tmp_path, SETTING, after=0, writes=True, sinks=makes, say=heard.append) as records:
         for step in range(1, 4):
-            records.step(step, report(8.0 / step), 1e-3, None)
+            records.step(step, report(8.0 / step), 1e-3, Speed())
     goes_on = "; the run goes on without it"
     assert heard == [
         f"warning: a metrics sink failed (ValueError: no account){goes_on}",
@@ -113,5 +114,5 @@ def test_the_documented_sink_is_one(tmp_path: Path, capsys: pytest.CaptureFixtur
     exec(textwrap.dedent(block), found)
     with Records(tmp_path, SETTING, after=0, writes=True, sinks=[found["SlowSteps"]]) as records:
         for step, speed in ((1, None), (2, 2000.0), (3, 20.0)):
-            records.step(step, report(1.0), 1e-3, speed)
+            records.step(step, report(1.0), 1e-3, Speed(speed))
     assert capsys.readouterr().out == "step 3: 20 tokens per second\n"

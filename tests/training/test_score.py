@@ -15,7 +15,7 @@ from tests.checks import unchecked
 from tests.reference.small_models import drawn
 from training.config import ModelOptions, TrainConfig
 from training.load import LoadedRun
-from training.score import Scorer
+from training.score import Scorer, windows
 from training.start import model_shapes
 from training.text.tokenizer import ByteTokenizer
 from training.weights import write_weights
@@ -81,17 +81,16 @@ def test_a_continuation_of_no_token_is_refused(run: LoadedRun) -> None:
         Scorer(run).continuations([("a", "")])
 
 
-def test_text_is_continued_by_the_most_probable_tokens_up_to_a_stop(run: LoadedRun, log_probs: Any) -> None:
+def test_texts_are_continued_by_the_most_probable_tokens(run: LoadedRun, log_probs: Any) -> None:
     tokens = document("the")
     for _ in range(6):
         tokens.append(int(np.argmax(log_probs(tokens))))
     ends = tokens.index(256, 1) if 256 in tokens[1:] else len(tokens)
     whole = bytes(tokens[4:ends]).decode(errors="replace")
-    scorer = Scorer(run)
-    assert scorer.continued("the", [], 6) == whole
+    scorer = Scorer(run, batch=2)
+    # Of three texts in batches of two.
+    assert scorer.continued(["the", "x", "the"], 6)[::2] == [whole, whole]
     assert len(whole) > 2
-    stop = whole[2]
-    assert scorer.continued("the", ["never", stop], 6) == whole[: whole.index(stop)]
 
 
 @pytest.mark.extras
@@ -103,7 +102,7 @@ def test_lm_eval_runs_its_tasks_on_a_run(run: LoadedRun, tmp_path: Path, monkeyp
         monkeypatch.setattr(importlib.import_module(package), "HF_HUB_OFFLINE", True)
     path, data = tmp_path / "model.safetensors", tmp_path / "data.jsonl"
     write_weights(path, run.model, run.config, run.tokenizer, run.step)
-    questions = [{"question": f"is {i} even?", "choices": [" yes", " no"], "answer": i % 2} for i in range(6)]
+    questions: list[dict[str, Any]] = [{"question": f"is {i} even?", "choices": [" yes", " no"], "answer": i % 2} for i in range(6)]
     data.write_text("".join(json.dumps(question) + "\n" for question in questions))
     common = {"dataset_path": "json", "dataset_kwargs": {"data_files": {"test": str(data)}}, "test_split": "test"}
     tasks = [
@@ -133,12 +132,12 @@ def test_lm_eval_runs_its_tasks_on_a_run(run: LoadedRun, tmp_path: Path, monkeyp
     utils: Any = importlib.import_module("lm_eval.utils")
     tokens = list(range(40))
     theirs = list(map(utils.make_disjoint_window, utils.get_rolling_token_windows(tokens, 256, CONTEXT, 1)))
-    score: Any = importlib.import_module("training.score")
-    ours = score._windows(0, np.array([256, *tokens], np.int32), 1, CONTEXT)
+    ours = windows(0, np.array([256, *tokens], np.int32), 1, CONTEXT)
     assert [(list(w.tokens[:-1]), list(w.tokens[-w.scored :])) for w in ours] == [(c + t[:-1], t) for c, t in theirs]
-    assert harness.RunModel(str(path)).generate_until([Request("the", {"until": "q", "max_gen_toks": 3})]) == [
-        scorer.continued("the", ["q"], 3)
-    ]
+    (whole,) = scorer.continued(["the"], 5)
+    asked = [Request("the", {"until": ["never", whole[2]], "max_gen_toks": 5}), Request("the", {"max_gen_toks": 2})]
+    found = harness.RunModel(str(path)).generate_until(asked)
+    assert found == [whole[: whole.index(whole[2])], *scorer.continued(["the"], 2)]
 
 
 class Request:

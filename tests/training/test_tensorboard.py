@@ -17,6 +17,7 @@ from reference.config import ModelConfig, RouterConfig
 from reference.objective import Report
 from training.evaluate import Evaluation
 from training.records import Records, Setting
+from training.speed import Speed
 from training.tensorboard import FOLDER, convert, event_file, require_tensorboard, scalars
 
 SETTING = Setting(ModelConfig(router=RouterConfig(num_experts=4)), "s-base", "15M", 4, 0, "sotu", "bytes")
@@ -32,7 +33,7 @@ def write(folder: Path, after: int, steps: range) -> None:
     """A run's records of `steps`, with an evaluation after each second one."""
     with Records(folder, SETTING, after=after, writes=True, sinks=[event_file()]) as records:
         for step in steps:
-            records.step(step, report(8.0 / step), 1e-3, None if step == steps[0] else 1024.0)
+            records.step(step, report(8.0 / step), 1e-3, Speed(None if step == steps[0] else 1024.0))
             if step % 2 == 0:
                 records.evaluation(step, Evaluation(4.0 / step, 100, np.array([[0.25] * 4, [0.5, 0.5, 0.0, 0.0]])))
 

@@ -14,6 +14,7 @@ from tests.training.test_tensorboard import SETTING, report
 from training.config import TrainConfig
 from training.evaluate import Evaluation
 from training.records import Records
+from training.speed import Speed
 from training.wandb import ID, wandb_run
 
 
@@ -23,7 +24,7 @@ def write(folder: Path, after: int, steps: range) -> None:
     sinks = [wandb_run("laws", TrainConfig())]
     with Records(folder, SETTING, after=after, writes=True, sinks=sinks, say=heard.append) as records:
         for step in steps:
-            records.step(step, report(8.0 / step), 1e-3, None)
+            records.step(step, report(8.0 / step), 1e-3, Speed())
         records.evaluation(steps[-1], Evaluation(2.5, 100, None, others={"code": 3.0}))
     assert heard == []
 

@@ -15,6 +15,7 @@ from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.loop import Progress
 from training.optimizer import OptimizerConfig
 from training.run import Outcome, train
+from training.speed import Speed
 from training.text.read import Corpus, read_corpus
 from training.toml import to_toml
 
@@ -194,7 +195,7 @@ def result(folder: Path, step: int) -> dict[str, Any]:
 
     metrics = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     for record in metrics:
-        for name in ("tokens_per_second", "crc32"):
+        for name in (*(each.name for each in dataclasses.fields(Speed)), "crc32"):
             record.pop(name, None)
     return {
         "state": digest(folder, step),

@@ -18,8 +18,8 @@ from common.errors import InputError
 from reference.mesh import BATCH, laid_out, place_batch
 from reference.objective import PADDING, target_log_prob
 from reference.transformer import Transformer
-from training.evaluate import sample
 from training.load import LoadedRun
+from training.sampling import sample
 
 SHORTEST = 16
 """Least number of tokens to which sequences are padded; above, powers of two."""
@@ -74,7 +74,8 @@ class Scorer:
         start = self._document(text)
         with self.run.on_mesh():
             key = jax.random.key(0)
-            found = sample(self.run.model, start, tokens, key, temperature=0.0)[len(start) :]
+            (text,) = sample(self.run.model, [start], tokens, [key], temperature=0.0)
+            found = text[len(start) :]
         ends = np.flatnonzero(found == self.run.tokenizer.end)
         after = self.run.tokenizer.decode(found[: ends[0]] if len(ends) else found)
         return after[: min((after.find(stop) for stop in until if stop in after), default=None)]

@@ -19,7 +19,6 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")  # before JAX is imported
 
 import time
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import jax
@@ -27,14 +26,12 @@ import jax.numpy as jnp
 import tyro
 
 from benchmarks.common import save, show, verdict
+from benchmarks.stepper import Stepper
 from reference.config import ModelConfig, RouterConfig
 from reference.count import dense_parameter_count, total_parameter_count
 from reference.routers import ROUTERS
 from reference.sizes import LADDER
-from reference.transformer import Transformer
 from training.host import keep_freed_memory
-from training.optimizer import OptimizerConfig, make_optimizer
-from training.step import init_state, train_step
 
 TIMES = {8: 1.2, 64: 1.5}
 """Of the dense model's step, at most, by number of experts."""
@@ -69,26 +66,12 @@ class Options:
     """A file for the figures."""
 
 
-class Stepper:
-    """A model's training step, compiled and warm."""
-
-    def __init__(self, options: Options, technique: str | None, num_experts: int = 1) -> None:
-        router = None if technique is None else RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=options.capacity_factor)
-        size = LADDER[options.size]
-        self.config = ModelConfig(size, router, vocabulary=257, context=options.context, unroll=size.num_blocks)
-        optimizer = make_optimizer(OptimizerConfig())
-        self._state = init_state(Transformer(self.config, key=jax.random.key(0)), optimizer)
-        self._tokens = jax.random.randint(jax.random.key(2), (options.batch, options.context + 1), 0, 257)
-        self._key = jax.random.key(1)
-        self._step = jax.jit(partial(train_step, optimizer=optimizer), donate_argnums=0)
-        self.milliseconds()
-
-    def milliseconds(self) -> float:
-        """Of one more step."""
-        start = time.perf_counter()
-        self._state, report = self._step(self._state, self._tokens, self._key)
-        jax.block_until_ready((self._state, report))
-        return 1e3 * (time.perf_counter() - start)
+def stepper(options: Options, technique: str | None, num_experts: int = 1) -> Stepper:
+    """A model's step, the blocks unrolled."""
+    router = None if technique is None else RouterConfig(ROUTERS[technique](), num_experts, capacity_factor=options.capacity_factor)
+    size = LADDER[options.size]
+    config = ModelConfig(size, router, vocabulary=257, context=options.context, unroll=size.num_blocks)
+    return Stepper(config, options.batch)
 
 
 def more_bytes(config: ModelConfig) -> int:
@@ -118,8 +101,8 @@ def main(options: Options) -> None:
     missed: list[str] = []
     tokens = options.batch * options.context
     for num_experts in options.experts:
-        steppers = {"dense": Stepper(options, None)} | {name: Stepper(options, name, num_experts) for name in options.router}
-        turns = [{name: stepper.milliseconds() for name, stepper in steppers.items()} for _ in range(options.rounds)]
+        steppers = {"dense": stepper(options, None)} | {name: stepper(options, name, num_experts) for name in options.router}
+        turns = [{name: 1e3 * one.together(1) for name, one in steppers.items()} for _ in range(options.rounds)]
         least = {name: min(turn[name] for turn in turns) for name in steppers}
         extra = more_bytes(steppers[options.router[0]].config)
         speed = bandwidth(max(64, extra // PASSES // 2**20), options.rounds)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import jax
@@ -12,9 +13,11 @@ import pytest
 from jaxtyping import Array, Int
 
 from benchmarks.coverage_truth import Design, make_truth
+from benchmarks.device.parts import Part, run_part
 from fit.laws import TOKENS
 from fit.runs import load_runs
 from reference.routers import ROUTERS, HashRouter, Routing
+from tests.checks import HANG_SECONDS
 
 ROOT = Path(__file__).parents[1]
 
@@ -87,11 +90,61 @@ def test_sampling_is_timed_beside_full_passes(tmp_path: Path) -> None:
 
 def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
     figures = tmp_path / "step.json"
-    sizes = ("--d-model", "16", "--layers", "2", "--heads", "2", "--context", "8", "--batch", "2", "--vocabulary", "32")
-    _run("train_step", *sizes, "--rounds", "2", "--steps", "1", "--json", str(figures))
+    _run(
+        "train_step",
+        "--sizes",
+        "7K",
+        "--experts",
+        "8",
+        "--context",
+        "8",
+        "--batch",
+        "2",
+        "--vocabulary",
+        "32",
+        "--quick",
+        "--json",
+        str(figures),
+    )
     found = json.loads(figures.read_text())
     assert found["tokens"] == 16
-    assert [{side: len(taken) for side, taken in turn.items()} for turn in found["32"]["seconds"]] == [{"scan": 1, "unrolled": 1}] * 2
+    assert [{side: len(taken) for side, taken in turn.items()} for turn in found["7K, E = 8"]["seconds"]] == [{"JAX": 2}] * 5
+
+
+def test_the_check_of_an_accelerator_runs_at_toy_size(tmp_path: Path) -> None:
+    figures = tmp_path / "accelerator.json"
+    _run("accelerator", "--toy", "--parts", "attention", "steps", "peer", "--json", str(figures))
+    parts = json.loads(figures.read_text())["parts"]
+    assert list(parts) == ["machine", "attention", "steps", "peer"]
+    ((attention,), (step,)) = (parts[name]["items"] for name in ("attention", "steps"))
+    # The kernel's errors are within the bound of its own tests, and those of the plain form are not its.
+    errors = {form: max(of.values()) for form, of in attention["errors_over_bound"].items()}
+    assert 0 < errors["kernel"] < 1
+    assert attention["errors_over_bound"]["kernel"] != attention["errors_over_bound"]["plain"]
+    assert step["tokens_per_second"] * step["step_seconds"] == pytest.approx(2 * 32)
+    assert step["reported_bytes"] > 0
+
+
+@pytest.mark.slow
+def test_the_check_of_an_accelerator_stops_a_run_and_continues_it(tmp_path: Path) -> None:
+    figures = tmp_path / "accelerator.json"
+    _run("accelerator", "--toy", "--parts", "run", "--json", str(figures))
+    (run,) = json.loads(figures.read_text())["parts"]["run"]["items"]
+    assert 0 < run["stopped_at"] < run["steps"] == 60
+    assert run["losses"] == [run["held_out"]]
+
+
+def test_what_fails_is_named_and_what_is_left_when_time_is_up_is_not_tried() -> None:
+    # The tests' machine has no accelerator: each item fails, in a process of its own.
+    items = [{"name": name, "toy": False} for name in ("first", "second")]
+    part = Part("machine", "", items, ("", "devices"), lambda item, found: [item["name"], "1"])
+    shown: list[str] = []
+    result = run_part(part, time.monotonic() + HANG_SECONDS, lambda item, _: shown.append(item["name"]))
+    assert shown == ["first", "second"]
+    assert [str(found["failed"]).partition(": ")[2][:24] for found in result.found] == ["JAX sees no accelerator "] * 2
+    assert [row[0].partition(" (")[0] for row in result.rows()] == shown
+    late = run_part(part, time.monotonic(), lambda item, found: None)
+    assert late.found == [{"skipped": "no time left"}] * 2
 
 
 def test_mutual_information_is_counted_and_shuffling_keeps_what_each_class_has() -> None:

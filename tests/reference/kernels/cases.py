@@ -10,6 +10,12 @@ from reference.attention import attend_at_once
 
 Inputs = tuple[Array, Array, Array, Array]
 
+# Scores and softmax are float32 throughout. In bfloat16 a gradient has three roundings, by 2^-9 at most: of weights or changes of scores,
+# of the output (in each row's sum), and of itself. Where terms of either sign make a smaller sum they are doubled: 6 x 2^-9. In float32
+# everything is rounded, by 2^-24, and most by scores: of up to 2^6, hence weights by 2^-18.
+BOUNDS = {"float32": 2.0**-17, "bfloat16": 6 * 2.0**-9}
+"""The norm of the error over the norm of the exact result, at most, by the type of inputs that are exact in it."""
+
 NAMES = ("output", "query", "key", "value", "position")
 """Of what is compared: the output, and the gradients."""
 

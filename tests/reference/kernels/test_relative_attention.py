@@ -16,7 +16,7 @@ from jaxtyping import Array
 
 from reference.kernels.relative_attention import Platform, relative_attention
 from tests.checks import HANG_SECONDS, on_devices
-from tests.reference.kernels.cases import NAMES, Case, inputs, plain
+from tests.reference.kernels.cases import BOUNDS, NAMES, Case, inputs, plain
 
 PLATFORMS: tuple[Platform, ...] = ("tpu", "gpu")
 BLOCK = 8
@@ -63,15 +63,12 @@ def test_values_and_gradients_are_the_plain_forms(case: str, platform: Platform,
         np.testing.assert_allclose(found[name], expected, rtol=0, atol=1e-12, err_msg=name)
 
 
-# Scores and softmax are float32 throughout. In bfloat16 a gradient has three roundings, by 2^-9 at most: of weights or changes of scores,
-# of the output (in each row's sum), and of itself. Where terms of either sign make a smaller sum they are doubled: 6 x 2^-9. In float32
-# everything is rounded, by 2^-24, and most by scores: of up to 2^6, hence weights by 2^-18.
 @pytest.mark.parametrize("platform", PLATFORMS)
-@pytest.mark.parametrize(("dtype", "tolerance"), [(jnp.float32, 2.0**-17), (jnp.bfloat16, 6 * 2.0**-9)])
-def test_narrow_types_are_as_close_as_their_roundings(dtype: Any, tolerance: float, platform: Platform, x64: None) -> None:
+@pytest.mark.parametrize("dtype", list(BOUNDS))
+def test_narrow_types_are_as_close_as_their_roundings(dtype: str, platform: Platform, x64: None) -> None:
     found = _found(NARROW, platform, NARROW_BLOCK, dtype)
     for name, expected in _cached(NARROW, dtype).items():
-        assert np.linalg.norm(found[name] - expected) < tolerance * np.linalg.norm(expected), name
+        assert np.linalg.norm(found[name] - expected) < BOUNDS[dtype] * np.linalg.norm(expected), name
 
 
 def test_on_a_mesh_each_device_attends_with_its_heads_and_sequences() -> None:

@@ -16,6 +16,7 @@ from training.checkpoint import Checkpoints
 from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.host import keep_freed_memory
 from training.loop import Loop, Progress
+from training.profile import Tracer
 from training.records import Records, Setting
 from training.signals import Stop
 from training.start import first_state, set_up
@@ -94,7 +95,7 @@ def loop(config: TrainConfig, folder: Path, clock: Clock) -> Generator[Callable[
         checkpoints.save = clock.timed(checkpoints.save, clock.saved)
         with Records(folder, setting, after=0, writes=True, say=print) as records:
             state = first_state(setup, key, print)[0]
-            yield lambda: _run(Loop(setup, key, 0, checkpoints, records, clock, Stop()), state)
+            yield lambda: _run(Loop(setup, key, 0, checkpoints, records, clock, Stop(), Tracer(folder, None, print)), state)
 
 
 def _run(loop: Loop, state: Any) -> None:

@@ -25,11 +25,12 @@ def _router_logits_jvp(
     tangents: tuple[Any, Any],
 ) -> tuple[Float[Array, "tokens experts"], Float[Array, "tokens experts"]]:
     logits = router_logits(*primals)
-    terms = [
-        wide_product(*(tangent if j == i else primals[j] for j in range(2)))
-        for i, tangent in enumerate(tangents)
-        if not isinstance(tangent, SymbolicZero)
-    ]
+    (x, weight), (dx, dweight) = primals, tangents
+    terms: list[Float[Array, "tokens experts"]] = []
+    if not isinstance(dx, SymbolicZero):
+        terms.append(wide_product(dx, weight))
+    if not isinstance(dweight, SymbolicZero):
+        terms.append(wide_product(x, dweight))
     return logits, sum(terms, start=jnp.zeros_like(logits))
 
 

@@ -66,7 +66,10 @@ class Check:
     def run(self, name: str, part: Part) -> Result:
         """Run a part, print its table, and write all figures so far."""
         names = ("machine", *self.options.parts)
-        until = sum(SHARES[each] for each in names[: names.index(name) + 1]) / sum(SHARES[each] for each in names)
+        # Without a device there is nothing else to do: the first part may take all of the time.
+        until = (
+            1.0 if name == "machine" else sum(SHARES[each] for each in names[: names.index(name) + 1]) / sum(SHARES[each] for each in names)
+        )
         deadline = self.start + 60 * self.options.minutes * until
         result = self.results[name] = run_part(part, deadline, _shown)
         show(f"{part.title} ({result.seconds:.0f} s)", part.header, result.rows() or [["(none)", *[""] * (len(part.header) - 1)]])
@@ -85,8 +88,11 @@ def part_of(name: Name, options: Options, check: Check) -> Part:
         return Part("steps", "Training steps", steps.items(toy), steps.HEADER, steps.row)
     if name == "run":
         return Part("whole_run", "A run, stopped and continued", whole_run.items(toy), whole_run.HEADER, whole_run.row)
-    python = options.torch_python or (Path(sys.executable) if find_spec("torch") else None)
-    where = "" if python else ": no Python has PyTorch (--torch-python)"
+    python, where = options.torch_python or (Path(sys.executable) if find_spec("torch") else None), ""
+    if python is None:
+        where = ": no Python has it (--torch-python)"
+    elif check.results["machine"].found[0]["platform"] not in ("gpu", "cpu"):
+        python, where = None, ": only on a GPU"
     return Part("peer", f"PyTorch{where}", peer.items(toy, python, _fastest(check)), peer.HEADER, peer.row)
 
 
@@ -145,12 +151,13 @@ def main(options: Options) -> None:
         os.environ["JAX_PLATFORMS"] = "cpu"
     elif platforms and "cpu" not in platforms:
         os.environ["JAX_PLATFORMS"] = f"{platforms},cpu"  # what is exact is computed there
+    os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # JAX's default leaves a quarter of a GPU's memory unused
     check = Check(options)
     header = ("", "devices", "JAX", "GB each", "peak TFLOP/s")
     item: Item = {"name": "devices", "toy": options.toy}
     (found,) = check.run("machine", Part("machine", "Machine", [item], header, _machine_row)).found
     if "kind" not in found:
-        raise SystemExit("error: nothing can be measured: the device does not answer (above)")
+        raise SystemExit(f"error: nothing can be measured: {found.get('failed') or found['skipped']}")
     for name in options.parts:
         check.run(name, part_of(name, options, check))
     judged = verdicts(check.results)

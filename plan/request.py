@@ -95,6 +95,14 @@ class Request:
         return " ".join(words)
 
     @property
+    def form(self) -> str:
+        """What saves memory, in words."""
+        words = [f"{self.attention} attention", f"{self.remat} rematerialisation"]
+        words += ["FSDP"] if self.fsdp else []
+        words += ["first moment in bfloat16"] if self.first_moment == "bfloat16" else []
+        return ", ".join(words)
+
+    @property
     def mesh_text(self) -> str:
         """The mesh in words."""
         return " x ".join(map(str, self.axes))

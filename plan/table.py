@@ -48,7 +48,7 @@ ALL: tuple[Request, ...] = (
     *_EVALUATED,
     Request("step", "1.3B", attention="kernel"),
     Request("step", "1.3B", topology="v5e:8x8", microbatches=4, **_LEAN),
-    Request("step", "1.3B", topology="v5p:2x2x2", remat="full", **_LEAN),
+    Request("step", "1.3B", topology="v5p:2x2x2", microbatches=16, **_LEAN),
     Request("step", "370M", topology="v5e:4x4"),
     *map(evaluation_of, _EVALUATED),
 )
@@ -132,6 +132,7 @@ def _row(result: Result) -> dict[str, str]:
         "topology": request.topology,
         "data x expert x model": request.mesh_text,
         "model": request.model,
+        **({"form": request.form} if request.program == "step" else {}),
         "batch": f"{request.batch}" + (f" in {number}" if number > 1 else ""),
         "fits": f"{'yes' if result.fits else 'no'}: {_gib(memory.total)} of {_gib(hbm)} GiB",
         "arguments GiB": _gib(memory.arguments),

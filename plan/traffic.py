@@ -91,9 +91,16 @@ def evaluation_collectives(step: Step) -> tuple[Moved, ...]:
     split += layers * step.tokens if step.shared_hidden else 0
     sums = step.activation * d * split
     choices = 4 * layers * step.batch * config.context * k
+    local = step.parameters
+    read, experts = (
+        step.fsdp * step.activation * number
+        for number in (local.attention + local.feed_forward, local.experts)
+    )
     return _some(
         _moved(step, "all-to-all", (EXPERT,), 2 * layers * step.activation * d * slots, _THERE),
         _moved(step, "all-gather", BATCH, choices, "choices of experts"),
+        _moved(step, "all-gather", BATCH, read, "weights of blocks, to be read"),
+        _moved(step, "all-gather", (DATA,), experts, "experts, to be read"),
         _moved(step, "all-reduce", (MODEL,), sums, "outputs of split products"),
         _moved(step, "all-gather", (MODEL,), _table(step), "the embedding, to be read"),
     )

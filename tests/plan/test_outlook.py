@@ -1,6 +1,7 @@
 """Times, bytes and memory by closed form: against computations by hand, published figures of whole pods, and compiled steps."""
 
 import json
+import math
 import re
 from dataclasses import replace
 from pathlib import Path
@@ -135,10 +136,12 @@ def test_closed_forms_are_what_the_tpu_compiler_found(result: Result) -> None:
     # TPUs' compiler writes a reduce-scatter as an all-reduce, and some gathers of integers too. Losses and metrics, numbers each or one
     # for each expert, are left out, and norms and routers too small to be spread are not gathered.
     kinds = ("all-gather", "reduce-scatter", "all-reduce")
+    # It sums the embedding's gradient over microbatches before it sums it over chips, where our program does both in each.
+    once = 4 * (result.request.microbatches - 1) * step.parameters.embedding if is_step else 0
     found, left_out = sum(moved[kind].bytes for kind in kinds), 4 * step.config.routed_layers * (result.request.experts + 8)
-    assert found == pytest.approx(sum(total(closed, kind) for kind in kinds), rel=1e-3, abs=left_out)
-    # On the 64 chips of v5p:4x4x4 it writes every gather as an all-reduce, which the sum above holds; elsewhere it keeps the large ones.
-    if is_step and moved["all-gather"].instructions > 0:
+    assert found == pytest.approx(sum(total(closed, kind) for kind in kinds) - once, rel=1e-3, abs=left_out)
+    # On 64 chips it writes gathers as all-reduces, some or all, which the sum above holds; on fewer it keeps the large ones.
+    if is_step and math.prod(step.axes) < 64:
         assert moved["all-gather"].bytes == pytest.approx(total(closed, "all-gather"), rel=1e-3)
 
 
@@ -149,8 +152,9 @@ def test_on_tpus_an_evaluation_moves_tokens_in_its_rounds_and_gathers_no_expert(
     # Two in each layer and round, of which one is counted, in the loop over rounds in the loop over layers: none is elsewhere.
     assert moved["all-to-all"].runs == 2 * step.config.routed_layers
     assert moved["all-to-all"].depth == 2
-    # The tokens' choices at most: one integer for each token and layer.
-    assert moved["all-gather"].bytes <= 4 * step.config.routed_layers * step.batch * step.config.context
+    # The tokens' choices at most: one integer for each token and layer. With FSDP, the blocks' weights in bfloat16 as well, but no expert.
+    weights = 2 * (step.parameters.attention + step.parameters.feed_forward) if step.fsdp else 0
+    assert moved["all-gather"].bytes <= 4 * step.config.routed_layers * step.batch * step.config.context + weights
     assert evaluation_memory(step).temporary == pytest.approx(result.memory.temporaries, rel=0.15)
 
 
@@ -213,7 +217,8 @@ def test_memory_of_a_mesh_is_each_devices_share() -> None:
     # Two moments of the experts are spread over all 16 devices, as those of all else that model splits.
     assert mesh.optimizer < one.optimizer / 8 + 2 * 4 * (2 * 4 * 16 + 16 * 8 + 32)
     assert mesh.kept < one.kept / 8
-    assert step_memory(Step(config, 16, 2)).summed == one.gradients
+    # Of microbatches, the sum so far and the next.
+    assert step_memory(Step(config, 16, 2)).summed == 2 * one.gradients
 
 
 def test_a_plan_by_closed_forms_needs_no_compiler_and_names_the_first_bottleneck(capsys: pytest.CaptureFixture[str]) -> None:

@@ -236,7 +236,10 @@ def test_a_page_keeps_its_prose_and_its_results(missing: bool, tmp_path: Path, m
     # Nothing is compiled again, so no compiler is needed.
     assert measure_all([complete.request], page, lambda done, total, what: None) == [complete]
     written = page.read_text()
-    assert "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | 256 | yes: 3.00 of 95.00 GiB |" in written
+    assert (
+        "| v5p:2x2x4 | 1 x 16 x 1 | 370M s-base E=64 | chunked attention, selective rematerialisation | 256 | yes: 3.00 of 95.00 GiB |"
+        in written
+    )
     assert "old" not in written
     assert missing or (written.startswith("# Title\n") and written.endswith("\nMore.\n"))
     assert json.loads(page.with_suffix(".json").read_text()) == record([complete])

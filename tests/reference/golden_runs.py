@@ -76,11 +76,15 @@ def outcome_of_model(name: str, dtype: str, *, gradients: bool = True, modes: tu
         weights, fixed = partition_weights(model)
 
         def _run(weights: Transformer, inference: bool) -> tuple[Float[Array, ""], tuple[Report, Array, Any]]:
-            call, answers = Transformer.__call__, list[tuple[Array, Routing | None]]()
-            # The logits and the routing on their way to the losses: a second call would double what is compiled.
-            with patch.object(Transformer, "__call__", lambda *given, **named: answers.append(call(*given, **named)) or answers[-1]):
+            features, logits_of = Transformer.features, Transformer.logits
+            answers, all_logits = list[tuple[Array, Routing | None]](), list[Array]()
+            # The routing and the logits on their way to the losses: a second call would double what is compiled.
+            with (
+                patch.object(Transformer, "features", lambda *given, **named: answers.append(features(*given, **named)) or answers[-1]),
+                patch.object(Transformer, "logits", lambda *given: all_logits.append(logits_of(*given)) or all_logits[-1]),
+            ):
                 total, report = objective(eqx.combine(weights, fixed), tokens, key=jax.random.key(0), inference=inference)
-            logits, routing = answers[-1]
+            routing, (logits,) = answers[-1][1], all_logits
             return total, (report, logits, None if routing is None else routing.experts)
 
         def _all(weights: Transformer) -> dict[str, Any]:

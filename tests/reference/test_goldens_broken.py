@@ -241,7 +241,7 @@ def test_relative_positions_that_are_not_shifted_are_seen(monkeypatch: pytest.Mo
 
 
 def test_a_softmax_that_sees_one_token_ahead_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
-    def ahead(scores: Array) -> Array:
+    def ahead(scores: Array, first: int) -> Array:
         return jax.nn.softmax(jnp.where(jnp.tri(scores.shape[-1], k=1, dtype=bool), scores, -jnp.inf), axis=-1)
 
     monkeypatch.setattr("reference.attention.causal_softmax", ahead)

@@ -52,6 +52,7 @@ class Recorder:
         return _derive
 
 
+@pytest.mark.usefixtures("fresh_optimizers")
 def test_no_two_purposes_of_a_run_use_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     recorder = Recorder(monkeypatch)
     for module, name, purpose in ((run, "first_state", "init"), (loop, "train_step", "steps"), (run, "sample", "sample")):

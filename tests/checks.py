@@ -6,12 +6,14 @@ whole analyses take five times as long as in use.
 
 import inspect
 import os
+import socket
 import sys
 from collections import Counter
 from collections.abc import Callable, Generator
 from contextlib import contextmanager
 from functools import cache, cached_property, wraps
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -73,6 +75,25 @@ def compile_quickly() -> None:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     # Half of what is left; the newest JAX has no such option, and refuses it.
     os.environ.setdefault("XLA_FLAGS", "--xla_cpu_use_fusion_emitters=false" if metadata.version("jaxlib").startswith("0.10.") else "")
+
+
+_ports = count(20_000 + os.getpid() % 500 * 20)
+
+
+def free_port() -> int:
+    """A port on which nothing listens, another one at each call.
+
+    It is below those that systems give to outgoing connections (32,768 and up on Linux): one of those could be taken before a process
+    that has yet to start listens on it.
+    """
+    for port in _ports:
+        with socket.socket() as tried:
+            try:
+                tried.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise AssertionError("there is no port")
 
 
 def on_devices(number: int) -> dict[str, str]:

@@ -1,7 +1,6 @@
 """Several processes, each with devices of its own, give what one device gives; over the loopback, as on a cluster."""
 
 import json
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -9,14 +8,12 @@ from typing import Any
 
 import pytest
 
-from tests.checks import HANG_SECONDS, on_devices
+from tests.checks import HANG_SECONDS, free_port, on_devices
 
 
 def run_processes(cases: list[dict[str, Any]], processes: int, devices: int) -> list[list[dict[str, Any]]]:
     """What each of `processes` finds, which have `devices` each. None outlives the call."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     worker = str(Path(__file__).with_name("sharded_worker.py"))
     request = {"x64": True, "cases": cases, "processes": processes, "port": port}
     running = [

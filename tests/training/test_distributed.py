@@ -3,7 +3,6 @@
 import hashlib
 import re
 import signal
-import socket
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from tests.checks import free_port
 from tests.training.tiny_runs import Started, tiny, train_here
 from training.config import TrainConfig
 from training.distributed import Processes
@@ -30,9 +30,7 @@ def start_two(
     configs: list[TrainConfig], folder: Path, programs: Path, hidden: tuple[str, ...] = (), inside: tuple[str, str] = (".", ".")
 ) -> list[Started]:
     """Two processes with a device each, in the folders `inside`; the second does not see files of the names `hidden`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{free.getsockname()[1]}"
+    address = f"127.0.0.1:{free_port()}"
     return [
         Started(config, folder, programs, processes={"coordinator": address, "count": 2, "index": i}, hidden=hidden * i, inside=inside[i])
         for i, config in enumerate(configs)

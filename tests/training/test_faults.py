@@ -15,6 +15,7 @@ import pytest
 
 from cli import main
 from common.errors import InputError, WorkError
+from tests.checks import free_port
 from tests.training.tiny_runs import Quiet, result, tiny, write_corpus
 from training import machine, meeting
 from training.config import TrainConfig
@@ -153,9 +154,7 @@ def test_a_cache_that_cannot_be_used_names_the_variable(
 @pytest.fixture
 def address() -> str:
     """Of a port that was free."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return f"127.0.0.1:{free.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def test_processes_meet_in_any_order(address: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -166,10 +166,11 @@ class Started:
 
     def until(self, key: str, value: Any = None) -> dict[str, Any]:
         """The first event that has `key`, with `value` unless None."""
+        event = None
         for event in self.events():
             if key in event and value in (None, event[key]):
                 return event
-        raise AssertionError(f"the process ended without {key} {value}: {self.stderr()}")
+        raise AssertionError(f"the process ended without {key} {value}, after {event}: {self.stderr()}")
 
     def finish(self) -> list[dict[str, Any]]:
         """The rest of what it tells, to its end."""

@@ -19,29 +19,28 @@ gradient reads:
 
 XLA's working set at the peak is not exact. It is one block's (with `remat`) or one group's arrays
 once more, read out of the stack or computed again, two more arrays of scores for the softmax's
-gradient, and one layer's experts twice, as they are read and as gradients. Where groups are not
-scanned (`ModelConfig.unroll`) it is two groups' arrays, for the second's backward pass begins
-before the first's has ended. This is our choice of form, after the buffers that XLA lists for small
-models on CPU (`docs/LOG.md`); `benchmarks/memory.py` measures what it leaves out.
+gradient, and one layer's experts twice, as they are read and as gradients. With selective
+rematerialisation it is more than five times these, as TPUs' compiler takes where there is memory.
+Where groups are not scanned (`ModelConfig.unroll`) it is two groups' arrays, for the second's
+backward pass begins before the first's has ended. This is our choice of form, after the buffers
+that XLA lists for small models on CPU (`docs/LOG.md`); `benchmarks/memory.py` measures what it
+leaves out.
 
 Symbols as in `count.py`.
 """
 
 import math
 from dataclasses import asdict, dataclass, replace
-from typing import Literal
 
 from reference.config import QUERIES, ModelConfig
 from reference.count import Parameters, expert_slots, held_parameters
 from reference.dispatch import block_length
 from reference.objective import LOGITS
 from reference.routers import Hash
+from training.optimizer import Moment
 
 Axes = tuple[int, int, int]
 """Devices along the mesh's data, expert and model."""
-
-Moment = Literal["float32", "bfloat16"]
-"""Dtype of AdamW's first moment (`OptimizerConfig.first_moment`)."""
 
 
 @dataclass(frozen=True)

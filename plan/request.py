@@ -5,12 +5,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from plan.chips import Topology
-from plan.memory import Moment, Step
+from plan.memory import Step
 from reference.config import AttentionForm, ModelConfig, Remat, RouterConfig, technique
 from reference.errors import ConfigError, require
 from reference.mesh import DATA, EXPERT, MODEL, default_axes
 from reference.sizes import LADDER
 from training.config import TrainConfig, vocabulary_multiple
+from training.optimizer import Moment
 
 Program = Literal["layer", "step", "evaluation"]
 

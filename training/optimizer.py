@@ -19,6 +19,8 @@ from reference.errors import ConfigError, Range, check_ranges
 from reference.mesh import BATCH, DATA, Axes, parameter_specs, summed_later
 
 Schedule = Literal["cosine", "stable"]
+Moment = Literal["float32", "bfloat16"]
+"""Dtype of AdamW's first moment."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,7 @@ class OptimizerConfig:
     """Applied to matrices only, not to norms and vectors."""
     clip: Annotated[float, Range(0, more=True)] = 1.0
     """Maximum global gradient norm."""
-    first_moment: Literal["float32", "bfloat16"] = "float32"
+    first_moment: Moment = "float32"
     """Dtype in which the first moment is kept: half the memory, for a rounding of 2^-9 a step."""
 
     def __post_init__(self) -> None:

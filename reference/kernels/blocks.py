@@ -65,6 +65,8 @@ def cost(shape: tuple[int, ...], block: int, products: int, arrays: list[Any]) -
     )
 
 
-def _dot(x: Array, y: Array, of_x: int, of_y: int) -> Array:
+def _dot(
+    x: Float[Array, "x_rows x_columns"], y: Float[Array, "y_rows y_columns"], of_x: int, of_y: int
+) -> Float[Array, "rows columns"]:
     axes = (((of_x,), (of_y,)), ((), ()))
     return jax.lax.dot_general(x, y, axes, preferred_element_type=wide(x.dtype))

@@ -79,7 +79,7 @@ def relative_attention(
     kernels can be used.
     """
 
-    def attend(
+    def _on_device(
         query: Float[Array, "batch heads context kqv"],
         key: Float[Array, "batch heads context kqv"],
         value: Float[Array, "batch heads context kqv"],
@@ -89,11 +89,11 @@ def relative_attention(
         return _attend(_Options(block, interpret), query, key, value, position[0], document)
 
     if jax.sharding.get_abstract_mesh().empty:
-        return attend(query, key, value, position, document)
+        return _on_device(query, key, value, position, document)
     documents = None if document is None else P(BATCH, None)
     # The result is sharded over every axis: there is no replication for JAX to check.
     sharded = jax.shard_map(
-        attend,
+        _on_device,
         in_specs=(P(*HEADS), P(*HEADS), P(*HEADS), P(*HEADS), documents),
         out_specs=P(*HEADS),
         check_vma=False,

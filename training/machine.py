@@ -2,6 +2,7 @@
 
 import errno
 import math
+import warnings
 from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
@@ -105,6 +106,8 @@ def one_line_faults(folder: Path) -> Generator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
+        # Orbax leaves the writes it had not begun, and Python would warn of each beside our one line.
+        warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
         raise WorkError(full_disk(folder)) from error
     except (MemoryError, jax.errors.JaxRuntimeError) as error:
         exhausted = any(text in str(error) for text in ("RESOURCE_EXHAUSTED", "Out of memory"))

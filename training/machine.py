@@ -106,7 +106,7 @@ def one_line_faults(folder: Path) -> Generator[None]:
     except OSError as error:
         if error.errno not in _FULL:
             raise
-        # Orbax leaves the writes it had not begun, and Python would warn of each beside our one line.
+        # Orbax leaves the writes it had not begun, and Python would warn of each beside our line.
         warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
         raise WorkError(full_disk(folder)) from error
     except (MemoryError, jax.errors.JaxRuntimeError) as error:

@@ -248,7 +248,10 @@ def solve(problem: Problem, *, confirm: bool = True) -> Fit:
         if agreeing > 1 or len(ends) == _ROUNDS or not (confirm and problem.free_shapes.any()):
             break
     if not least.remaining[0] < _ROUNDED:
+        before = least.remaining
         least = polish(problem, least.theta, least.beta, tolerance=_ROUNDED, max_steps=60, newton=True)
+        # Once rounding alone is left what a step predicts wanders: the optimum is as near as the lowest reading says.
+        least.remaining = np.minimum(before, least.remaining)
     if not np.isfinite(least.objective[0]):
         raise NotIdentifiedError(why_not_identified(problem))
     return certified(problem, least, len(ends), agreeing, starts, reached)

@@ -192,7 +192,8 @@ def test_beyond_is_the_ratio_to_the_nearest_run() -> None:
 
 
 def test_laws_without_these_quantities_say_so() -> None:
-    without_epc = ["dense", "dense-floor", "tokens", "data-constrained", "frontier", "utilisation"]
+    later = ["granularity", "sparsity", "sparsity-dense", "leverage"]
+    without_epc = ["dense", "dense-floor", "tokens", "data-constrained", "frontier", "utilisation", *later]
     assert [law.name for law in CATALOGUE.values() if not has_epc(law)] == without_epc
     # Lines at single sizes are no curve in N: nothing between or beyond them.
     lines = per_size([1e7, 1e8])

@@ -83,6 +83,12 @@ class Answer:
     flags: tuple[str, ...] = ()
     outside: Mapping[str, float] = field(default_factory=dict[str, float])
 
+    @property
+    def across(self) -> str:
+        """What there is to choose beside the size: `E`, else `G`, else nothing."""
+        cells = space(self.question, self.predictor)
+        return "E" if len(np.unique(cells.e)) > 1 else "G" if len(np.unique(cells.g)) > 1 else ""
+
 
 @dataclass(frozen=True, eq=False)
 class _Found:

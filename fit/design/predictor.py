@@ -37,7 +37,7 @@ _LEFT_OUT = {
 DEFAULT = ("joint", "granularity:E=64", "sparsity", "tokens:Besiroglu")
 """The published laws that are asked unless others are named: every routed one with tokens, and the dense one beside them."""
 
-RAY = "its runs lie on the ray of compute-optimal models, off which its exponents are not identified (docs/which_law.md)"
+RAY = "leads off the ray of compute-optimal models that its runs lie on, where it is not identified"
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +91,7 @@ class Predictor:
             flag(name) for name in (*question.limits, "lifetime_tokens") if name not in ("flops", "max_experts") and getattr(question, name)
         ]
         if self.name == "sparsity" and off:
-            found.append(f"{', '.join(off)} leads off its runs: {RAY}")
+            found.append(f"{', '.join(off)}: {RAY}")
         return found
 
     def outside(self, here: Mapping[str, float]) -> dict[str, float]:
@@ -99,7 +99,7 @@ class Predictor:
         found: dict[str, float] = {}
         for name, (low, high) in self.ranges.items():
             if name in here and not low * (1 - 1e-9) <= here[name] <= high * (1 + 1e-9):
-                found[SHORT.get(name, name)] = max(here[name] / high, low / here[name])
+                found[SHORT.get(name, "k/E" if name == A else name)] = max(here[name] / high, low / here[name])
         return found
 
 

@@ -256,7 +256,7 @@ def test_a_fitted_law_has_intervals_from_its_draws() -> None:
 def test_a_law_off_its_runs_is_flagged() -> None:
     found = answer(Question(flops=1e21, memory=640e9), law("sparsity"))
     assert isinstance(found, Answer)
-    assert found.flags[0].startswith("--memory leads off its runs")
+    assert found.flags[0].startswith("--memory: leads off the ray")
     ours = answer(Question(flops=1e21, memory=640e9), law("joint"))
     assert isinstance(ours, Answer)
     assert ours.best is not None

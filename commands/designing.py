@@ -10,8 +10,9 @@ if TYPE_CHECKING:
     from fit.design.predictor import Predictor
     from fit.design.question import Question
 
-LAWS = ("tokens-experts", "tokens")
-"""Fitted to runs unless others are named: the routed law that reads tokens, and the dense one beside it."""
+LAWS, AT_ONE_LENGTH = ("tokens-experts", "tokens"), ("bounded-floor", "dense-floor")
+"""Fitted to runs unless others are named: a routed law that reads tokens and the dense one beside it, or, of runs that all have as many,
+such without."""
 
 
 @dataclass(frozen=True)
@@ -60,13 +61,24 @@ class Design:
 
     def run(self) -> None:
         """Answer, print, and write the page if asked for."""
+        from commands.building import built, built_finding, built_section
+        from commands.program import named
         from fit.design.answer import answers
         from fit.design.report import design_document, design_json
+        from training.toml import to_toml
 
         question = self.question()
         predictors, left_out = self._predictors()
         found, left_out = answers(question, predictors, left_out)
-        finish(self.output, "design", lambda: design_json(question, found, left_out), lambda: design_document(question, found, left_out))
+        models = [one for each in found if (one := built(each)) is not None]
+        section = (built_section(models, self.chips or "h100:8"),) if models else ()
+        finish(
+            self.output,
+            "design",
+            lambda: design_json(question, found, left_out) | {"models": [one.record() for one in models]},
+            lambda: design_document(question, found, left_out, section, tuple(map(named, built_finding(models)))),
+            {one.file: to_toml(one.config) for one in models},
+        )
 
     def question(self) -> "Question":
         """The limits and fixed values that the options say. Raises `InputError` for what cannot be read or met."""
@@ -102,9 +114,13 @@ class Design:
         if not self.runs.curves:
             return published_predictors(split(self.law))
         from fit.analysis import Options, analyse
+        from fit.causes import vary
+        from fit.runs.schema import D
 
+        runs = self.runs.load()
+        laws = split(self.law) or (LAWS if runs.has(D) and vary(runs.columns[D]) else AT_ONE_LENGTH)
         with progress_shown() as progress:
-            analysis = analyse(self.runs.load(), Options(laws=split(self.law) or LAWS, draws=self.draws, seed=self.seed), progress)
+            analysis = analyse(runs, Options(laws=laws, draws=self.draws, seed=self.seed), progress)
         made = [(f"{one.law.name} ({one.router})", of_result(one)) for one in analysis.results]
         left_out = [(f"{one.law} ({one.router})", one.reason) for one in analysis.skipped]
         left_out += [(name, one) for name, one in made if isinstance(one, str)]

@@ -160,6 +160,8 @@ def answer(question: Question, predictor: Predictor) -> Answer | str:
     if asked is None or found is None:
         return remedy(question, predictor)
     flags = tuple(predictor.flags(question))
+    if predictor.architecture.body(np.array([np.exp(found.size)]))[0] < np.exp(found.size) / 2:
+        flags = (*flags, "more than half of its N_active are embeddings: too small for this law")
     if words := _edge(question, found):
         return Answer(predictor, asked, None, stopped=words, flags=flags)
     figures = _figures(asked, found)

@@ -6,7 +6,7 @@ has `ROUTED`'s. Widths go with depth as d_model = 64 x blocks where a count depe
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from jaxtyping import Float
@@ -33,6 +33,8 @@ class Architecture:
     total: Map
     flops: Map
     every: int = 1
+    body: Callable[[Sizes], Sizes] = field(default=lambda n: n)
+    """The parameters that a token uses without the embeddings, where `n` has them."""
 
 
 def _dense_flops(n: Sizes, e: Each, k: float, g: Each) -> Sizes:
@@ -45,6 +47,10 @@ def _depth(n: Sizes, cubic: float, linear: float) -> Sizes:
     """The L at which cubic L^3 + linear L = n, by the hyperbolic form of Cardano's solution."""
     root = np.sqrt(linear / (3 * cubic))
     return 2 * root * np.sinh(np.arcsinh(1.5 * n / (linear * root)) / 3)
+
+
+def _joint_body(n: Sizes) -> Sizes:
+    return 13 * WIDTH**2 * _depth(n, 13 * WIDTH**2, 2 * WIDTH * VOCABULARY) ** 3
 
 
 def _joint_total(n: Sizes, e: Each, k: float, g: Each) -> Sizes:
@@ -98,6 +104,7 @@ JOINT = Architecture(
     "N_a = 2dV + 13 L d^2, N = 2dV + (4 + 9E) L d^2, V = 50,257, d = 64 L; C = 6 N_a D (Ludziejewski et al. 2025)",
     _joint_total,
     _dense_flops,
+    body=_joint_body,
 )
 GRANULARITY = Architecture(
     "N_a = 12 d^2 L, N = (8E + 4) d^2 L, embeddings left out, d = 64 L; C = (72 d^2 + 14 d E G) L D (Krajewski et al. 2024)",

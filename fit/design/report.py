@@ -72,7 +72,11 @@ def verdict(answers: Sequence[Answer]) -> str:
     elif free:
         words.append(f"E of {_experts(free[0])} is as good as the best, by {free[0].predictor.name} alone")
     if len(found.laws) > 1:
-        words.append(f"all {len(found.laws)} on N_active of {_span(found.active)}" if found.active else "they disagree on N_active")
+        words.append(
+            f"{'both' if len(found.laws) == 2 else f'all {len(found.laws)}'} on N_active of {_span(found.active)}"
+            if found.active
+            else "they disagree on N_active"
+        )
     words = ["; ".join(words)[:1].upper() + "; ".join(words)[1:] + "."] if words else []
     if stopped:
         words.append(_stopped(stopped))
@@ -100,7 +104,9 @@ def _best_table(found: Sequence[tuple[Answer, Design]]) -> Table:
         for one, best in found
     )  # fmt: skip
     heads = ("Law", "N active", "N", "E", "k", "G", "D", "Loss", "Outside")
-    note = "Losses are of different texts: compare designs, not losses." if len(found) > 1 else ""
+    note = (
+        "Losses are of different texts: compare designs, not losses." if sum(one.predictor.result is None for one, _ in found) > 1 else ""
+    )
     return Table("The best design by each law, and how far outside its runs", heads, rows, note, first=True)
 
 

@@ -70,7 +70,7 @@ def _together(law: Law, data: Data) -> str | None:
             many = len(np.unique(x)) > 2 and min(np.ptp(x), np.ptp(y)) > np.log(VARY)
             if many and np.ptp(y - np.polyval(np.polyfit(x, y, 1), x)) < np.log(LOCKED):
                 one, other = _short(first), _short(second)
-                return f"{one} and {other} move together in every run, each a power of the other; add runs at another {other} for the same {one}"
+                return f"{one} and {other} move together in every run, each a power of the other; add other {other} at the same {one}"
     return None
 
 

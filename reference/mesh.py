@@ -221,8 +221,7 @@ def parameter_specs(model: PyTree) -> PyTree[P]:
                     "or it would be replicated"
                 )
             return P()
-        # The leading axes of stacked blocks are not sharded.
-        return P(*(None,) * (leaf.ndim - len(layout)), *layout)
+        return P(*_stacked(layout, leaf))
 
     return jax.tree_util.tree_map_with_path(_spec, eqx.filter(model, is_array))
 
@@ -258,6 +257,26 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     return jax.tree.map(_sum_to_share, gradient, shares)
 
 
+def narrowed(blocks: T, dtype: Any) -> T:
+    """Stacked blocks whose matrices are in `dtype`, in which they are read anyway.
+
+    Scanned over, they then have a stacked gradient in `dtype` too: half the memory in bfloat16, of
+    numbers that the products of the backward pass are rounded to already. It is converted to the
+    weights' own dtype before it is summed, over devices or microbatches. Matrices that are spread
+    over several devices stay as they are: `gathered` sums their gradients within the scan.
+    """
+
+    def _narrow(weight: Any, whole: P) -> Any:
+        if _alone() or jax.typeof(weight).sharding.spec.partitions == whole.partitions:
+            return weight.astype(dtype)
+        own = jax.typeof(weight).sharding.spec
+        more = {name for axes in own.partitions for name in _names(axes)}
+        more -= {name for axes in whole.partitions for name in _names(axes)}
+        return _gather(weight, dtype, whole, own) if devices_along(*more) == 1 else weight
+
+    return _each_matrix(_narrow, blocks)
+
+
 def gathered(blocks: T, dtype: Any) -> T:
     """Blocks whose spread matrices are whole, in `dtype`, on each device that computes with them.
 
@@ -267,18 +286,24 @@ def gathered(blocks: T, dtype: Any) -> T:
     if _alone():
         return blocks
 
-    def _whole(path: tuple[Any, ...], weight: Any) -> Any:
+    def _whole(weight: Any, whole: P) -> Any:
+        own = jax.typeof(weight).sharding.spec
+        return weight if own.partitions == whole.partitions else _gather(weight, dtype, whole, own)
+
+    return _each_matrix(_whole, blocks)
+
+
+def _each_matrix(change: Callable[[Any, P], Any], blocks: T) -> T:
+    """Blocks with `change` applied to each matrix of `summed_later`, given how it is laid out where
+    it is read."""
+
+    def _changed(path: tuple[Any, ...], weight: Any) -> Any:
         layout = _by_end(_WEIGHTS, _dotted(path))
         if layout is None or not summed_later(path):
             return weight
-        # The leading axes of stacked blocks are not sharded.
-        layout = (*(None,) * (weight.ndim - len(layout)), *layout)
-        own = jax.typeof(weight).sharding.spec
-        if own.partitions == layout:
-            return weight
-        return _gather(weight, dtype, P(*layout, reduced=_summed_axes(path)), own)
+        return change(weight, P(*_stacked(layout, weight), reduced=_summed_axes(path)))
 
-    return jax.tree_util.tree_map_with_path(_whole, blocks)
+    return jax.tree_util.tree_map_with_path(_changed, blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))
@@ -314,6 +339,11 @@ def _sum_to_share(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
     axes = _names(share[dimension])
     scatter = partial(jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True)
     return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
+
+
+def _stacked(layout: Layout, weight: Any) -> Layout:
+    """`layout` after the leading axes of stacked blocks, which are not sharded."""
+    return (*(None,) * (weight.ndim - len(layout)), *layout)
 
 
 def is_array(leaf: object) -> bool:

@@ -30,7 +30,7 @@ with install_import_hook("reference", "beartype.beartype"):
     from reference.mesh import batch_rows, make_mesh, parameter_specs, place, place_batch
     from reference.objective import Report, objective
     from reference.routers import ROUTERS, Reinforce
-    from training.optimizer import OptimizerConfig, make_optimizer
+    from training.optimizer import OptimizerConfig, make_optimizer, weight_specs
     from training.step import TrainState, init_state, state_specs, train_step
 
 from tests.checks import HANG_SECONDS
@@ -187,8 +187,12 @@ def run(mesh: list[int], **options: Any) -> dict[str, Any]:
 
 def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
     """An evaluation of a vocabulary that no mesh divides, on very uneven text: most sequences repeat one token, so that all their tokens
-    go to the same experts. How far the mesh is from one device, how many rounds it took, and what its program moves."""
-    config = dataclasses.replace(Case(**options).config(), vocabulary=29, vocabulary_multiple=16)
+    go to the same experts. How far the mesh is from one device, how many rounds it took, and what its program moves.
+
+    Texts are read a token at a time, with `fsdp` from weights that are spread so.
+    """
+    case = Case(**options)
+    config = dataclasses.replace(case.config(), vocabulary=29, vocabulary_multiple=16)
     model = draw(config)
     tokens = np.where(np.arange(BATCH)[:, None] < BATCH - 4, 3, tokens_of(config))
     first = np.arange(BATCH) % 2 * 3
@@ -205,7 +209,8 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
         program = evaluate.lower(placed, here).compile()
         found, routing = logits(placed, here)
         report = program(placed, here)[1]
-        step_by_step = jax.jit(decoded)(placed, here[:, :-1], first)
+        spread = place(jax.tree.map(np.asarray, model), weight_specs(model, on, fsdp=case.fsdp), on)
+        step_by_step = jax.jit(decoded)(spread, here[:, :-1], first)
         not_numbers = np.isnan(np.asarray(logits(placed, there)[0])[..., : config.vocabulary])
     assert config.router is not None
     choices = config.router.k * routing.experts.shape[2]

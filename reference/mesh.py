@@ -261,9 +261,10 @@ def narrowed(blocks: T, dtype: Any) -> T:
     """Stacked blocks whose matrices are in `dtype`, in which they are read anyway.
 
     Scanned over, they then have a stacked gradient in `dtype` too: half the memory in bfloat16, of
-    numbers that the products of the backward pass are rounded to already. It is converted to the
-    weights' own dtype before it is summed, over devices or microbatches. Matrices that are spread
-    over several devices stay as they are: `gathered` sums their gradients within the scan.
+    numbers that the products of the backward pass are rounded to already, so that none changes. It
+    is converted to the weights' own dtype before it is summed, over devices or microbatches.
+    Matrices that are spread over several devices stay as they are: `gathered` sums their gradients
+    within the scan.
     """
 
     def _narrow(weight: Any, whole: P) -> Any:

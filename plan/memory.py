@@ -134,8 +134,8 @@ class Step:
 
     @property
     def wide(self) -> int:
-        """Bytes of a weight, a sum of its gradient, each of AdamW's moments, a score, a logit: float32
-        at least."""
+        """Bytes of a weight, a sum of its gradients, each of AdamW's moments, a score, a logit:
+        float32 at least."""
         return max(4, self.activation)
 
     @property

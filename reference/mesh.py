@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
@@ -118,31 +117,6 @@ def devices_along(*axes: str) -> int:
     """Number of devices along these axes together; 1 without a mesh."""
     shape = jax.sharding.get_abstract_mesh().shape
     return math.prod(shape.get(axis, 1) for axis in axes)
-
-
-def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
-    """`tree` with each array placed on the mesh by its spec.
-
-    With several processes, each must hold the same `tree`.
-    """
-    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
-
-
-def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
-    """The rows of a batch on this process's devices, in order; all rows in a single process."""
-    slices = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,)).values()
-    return np.unique(np.concatenate([np.arange(batch)[index] for index in slices if index]))
-
-
-def place_batch(
-    rows: Int[np.ndarray, "rows context_and_one"], mesh: Mesh, batch: int
-) -> Int[Array, "batch context_and_one"]:
-    """A global array of `batch` sequences, from the rows of each process.
-
-    Each process passes the rows that `batch_rows` lists, in order.
-    """
-    sharding = NamedSharding(mesh, P(BATCH, None))
-    return jax.make_array_from_process_local_data(sharding, rows, (batch, rows.shape[1]))
 
 
 def laid_out(x: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
@@ -266,16 +240,7 @@ def narrowed(blocks: T, dtype: Any) -> T:
     Matrices that are spread over several devices stay as they are: `gathered` sums their gradients
     within the scan.
     """
-
-    def _narrow(weight: Any, whole: P) -> Any:
-        if _alone() or jax.typeof(weight).sharding.spec.partitions == whole.partitions:
-            return weight.astype(dtype)
-        own = jax.typeof(weight).sharding.spec
-        more = {name for axes in own.partitions for name in _names(axes)}
-        more -= {name for axes in whole.partitions for name in _names(axes)}
-        return _gather(weight, dtype, whole, own) if devices_along(*more) == 1 else weight
-
-    return _each_matrix(_narrow, blocks)
+    return _read_in(dtype, blocks, before_scan=True)
 
 
 def gathered(blocks: T, dtype: Any) -> T:
@@ -284,27 +249,26 @@ def gathered(blocks: T, dtype: Any) -> T:
     Their gradients are summed into the shards, in the weights' own dtype (Zhao et al. 2023, FSDP).
     Matrices in their layout of `parameter_specs` are returned as they are.
     """
-    if _alone():
-        return blocks
-
-    def _whole(weight: Any, whole: P) -> Any:
-        own = jax.typeof(weight).sharding.spec
-        return weight if own.partitions == whole.partitions else _gather(weight, dtype, whole, own)
-
-    return _each_matrix(_whole, blocks)
+    return _read_in(dtype, blocks, before_scan=False)
 
 
-def _each_matrix(change: Callable[[Any, P], Any], blocks: T) -> T:
-    """Blocks with `change` applied to each matrix of `summed_later`, given how it is laid out where
-    it is read."""
+def _read_in(dtype: Any, blocks: T, *, before_scan: bool) -> T:
+    """`narrowed` before the scan over blocks, or `gathered`."""
 
-    def _changed(path: tuple[Any, ...], weight: Any) -> Any:
+    def _whole(path: tuple[Any, ...], weight: Any) -> Any:
         layout = _by_end(_WEIGHTS, _dotted(path))
         if layout is None or not summed_later(path):
             return weight
-        return change(weight, P(*_stacked(layout, weight), reduced=_summed_axes(path)))
+        whole = P(*_stacked(layout, weight), reduced=_summed_axes(path))
+        own = whole if _alone() else jax.typeof(weight).sharding.spec
+        if own.partitions == whole.partitions:
+            return weight.astype(dtype) if before_scan else weight
+        axes = (name for axes in own.partitions for name in _names(axes) if axes not in layout)
+        if before_scan and devices_along(*axes) > 1:
+            return weight
+        return _gather(weight, dtype, whole, own)
 
-    return jax.tree_util.tree_map_with_path(_changed, blocks)
+    return jax.tree_util.tree_map_with_path(_whole, blocks)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2, 3))

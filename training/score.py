@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common.errors import InputError
-from reference.mesh import BATCH, laid_out, place_batch
+from reference.mesh import BATCH, laid_out
 from reference.objective import PADDING, of_logits, target_log_prob
 from reference.transformer import Transformer
 from training.load import LoadedRun
+from training.placing import place_batch
 from training.sampling import sample
 
 SHORTEST = 16

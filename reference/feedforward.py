@@ -117,7 +117,7 @@ class Experts(eqx.Module):
     def by_row(
         self, x: Float[Array, "rows d_model"], counts: Int[Array, "experts"]
     ) -> Float[Array, "rows d_model"]:
-        """Expert 0 on the first `counts[0]` rows, expert 1 on the next, and so on; on one device."""
+        """Expert 0 on the first `counts[0]` rows, 1 on the next, and so on; on one device."""
         w_in, w_out = (on_one_device(w.astype(x.dtype)) for w in (self.w_in, self.w_out))
         return ragged_feedforward(x, counts, w_in, w_out)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from commands.shared import Flat, Names, Numbers, Output, progress_shown, show_result, split
+from commands.shared import Flat, Names, Numbers, Output, finish, progress_shown, show_result, split
 
 if TYPE_CHECKING:
     from fit.analysis import Options
@@ -114,9 +114,14 @@ class Fit:
     output: Flat[Output] = field(default_factory=Output)
     law: Names = ()
     """Laws to fit, several with commas; none: the paper's and those with a floor."""
+    published: Names = ()
+    """Laws at published coefficients, such as joint,granularity:dense or all: nothing is fitted, and --at says which models to predict."""
 
     def run(self) -> None:
         """Fit, print, and write the report if asked for."""
+        if self.published:
+            self._show_published()
+            return
         from fit.analysis import analyse
         from fit.report import fit_document, fit_json, write_report
 
@@ -128,6 +133,18 @@ class Fit:
             with progress_shown() as progress:
                 write_report(analysis, self.output.out, progress)
         show_result(self.output, "report", lambda: fit_json(analysis), lambda: fit_document(analysis, self.output.full))
+
+    def _show_published(self) -> None:
+        from common.errors import InputError
+        from fit.literature import published, published_all, published_document, published_json
+
+        if self.runs.curves or self.law:
+            raise InputError("--published fits nothing: leave out the runs and --law, or fit them without --published")
+        names, points = split(self.published), _points(self.how.at)
+        laws = published_all() if names == ("all",) else tuple(published(name) for name in names)
+        finish(
+            self.output, "published", lambda: published_json(laws, points), lambda: published_document(laws, points)
+        )  # fmt: skip
 
 
 def with_laws(command: type[Any]) -> type[Any]:
@@ -165,12 +182,21 @@ def _points(texts: tuple[str, ...]) -> "tuple[Point, ...]":
             pairs = [list(zip(("N", "E", ""), part.split(":"), strict=False)) for part in parts]
         for one in pairs:
             values = {name.strip(): parsed(value) or 0.0 for name, value in one}
-            named = {"N", "C"} & {*values} and {*values} <= {"N", "E", "D", "C"} and len(values) == len(one)
-            if not (named and all(0 < value < float("inf") for value in values.values())):
-                raise InputError(f"--at {text}: takes a size and experts, such as 1.3B:64, or names, such as N=70B,D=1.4T")
+            sparsity = values.pop("S", None)
+            named = {"N", "C", "P"} & {*values} and {*values} <= {*"NEDCPkG"} and len(values) + (sparsity is not None) == len(one)
+            if not (named and all(0 < value < float("inf") for value in values.values()) and 0 <= (sparsity or 0.0) < 1):
+                raise InputError(
+                    f"--at {text}: takes a size and experts, such as 1.3B:64, or names, such as N=70B,D=1.4T\n"
+                    "names are N (a token's parameters), P (all), D, E, k, G, C, and S = 1 - k/E"
+                )
             if values.get("E", 1.0) < 1:
                 raise InputError(f"--at {text}: a number of experts is at least 1")
-            found.append(Point(values.get("N", float("nan")), values.get("E", 1.0), values.get("D"), values.get("C")))
+            found.append(
+                Point(
+                    values.get("N", float("nan")), values.get("E", 1.0), values.get("D"), values.get("C"), values.get("P"), values.get("k"),
+                    values.get("G"), sparsity,
+                )
+            )  # fmt: skip
     return tuple(found)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from fit.errors import NotIdentifiedError
     from fit.estimate import Estimate, Status
     from fit.laws import CATALOGUE, Law, Shape, law_named, stack_features
+    from fit.literature import PublishedLaw, published
     from fit.quantities import cutoff, effective_parameter_count
     from fit.runs import Runs, canonical, dense, load_runs, routers
     from fit.select import akaike_weights, criteria, nested_test, roll_out
@@ -42,6 +43,7 @@ _HOME = {
     "fit.estimate": ("Estimate", "Status"),
     "fit.laws": ("CATALOGUE", "Law", "Shape", "law_named", "stack_features"),
     "fit.engine.shared": ("fit_shared",),
+    "fit.literature": ("PublishedLaw", "published"),
     "fit.quantities": ("cutoff", "effective_parameter_count"),
     "fit.runs": ("Runs", "canonical", "dense", "load_runs", "routers"),
     "fit.select": ("akaike_weights", "criteria", "nested_test", "roll_out"),
@@ -54,10 +56,10 @@ _MODULE = {name: module for module, names in _HOME.items() for name in names}
 
 __all__ = [
     "CATALOGUE", "Allocation", "Analysis", "Certificate", "Draws", "Estimate", "Fit", "InputError", "IsoFLOP", "Law", "Loss",
-    "NotIdentifiedError", "Options", "Point", "Result", "Runs", "Shape", "Status", "akaike_weights", "allocate", "analyse", "canonical",
-    "compare_approaches", "correlations", "covariance", "criteria", "cutoff", "dense", "difference", "effective_parameter_count",
-    "estimates", "fit_law", "fit_shared", "huber", "isoflop", "law_named", "load_runs", "nested_test",
-    "profile_interval", "resample", "roll_out", "routers", "squared", "squared_log", "stack_features", "standard_errors",
+    "NotIdentifiedError", "Options", "Point", "PublishedLaw", "Result", "Runs", "Shape", "Status", "akaike_weights", "allocate",
+    "analyse", "canonical", "compare_approaches", "correlations", "covariance", "criteria", "cutoff", "dense", "difference",
+    "effective_parameter_count", "estimates", "fit_law", "fit_shared", "huber", "isoflop", "law_named", "load_runs", "nested_test",
+    "profile_interval", "published", "resample", "roll_out", "routers", "squared", "squared_log", "stack_features", "standard_errors",
 ]  # fmt: skip
 
 

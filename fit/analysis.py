@@ -24,9 +24,9 @@ from fit.jobs import DENSE_ROUTER, POOLED, Skipped, jobs, runs_for, with_slope
 from fit.laws import CATALOGUE, Law, law_named, per_size
 from fit.quantities import has_allocation, loss_quantity
 from fit.results import Options, Result
-from fit.runs import Runs, canonical, routers, with_compute
+from fit.runs import Runs, canonical, routers, with_columns
 from fit.runs.grid import ALL_ROUTERS
-from fit.runs.schema import NATS, ROUTER, SHORT, C, D, E, N, listed
+from fit.runs.schema import NATS, ROUTER, SHORT, D, E, N, listed
 from fit.select import AXES, Ranking, RollOutStep, cells_of, rank, roll_outs
 from fit.uncertainty.draws import Scheme, resample
 from fit.uncertainty.intervals import difference, estimates
@@ -264,7 +264,8 @@ def _fit_job(runs: Runs, options: Options, router: str, law: str | Law) -> Resul
     """The fit of a law to a router's runs, rolled out by size, without draws; or why it has none."""
     name = law if isinstance(law, str) else law.name
     try:
-        chosen = runs if router == POOLED else runs_for(runs, router, name)
+        reads = () if law == "per-size" else (law if isinstance(law, Law) else law_named(law)).columns
+        chosen = runs if router == POOLED else runs_for(runs, router, name, reads)
         if law == "per-size":
             chosen = chosen.keep(with_slope(chosen), "sizes with more than one number of experts")
         if router == POOLED and name != "utilisation":
@@ -300,8 +301,7 @@ def fit_runs(law: Law, runs: Runs, router: str, options: Options) -> Result:
     if options.weights and np.any(there := runs.numeric(options.weights) != 0) and not there.all():
         runs = runs.keep(there, f"{options.weights} other than 0")
     weights = runs.numeric(options.weights) if options.weights else None
-    if C in law.columns:
-        runs = with_compute(runs)
+    runs = with_columns(runs, law.columns)
     data = {name: runs.numeric(name) for name in law.columns}
     if not fixed and (why := cause(law, data)):
         raise NotIdentifiedError(f"law {law.name} is not identified: {why}")

@@ -26,7 +26,7 @@ from fit.quantities import (
     slope,
 )
 from fit.runs import Runs
-from fit.runs.schema import NATS, C, D, E, N, U
+from fit.runs.schema import NATS, A, C, D, E, G, K, N, P, U
 from fit.uncertainty.delta import Quantity
 from fit.uncertainty.draws import Draws
 from fit.uncertainty.intervals import WIDEST, estimates, new_run_estimates
@@ -37,29 +37,43 @@ TIMES = (1.0, 10.0, 100.0)
 
 @dataclass(frozen=True)
 class Point:
-    """A model that a figure is asked for: its dense size (parameters, embeddings excluded), experts, training tokens and training FLOPs.
+    """A model that a figure is asked for: its dense size (parameters, embeddings excluded), experts, training tokens and training FLOPs,
+    all its parameters, experts per token, granularity and sparsity S = 1 - k/E.
 
-    What is left out is not known: laws that need it have no figure there.
+    What is left out is not known: laws that need it have no figure there. k is 1, and S follows from k and E, where they are not given.
     """
 
     n: float = np.nan
     e: float = 1.0
     d: float | None = None
     c: float | None = None
+    p: float | None = None
+    k: float | None = None
+    g: float | None = None
+    s: float | None = None
 
     @property
     def label(self) -> str:
         """Such as `1.31B/E=64`, `70B/D=1.4T`."""
-        further = [f"{name}={count(value)}" for name, value in (("D", self.d), ("C", self.c)) if value is not None]
+        given = (("P", self.p), ("D", self.d), ("C", self.c))
+        further = [f"{name}={count(value)}" for name, value in given if value is not None]
+        further += [f"{name}={value:g}" for name, value in (("k", self.k), ("G", self.g), ("S", self.s)) if value is not None]
         experts = [f"E={self.e:g}"] if self.e > 1 or not further else []
         return "/".join([*([count(self.n)] if np.isfinite(self.n) else []), *experts, *further])
 
+    def known(self) -> dict[str, float]:
+        """What is known of the model, by column: C = 6 N D, k = 1, A = k/E and P = N of a dense model where nothing else is said."""
+        size = self.n if np.isfinite(self.n) else None
+        flops = self.c if self.c is not None or self.d is None or size is None else FLOPS_PER_TOKEN * size * self.d
+        active = (self.k or 1.0) / self.e if self.s is None else 1 - self.s
+        total = size if self.p is None and self.e == 1 and not self.s else self.p
+        found = {N: size, E: self.e, D: self.d, C: flops, P: total, K: self.k or 1.0, G: self.g, A: active}
+        return {name: value for name, value in found.items() if value is not None}
+
     def columns(self, law: Law) -> dict[str, Float[np.ndarray, "1"]] | None:
         """The values of the law's columns at this point; None where one of them is not known."""
-        flops = self.c if self.c is not None or self.d is None else FLOPS_PER_TOKEN * self.n * self.d
-        known = {N: self.n if np.isfinite(self.n) else None, E: self.e, D: self.d, C: flops}
-        values = {name: known.get(name) for name in law.columns}
-        return {name: np.array([value]) for name, value in values.items() if value is not None} if None not in values.values() else None
+        known = self.known()
+        return {name: np.array([known[name]]) for name in law.columns} if {*law.columns} <= {*known} else None
 
 
 def known_places(runs: Runs) -> dict[str, Float[np.ndarray, "known"]]:

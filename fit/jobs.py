@@ -1,6 +1,6 @@
 """What is fitted to which runs: the laws that a table can be asked about, router by router."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,10 +98,11 @@ def _same_throughout(runs: Runs) -> str:
     return f"{' and '.join(parts)}" if parts else "k and R are the same"
 
 
-def runs_for(runs: Runs, router: str, law: str) -> Runs:
-    """The runs that `law` is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R, dense runs included."""
+def runs_for(runs: Runs, router: str, law: str, reads: Collection[str] = ()) -> Runs:
+    """The runs that `law`, which `reads` these columns, is fitted to for `router`: the canonical ones, or for Eq. 2 those of every k and R,
+    dense runs included."""
     if law != "utilisation" or not routers(runs):
-        return canonical(runs, router)
+        return canonical(runs, router, reads)
     if router == POOLED or not runs.has(ROUTER):
         return runs
     labels = runs[ROUTER]

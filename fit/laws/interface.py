@@ -117,11 +117,17 @@ class Shape:
 
 @dataclass(frozen=True)
 class Published:
-    """Published values of a law's parameters for one router, and where they stand."""
+    """Published values of a law's parameters: for one router, or one kind of model, called `name`.
 
-    router: str
+    `source` says where they stand, `standing` how that was read: in the paper itself, or in other people's accounts of it. `ranges` are
+    those of the runs behind them by column, as far as they are stated; predictions outside say so.
+    """
+
+    name: str
     values: Mapping[str, float]
     source: str
+    standing: str = "read in the paper"
+    ranges: Mapping[str, tuple[float, float]] = field(default_factory=dict[str, tuple[float, float]])
 
 
 @dataclass(frozen=True)
@@ -141,6 +147,7 @@ class Roles:
 Features = Callable[[Theta, Data], Inexact[np.ndarray, "*batch runs features"]]
 Bounds = Callable[[Data, Float[np.ndarray, "runs"]], tuple[tuple[float, float], ...]]
 Report = Callable[[Float[np.ndarray, "*batch shapes"], Beta], Float[np.ndarray, "*batch parameters"]]
+Unpublish = Callable[[Mapping[str, float]], tuple[Float[np.ndarray, "shapes"], Float[np.ndarray, "features"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -154,7 +161,8 @@ class Law:
     fit is asked for without bounds. `bounds(data, loss)` replaces the static bounds of `shapes`
     where they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
     E_max = E_start/rho. `dense` laws are fitted to the dense runs alone; `sizes` are the only values of N that a law speaks of, left out
-    for a curve in N. Functions at module level make fits that can be pickled.
+    for a curve in N. `conventions` says whose N, S or G the law means, where papers differ. `unpublish` gives shape parameters and
+    coefficients from the reported ones, where their names do not. Functions at module level make fits that can be pickled.
     """
 
     name: str
@@ -177,6 +185,8 @@ class Law:
     dense: bool = False
     sizes: tuple[float, ...] = ()
     published: tuple[Published, ...] = ()
+    conventions: str = ""
+    unpublish: Unpublish | None = None
 
     def __post_init__(self) -> None:
         if bool(self.parameters) != bool(self.report):
@@ -210,9 +220,16 @@ class Law:
         with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
             return self.link.log10_loss(self.eta(theta, beta, data), theta)
 
-    def published_for(self, router: str) -> Published | None:
-        """The published row for `router`, or None."""
-        return next((row for row in self.published if row.router == router), None)
+    def published_for(self, name: str) -> Published | None:
+        """The published row for the router, or the kind of model, `name`, or None."""
+        return next((row for row in self.published if row.name == name), None)
+
+    def at(self, values: Mapping[str, float]) -> tuple[Float[np.ndarray, "shapes"], Float[np.ndarray, "features"]]:
+        """Shape parameters and coefficients from reported parameters, such as published ones. Raises `KeyError` for one that is missing."""
+        if self.unpublish is not None:
+            return self.unpublish(values)
+        known = {part: values[over] / values[name] for name, (over, part) in self.ratios.items() if name in values} | dict(values)
+        return np.array([known[shape.name] for shape in self.shapes]), np.array([known[name] for name in self.coefficients])
 
 
 def stack_features(theta: Theta, terms: tuple[Inexact[np.ndarray, "*#batch runs"], ...]) -> Inexact[np.ndarray, "*batch runs features"]:

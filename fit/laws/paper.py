@@ -9,7 +9,7 @@ Our choices, since the paper states neither unit: F is the release's column, for
 B = 1 (the released dense ones have 0.39 to 0.78).
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from functools import partial
 
 import numpy as np
@@ -23,6 +23,8 @@ B_UNIT = 2.0**20
 """Twice the tokens of the paper's step, 256 x 2048: two FLOPs a multiply-add."""
 
 _COLUMNS = ("dense_parameter_count", "num_experts")
+_RANGES = {"dense_parameter_count": (1.6e7, 1.32e9), "num_experts": (1.0, 512.0)}
+"""The paper's runs: 15M to 1.3B, up to 512 experts; all on 130 billion tokens."""
 _SIGNS = {"a": -1, "b": -1, "c": 1}
 _LEAST = 0.02
 """Least B̂ offset at the run of smallest B: keeps log B̂ finite there."""
@@ -37,6 +39,11 @@ def _dense_report(theta: Float[np.ndarray, "*batch shapes"], beta: Beta) -> Floa
     del theta
     with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
         return np.stack([beta[..., 0], 10 ** (beta[..., 1] / beta[..., 0])], axis=-1)
+
+
+def _dense_at(values: Mapping[str, float]) -> tuple[Float[np.ndarray, "0"], Float[np.ndarray, "2"]]:
+    alpha = values["alpha_N"]
+    return np.empty(0), np.array([alpha, alpha * np.log10(values["N_c"])])
 
 
 def _routed(theta: Theta, data: Data, saturating: bool, interaction: bool) -> Inexact[np.ndarray, "*batch runs features"]:
@@ -76,7 +83,10 @@ DENSE = Law(
     units={"N_c": "parameters"},
     signs={"alpha_N": 1},
     dense=True,
-    published=(Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline"),),
+    published=(
+        Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline", ranges={_COLUMNS[0]: _RANGES[_COLUMNS[0]]}),
+    ),
+    unpublish=_dense_at,
 )
 
 SEPARABLE = Law(
@@ -119,7 +129,9 @@ BOUNDED = Law(
     ratios={"E_max": ("E_start", "rho")},
     roles=Roles(base=10.0, experts=1, interaction=2),
     published=tuple(
-        Published(router, dict(zip(("a", "b", "c", "d", "E_start", "E_max", "N_cutoff"), row, strict=True)), "the paper, Table 3")
+        Published(
+            router, dict(zip(("a", "b", "c", "d", "E_start", "E_max", "N_cutoff"), row, strict=True)), "the paper, Table 3", ranges=_RANGES
+        )
         for router, row in {
             "S-Base": (-0.082, -0.108, 0.009, 1.104, 1.847, 314.478, 937e9),
             "RL-R": (-0.083, -0.126, 0.012, 1.111, 1.880, 469.982, 85e9),

@@ -99,7 +99,7 @@ def reproduce(runs: fit.Runs, options: Options | None = None, progress: Callable
 
     `options.laws` are not used. Raises `InputError` where a router asked for, or every router, is not published, or is not there.
     """
-    options, published = options or Options(), [row.router for row in fit.law_named(BOUNDED).published]
+    options, published = options or Options(), [row.name for row in fit.law_named(BOUNDED).published]
     asked = fit.routers(runs, options.routers)
     routers = tuple(router for router in published if router in asked)
     if not routers or (options.routers and len(routers) < len(asked)):

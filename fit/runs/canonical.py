@@ -1,15 +1,14 @@
 """The runs that one law is fitted to: one router, its dense runs, one architecture."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Collection, Sequence
 
 import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
-from fit.runs.grid import ALL_ROUTERS, DENSE, SelectionStep, dense_runs, in_order, router_labels
+from fit.runs.grid import ALL_ROUTERS, DENSE, dense_runs, in_order, router_labels
 from fit.runs.runs import Runs
-from fit.runs.schema import C, D, K, M, N, R, count, listed, number, quoted
+from fit.runs.schema import A, G, K, M, R, count, listed, number, quoted
 
 
 def routers(runs: Runs, names: Sequence[str] = ()) -> tuple[str, ...]:
@@ -30,12 +29,12 @@ def dense(runs: Runs) -> Runs:
     return runs.keep(dense_runs(runs.columns), "dense runs")
 
 
-def canonical(runs: Runs, router: str) -> Runs:
-    """The runs that a law in N and E is fitted to for `router` (of `routers(runs)`, or "Dense"), each filter logged.
+def canonical(runs: Runs, router: str, reads: Collection[str] = ()) -> Runs:
+    """The runs that a law is fitted to for `router` (of `routers(runs)`, or "Dense"), each filter logged; `reads` are the law's columns.
 
-    Such a law says nothing of k, widened dense models and the routing frequency, so each of these, where there, is held at the value that
-    most of the router's runs have, and the dense ones at what most of them have. On the release that leaves 61 / 59 / 62 runs for S-Base /
-    Hash / RL-R, the 8 dense ones included. Raises `InputError` if the router is not there.
+    A law in N and E says nothing of k, granularity, widened dense models and the routing frequency, so each of these, where there and not
+    read, is held at the value that most of the router's runs have, and the dense ones at what most of them have. On the release that leaves
+    61 / 59 / 62 runs for S-Base / Hash / RL-R, the 8 dense ones included. Raises `InputError` if the router is not there.
     """
     labels = router_labels(runs.columns)
     if router not in labels:
@@ -45,18 +44,11 @@ def canonical(runs: Runs, router: str) -> Runs:
         reasons = [f"{count(int(np.sum(labels == name)))}: router {name}" for name in others]
         rule = "dense runs" if router == DENSE else f"{router} and dense runs"
         runs = runs.keep((labels == router) | (labels == DENSE), rule, reasons)
-    for column in (K, M, R):
-        if runs.has(column) and not (column == R and router == DENSE):
+    free = {*reads, *((K,) if A in reads else ())}
+    for column in (K, M, R, G):
+        if runs.has(column) and column not in free and not (column in (R, G) and router == DENSE):
             runs = _at_one_value(runs, router, column)
     return runs
-
-
-def with_compute(runs: Runs) -> Runs:
-    """The runs with their training FLOPs: a column of their own, or else 6 N D, the convention of Kaplan et al. 2020, section 2.1."""
-    if runs.has(C):
-        return runs
-    columns = {**runs.columns, C: 6 * runs.numeric(N) * runs.numeric(D)}
-    return replace(runs, columns=columns, log=(*runs.log, SelectionStep("no column of training FLOPs: C = 6 N D", len(runs), 0)))
 
 
 def _at_one_value(runs: Runs, router: str, column: str) -> Runs:
@@ -67,7 +59,7 @@ def _at_one_value(runs: Runs, router: str, column: str) -> Runs:
     if empty[routed].all():
         return runs.keep(np.ones(len(runs), dtype=np.bool_), f"{column} is empty in every {kind} run")
     most = _commonest(values[routed], column)
-    mask = (values == most) | (empty & are_dense) | ((column == R) & are_dense)
+    mask = (values == most) | (empty & are_dense) | ((column in (R, G)) & are_dense)
     several = len(np.unique(values[routed & ~empty])) > 1
     rule = f"{column} == {number(most)}" + (f", as in most {kind} runs" if several else "")
     # Dense runs may name another k than routed ones, such as 1.

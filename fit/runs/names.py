@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from fit.runs.schema import ALIASES, ROUTER, RUN, SEED, SIZE_LABEL, STEP, C, D, E, F, K, N, P, R, U
+from fit.runs.schema import ALIASES, EXPERT_WIDTH, ROUTER, RUN, SEED, SIZE_LABEL, STEP, WIDTH, A, C, D, E, F, G, K, N, P, R, U
 
 KNOWN: Mapping[str, str] = {
     N: "n params parameters nparams nparameters numparams numparameters paramcount parametercount modelsize modelparams modelparameters "
@@ -20,6 +20,10 @@ KNOWN: Mapping[str, str] = {
     U: "uniquetokens nuniquetokens numuniquetokens uniquedatatokens",
     K: "k topk numexpertspertok numexpertspertoken expertspertoken expertspertok nactiveexperts activeexperts moetopk routertopk",
     R: "routingfrequency moefrequency",
+    A: "activationratio expertactivationratio",
+    G: "g granularity moegranularity",
+    WIDTH: "dff ffndim ffnhiddensize intermediatesize feedforwardwidth",
+    EXPERT_WIDTH: "dexpert expertwidth expertdim moeintermediatesize expertffndim",
     ROUTER: "router routertype routername routingmethod routing arch architecture modeltype modelarch architecturetype",
     RUN: "run runid runname hyperid experimentid experimentname expname wandbid",
     STEP: "step steps iter iteration iterations globalstep trainstep trainingstep trainerglobalstep stepnumber",

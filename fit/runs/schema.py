@@ -18,19 +18,21 @@ RUN, STEP, ROUTER, SEED, SIZE_LABEL = "hyper_id", "step", "router_type", "seed",
 N, P, F, D = "dense_parameter_count", "total_parameter_count", "flops_per_step", "tokens_seen"
 E, K, R, M = "num_experts", "k", "routing_frequency", "flop_increase"
 C, U = "training_flops", "unique_tokens"
+A, G = "activation_ratio", "granularity"
+WIDTH, EXPERT_WIDTH = "d_ff", "d_expert"
 
 LOSSES = ("loss_validation", "loss_c4", "loss_curation_corpus", "loss_lambada", "loss_pile", "loss_wikitext103")
 NATS = "nats per token"
 
-NEEDED = frozenset({STEP, N, P, F, D, C, U, E, K, R, M})
+NEEDED = frozenset({STEP, N, P, F, D, C, U, E, K, R, M, A, G})
 """Numbers that laws and selection rest on: a row in which one of them is no such number is left out."""
 
 # Numbers wherever they are filled.
-NUMBERS = NEEDED | {SEED, "d_model", "num_blocks", "num_heads", "kqv_size"}
+NUMBERS = NEEDED | {SEED, WIDTH, EXPERT_WIDTH, "d_model", "num_blocks", "num_heads", "kqv_size"}
 # Text even when every cell looks like a number: a size may be labelled "370".
 TEXTS = frozenset({ROUTER, SIZE_LABEL})
 OURS = NUMBERS | TEXTS | {RUN}
-ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "C": C, "U": U, "router": ROUTER, "run": RUN}
+ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "C": C, "U": U, "G": G, "router": ROUTER, "run": RUN}
 SHORT: Mapping[str, str] = {full: short for short, full in ALIASES.items()}
 
 
@@ -45,7 +47,8 @@ _POSITIVE = Rule("a finite number above 0", lambda x: x > 0)
 _RULES = {
     E: Rule("a whole number of experts, at least 1", lambda x: (x >= 1) & (x == np.floor(x))),
     K: Rule("at least 1", lambda x: x >= 1),
-    **dict.fromkeys((N, P, F, D, C, U, *LOSSES), _POSITIVE),  # laws fit the logarithm of the loss
+    A: Rule("above 0 and at most 1", lambda x: (x > 0) & (x <= 1)),
+    **dict.fromkeys((N, P, F, D, C, U, G, WIDTH, EXPERT_WIDTH, *LOSSES), _POSITIVE),  # laws fit the logarithm of the loss
 }
 
 

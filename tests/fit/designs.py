@@ -8,7 +8,7 @@ from jaxtyping import Float, Inexact
 from fit.estimate import Estimate
 from fit.laws import CATALOGUE, Law, Roles, Shape, stack_features
 from fit.laws.interface import Data, Theta
-from fit.runs.schema import D, E, F, N, P
+from fit.runs.schema import A, C, D, E, F, G, N, P
 
 Columns = dict[str, Float[np.ndarray, "runs"]]
 Sample = tuple[Mapping[str, Float[np.ndarray, "runs"]], Float[np.ndarray, "runs"]]
@@ -21,6 +21,14 @@ TRUTH: Mapping[str, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "dense-floor": ((1.6,), (0.3, 5.2)),
     "tokens": ((0.34, 0.3), (1.7, 110.0, 600.0)),
     "tokens-experts": ((0.34, 0.08, 0.3), (1.7, 110.0, 600.0)),
+    "bounded-tokens": ((0.34, 0.2, 0.3, 2.0, 0.01), (1.7, 110.0, 600.0)),
+    "bounded-tokens-interaction": ((0.34, 0.3, 0.3, 2.0, 0.01, 0.004), (1.7, 110.0, 600.0)),
+    "granularity": ((0.58, 0.115, 0.147), (0.47, 2.1, 18.1, 30.8)),
+    "sparsity": ((0.5962, 0.3954, -0.1666, 0.1603, 0.1595), (16612.5, 5455.67, 0.4598, 17.26, 0.94)),
+    "sparsity-dense": ((0.34, 0.3, 0.05), (1.7, 110.0, 40.0, 600.0)),
+    "joint": ((-0.1889, -0.2285, 0.0098, -0.1775, 0.5529, -0.0259, 2.0732, 2.0732 / 290.4521), (35.91, 35.98, 1.3637)),
+    "saturating-tokens": ((0.3, 0.5, 0.3, -0.0005, 2.0, 0.01), (60.0, 0.5, 500.0, 1.5)),
+    "leverage": ((0.0163, 0.01), (1.23, -0.0761, 0.0167, -0.117)),
     "data-constrained": ((0.35, 0.31, 15.0, 5.0, 6e7), (1.8, 617.0)),
     "frontier": ((1.6,), (0.1, 4.6)),
     "separable": ((), (-0.08, -0.04, 1.1)),
@@ -53,9 +61,16 @@ def design(law: Law) -> Columns:
     if law.name == "tokens":
         n, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 6), np.geomspace(1e9, 1e11, 5)))
         return {N: n, D: d}
-    if law.name == "tokens-experts":
-        n, e, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 4), [1.0, 8.0, 64.0], np.geomspace(1e9, 1e11, 4)))
+    if {N, E, D} == set(law.columns):
+        counts = [1.0, 8.0, 64.0] if not law.ratios else [1.0, 2.0, 4.0, 16.0, 64.0, 256.0]
+        n, e, d = (axis.ravel() for axis in np.meshgrid(np.geomspace(1e7, 1e10, 4), counts, np.geomspace(1e9, 1e11, 4)))
         return {N: n, E: e, D: d}
+    if set(law.columns) & {A, G}:
+        third = {G: [1.0, 2.0, 4.0, 8.0, 16.0], A: [1.0, 0.3, 0.1, 0.03, 0.01]}
+        first, second = law.columns[0], law.columns[1]
+        ranges = {P: np.geomspace(1e7, 1e12, 5), D: np.geomspace(1e8, 1e12, 4), A: third[A], C: np.geomspace(1e18, 1e22, 4)}
+        x, y, z = (axis.ravel() for axis in np.meshgrid(ranges[first], ranges[second], third[law.columns[2]]))
+        return {first: x, second: y, law.columns[2]: z}
     if law.name == "data-constrained":
         n, u, epochs = (axis.ravel() for axis in np.meshgrid(np.geomspace(3e7, 1e10, 6), [1e8, 1e9, 1e10], [0.5, 3.0, 10.0, 40.0]))
         return {N: n, D: u * epochs, "unique_tokens": u}

@@ -1,5 +1,7 @@
 """Every law of the catalogue is its own formula, analytic in what the engine differentiates, and reports what it says."""
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 from jaxtyping import Float
@@ -7,7 +9,7 @@ from jaxtyping import Float
 from common.errors import InputError
 from fit.laws import BOUNDED, CATALOGUE, SEPARABLE, UTILISATION, IdentityLink, Law, Log10Link, law_named, per_size
 from fit.laws.interface import FloorLink, Link
-from fit.runs.schema import D, E, F, N, P
+from fit.runs.schema import A, D, E, F, G, N, P
 from tests.fit.designs import LAWS, TRUTH, design, e_hat, grid
 
 
@@ -21,15 +23,59 @@ def _data_constrained(
     return p["L_0"] + p["A"] * n ** -p["a"] + p["B"] * d ** -p["b"]
 
 
+Values = dict[str, float]
+Columns = dict[str, Float[np.ndarray, "runs"]]
+
+
+def _granularity(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    return p["c"] + (p["g"] / data[G] ** p["gamma"] + p["a"]) / data[P] ** p["alpha"] + p["b"] / data[D] ** p["beta"]
+
+
+def _sparsity(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    n, d, s = data[P], data[D], 1 - data[A]
+    powers = p["a"] / n ** p["alpha"] + p["b"] / d ** p["beta"] + p["c"] / (1 - s) ** p["lambda"]
+    return powers + p["d"] / ((1 - s) ** p["delta"] * n ** p["gamma"]) + p["e"]
+
+
+def _sparsity_dense(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    n, d, s = data[P], data[D], 1 - data[A]
+    return p["e"] * (1 - s) ** p["gamma"] + (p["a"] * (1 - s) ** p["alpha"] + p["c"] * s) / n ** p["alpha"] + p["b"] / d ** p["beta"]
+
+
+def _joint(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    n, d, e = data[N], data[D], e_hat(data[E], p["E_start"], p["E_max"])
+    size = p["a"] * e ** p["delta"] * n ** (p["alpha"] + p["gamma"] * np.log(e))
+    return size + p["b"] * e ** p["omega"] * d ** (p["beta"] + p["zeta"] * np.log(e)) + p["c"]
+
+
+def _saturating_tokens(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    n, d, e = data[N], data[D], e_hat(data[E], p["E_start"], p["E_max"])
+    return (p["A"] / n ** p["alpha"] + p["B"] / e ** p["beta"] + p["C"] / d ** p["gamma"] + p["F"]) * n ** (p["d"] * np.log(e))
+
+
+def _leverage(p: Values, data: Columns) -> Float[np.ndarray, "runs"]:
+    active = 1 / (1 / (data[A] + 1 / (1 / p["A_start"] - 1 / p["A_max"])) + 1 / p["A_max"])
+    g = np.log2(data[G])
+    return active ** (p["a"] + p["d"] * np.log10(data["training_flops"]) + p["gamma"] * g**2 + p["beta"] * g)
+
+
+_OTHERS: dict[str, Callable[[Values, Columns], Float[np.ndarray, "runs"]]] = {
+    "granularity": _granularity, "sparsity": _sparsity, "sparsity-dense": _sparsity_dense, "joint": _joint,
+    "saturating-tokens": _saturating_tokens, "leverage": _leverage,
+}  # fmt: skip
+
+
 def _formula(name: str, p: dict[str, float], data: dict[str, Float[np.ndarray, "runs"]]) -> Float[np.ndarray, "runs"]:
     """The loss by the law's printed formula, from its reported parameters."""
+    if name in _OTHERS:
+        return _OTHERS[name](p, data)
     n, e = data.get(N, np.ones(1)), data.get(E, np.ones(1))
     if "E_max" in p:
         e = e_hat(e, p["E_start"], p["E_max"])
     if name == "dense":
         return (p["N_c"] / n) ** p["alpha_N"]
-    if name in ("tokens", "tokens-experts"):
-        return p["L_0"] + p["A"] * n ** -p["a"] * e ** -p.get("g", 0) + p["B"] * data[D] ** -p["b"]
+    if name.endswith(("tokens", "tokens-experts", "tokens-interaction")):
+        return p["L_0"] + p["A"] * n ** -p["a"] * e ** -p.get("g", 0) * n ** (p.get("c", 0) * np.log(e)) + p["B"] * data[D] ** -p["b"]
     if name == "data-constrained":
         return _data_constrained(p, n, data[D], data["unique_tokens"])
     if name == "frontier":

@@ -115,6 +115,9 @@ class Reproduce:
 DRAWS_PER_FIT = 250
 """Draws that take as long as one fit with its roll-out, over the laws that are compared: measured."""
 
+SCATTERED_FITS = 40
+"""Fits of a law of at most three shapes that take as long as one of more, with its roll-out: measured."""
+
 
 def forecast(runs: "Runs", options: "Options") -> str:
     """How many fits and draws `compare` makes, and how long it will take by one fit timed now."""
@@ -122,7 +125,8 @@ def forecast(runs: "Runs", options: "Options") -> str:
     from common.errors import InputError
     from fit.analysis import DENSE_ROUTER, PAPER_LAW, fit_runs
     from fit.compare import asked
-    from fit.laws import law_named
+    from fit.engine.search import MOST_GRID_SHAPES
+    from fit.laws import Law, law_named
     from fit.runs import canonical, routers
 
     options, names = asked(runs, options), routers(runs, options.routers) or (DENSE_ROUTER,)
@@ -137,5 +141,7 @@ def forecast(runs: "Runs", options: "Options") -> str:
     except InputError:
         return what
     draws = len(names) * ((len(options.laws) - 1) * fewer + options.draws)
-    seconds = (time.perf_counter() - start) * (fits + draws / DRAWS_PER_FIT)
+    laws = [law if isinstance(law, Law) else law_named(law) for law in options.laws if law != "per-size"]
+    large = sum(len(law.shapes) > MOST_GRID_SHAPES for law in laws) * len(names) * SCATTERED_FITS
+    seconds = (time.perf_counter() - start) * (fits + large + draws / DRAWS_PER_FIT)
     return f"{what}: about {max(seconds, 1):.0f} s"

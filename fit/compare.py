@@ -13,13 +13,15 @@ from typing import Any, Literal
 import numpy as np
 
 from common.document import Document, Note, Section, Table
-from common.document.numbers import count, listing, many
+from common.document.numbers import count, listing, many, percent
 from common.errors import InputError
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
 from fit.budget.allocate import allocate
 from fit.causes import vary
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
+from fit.gains import PATHS, gain_ratio, most_experts, paths_of
+from fit.held_out import AXES_IN_WORDS, held_out_scores
 from fit.laws import Law, law_named
 from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc
 from fit.report import notes_of
@@ -30,6 +32,9 @@ from fit.report.words import bullets, made
 from fit.runs import Runs, routers
 from fit.runs.schema import C, D, E, N
 from fit.uncertainty.intervals import estimates
+
+WITH_TOKENS = ("tokens-experts", "bounded-tokens", "bounded-tokens-interaction", "saturating-tokens", "joint")
+"""Laws that are compared besides where runs have several numbers of experts and of tokens."""
 
 COMPARED = ("separable", "bilinear", "bounded", "floor", "bounded-floor", "floor-interaction", "bounded-floor-interaction")
 SAME, WIDE = 1.25, 2.0
@@ -43,6 +48,9 @@ BUDGETS, GROWN = (1.0, 100.0), 10.0
 
 ALL, BEST, SHRINKS, FLOOR = "all", "Best router", "Gain falls with N", "Floor L_0"
 """The router of a question about all of them, and that question; those that a law without an interaction, or a floor, has no answer to."""
+
+FORM = 1e-9
+"""An interval narrower than this is rounding about a figure that a law's form fixes."""
 
 _EXPONENTS: Mapping[tuple[str, str], str] = {
     (N, "a"): "Exponent of N", (N, "alpha_N"): "Exponent of N", (D, "b"): "Exponent of D", (C, "a"): "Exponent of C",
@@ -132,7 +140,7 @@ def asked(runs: Runs, options: Options | None = None) -> Options:
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
     if not routers(runs) or (runs.has(E) and len(np.unique(runs.numeric(E))) == 1):
         return replace(options, points=options.points or _largest(runs), other_draws=fewer)
-    with_tokens = ("tokens-experts",) if runs.has(D) and vary(runs.numeric(D)) else ()
+    with_tokens = WITH_TOKENS if runs.has(D) and vary(runs.numeric(D)) else ()
     points = options.points or default_points({name: runs.numeric(name) for name in (N, E, D) if runs.has(name)})
     return replace(options, laws=options.laws or (*with_tokens, *COMPARED), points=points, other_draws=fewer)
 
@@ -159,6 +167,7 @@ def answers(analysis: Analysis) -> Iterator[Answer]:
     for result in results:
         router, law, derived = result.router, result.law.name, result.derived
         yield _help(result)
+        yield from _growth(result)
         if has_cutoff(result.law):
             c = result.coefficients["c"]
             yield Answer(SHRINKS, router, law, {1: "yes", -1: "no", 0: "unknown"}[c.sign], c)
@@ -189,6 +198,22 @@ def _of_dense_runs(result: Result, points: Sequence[Point]) -> Iterator[Answer]:
         largest = FLOPS_PER_TOKEN * float(np.max(data[N] * data[D]))
         for best in allocate(result, [times * largest for times in BUDGETS]).optima:
             yield Answer(f"Optimal D/N, {count(best.flops, 2)} FLOPs", result.router, law.name, "", best.tokens_per_parameter)
+
+
+def _growth(result: Result) -> Iterator[Answer]:
+    """Whether what experts are worth, EPC/N, falls or grows from the smallest to the largest size, along each path of tokens."""
+    data = result.fit.problem.data
+    for path in paths_of(result.law):
+        quantity = gain_ratio(result.law, data, path, most_experts(data))
+        ratio = estimates(result.fit, result.draws, quantity, result.options.level)[0]
+        if ratio.low is not None and ratio.high is not None and ratio.high - ratio.low < FORM:
+            return  # the same at every size by the law's form, which is no answer
+        says = (
+            "unknown" if ratio.low is None or ratio.high is None else "falls" if ratio.high < 1 else "grows" if ratio.low > 1 else "unknown"
+        )
+        yield Answer(f"EPC/N with N, {path}", result.router, result.law.name, says, ratio)
+        if path == PATHS[0]:
+            yield Answer(SHRINKS, result.router, result.law.name, {"falls": "yes", "grows": "no"}.get(says, "unknown"), ratio)
 
 
 def _help(result: Result) -> Answer:
@@ -265,6 +290,7 @@ def spread(found: Sequence[Answer]) -> str:
 
 def compare_document(comparison: Comparison) -> Document:
     """Verdict, findings and the table of what survives first; then every law's answers and scores."""
+    scores = held_out_scores(comparison.analysis)
     analysis, view, verdicts = comparison.analysis, View(comparison.analysis), [one.verdict for one in comparison.agreements]
     ranking, found = analysis.ranking, comparison.agreements
     laws = dict.fromkeys(result.law.name for result in analysis.results)
@@ -272,7 +298,7 @@ def compare_document(comparison: Comparison) -> Document:
     shares = [f"{number} {words[1 if number == 1 else 2]}" for name, words in _VERDICTS.items() if (number := verdicts.count(name))]
     says = f"Of {many(len(verdicts), 'answer')} {listing(shares) or 'none is known'}."
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
-    tables = (_survives(comparison), _answers(comparison), *others)
+    tables = (_survives(comparison), _held_out(scores), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
     others = f", {analysis.options.fewer_draws:,} under the others" * (len(laws) > 1)
     draws = Note("note", "", "draws", f"{analysis.options.draws:,} draws under {analysis.quoted}{others}")
@@ -283,6 +309,7 @@ def compare_document(comparison: Comparison) -> Document:
         without=next((one.abstain for one in found if one.question == SHRINKS), ()), held_out=view.held_out,
         floorless=next((one.abstain for one in found if one.question == FLOOR), ()),
         routed=[one for one in found if one.question.startswith(BEST)],
+        by_axis=[(AXES_IN_WORDS[by], *next(iter(own.items()))) for by, own in scores.items()] if D in scores else [],
     )  # fmt: skip
     return Document(title, verdict, findings, (*notes_of(analysis, analysis.quoted), draws), sections)
 
@@ -293,6 +320,12 @@ def _survives(comparison: Comparison) -> Table | None:
     questions, names = (list(dict.fromkeys(key[k] for key in there)) for k in (0, 1))
     rows = [(question, *(cells.get((question, name), "") for name in names)) for question in questions]
     return made("survives", rows, ("Question", *names), trusted=listing(comparison.trusted))
+
+
+def _held_out(scores: Mapping[str, Mapping[str, float]]) -> Table | None:
+    laws = list(dict.fromkeys(law for own in scores.values() for law in own))
+    rows = [(law, *(percent(scores[by][law]) if law in scores[by] else "" for by in scores)) for law in laws]
+    return made("held_out_by", rows, ("Law", *(AXES_IN_WORDS[by].capitalize() for by in scores)))
 
 
 def _answers(comparison: Comparison) -> Table | None:
@@ -308,7 +341,7 @@ def _answers(comparison: Comparison) -> Table | None:
 def compare_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison at full precision, with all that `fit --json` holds; docs/json.md says what the keys mean."""
     document = compare_document(comparison)
-    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")}
+    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")} | {"held_out_by": held_out_scores(comparison.analysis)}
     return {
         **fit_json(comparison.analysis), "schema": "routelaw.compare/3", "verdict": document.verdict, "findings": list(document.findings),
         **cleaned(own),

@@ -26,7 +26,7 @@ NEAR = 0.03
 FIXED_TOKENS, PER_PARAMETER, WIDE = 130e9, 20.0, 16.0
 """Clark et al.'s tokens; tokens for each active parameter where they grow with it, and G there."""
 
-SIZES = np.geomspace(1e7, 1e11, 5)
+SIZES = np.geomspace(3e7, 3e10, 4)
 """Active parameters of models at these tokens."""
 
 
@@ -134,9 +134,13 @@ def _gap(rows: Rows, ours: list[Model]) -> list[Statement]:
 
 
 def _fixed(rows: Rows) -> Statement:
-    """The gain of routed over dense models of the same active parameters, at Clark et al.'s tokens and G = 1, and where both grow."""
-    fixed, growing = np.full_like(SIZES, FIXED_TOKENS), PER_PARAMETER * SIZES
-    gains = [rows.dense_loss(SIZES, d) - rows.routed_loss(SIZES, d, g) for d, g in ((fixed, 1.0), (growing, WIDE))]
-    text = [f"{one[0]:.3f} to {one[-1]:.3f}" for one in gains]
-    why = f"over N_a 10M to 100B {text[0]} nats; where D = 20 N_a and G = 16 {text[1]}"
-    return Statement("gains shrink for 130B tokens and G = 1 alone (6.3)", judged(rises(-gains[0]), not rises(-gains[1])), why)
+    """What experts gain at Clark et al.'s tokens and G = 1, and where both grow: in nats, and as EPC/N_a, the dense size of equal loss."""
+    p, gains = rows.dense.row.values, list[tuple[Sizes, Sizes]]()
+    for tokens, g in ((np.full_like(SIZES, FIXED_TOKENS), 1.0), (PER_PARAMETER * SIZES, WIDE)):
+        loss = rows.routed_loss(SIZES, tokens, g)
+        equal = (p["a"] / (loss - p["c"] - p["b"] * tokens ** -p["beta"])) ** (1 / p["alpha"])
+        gains.append((rows.dense_loss(SIZES, tokens) - loss, equal / SIZES))
+    parts = [rises(-fixed) and not rises(-growing) for fixed, growing in zip(*gains, strict=True)]
+    there, grown = (f"{nats[0]:.2f} to {nats[-1]:.2f} nats (EPC/N_a {worth[0]:.0f} to {worth[-1]:.0f})" for nats, worth in gains)
+    why = f"{there} from 30M to 30B; with D = 20 N_a and G = 16 {grown}"
+    return Statement("gains shrink for 130B tokens and G = 1 alone (6.3)", judged(*parts), why)

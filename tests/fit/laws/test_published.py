@@ -1,6 +1,7 @@
 """Published coefficients give the printed values of their papers (LAWS of the shared notes, sections 2 and 3), and know their runs."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -136,6 +137,9 @@ def test_each_law_is_asked_at_the_points_that_say_what_it_reads() -> None:
     document, record = published_document(laws, points), published_json(laws, points)
     assert len(document.tables()[0].rows) == len(record["predictions"]) == 5
     assert all(one["standing"] for one in record["laws"])
+    section = (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8").split("## published.json")[1].split("\n## ")[0]
+    keys = [f"laws[].{key}" for key in record["laws"][0]] + [f"predictions[].{key}" for key in record["predictions"][0]]
+    assert [key for key in keys if f"| `{key}" not in section] == []
 
 
 def test_every_law_of_the_catalogue_states_its_conventions_where_papers_differ() -> None:

@@ -34,7 +34,7 @@ def test_a_floor_predicts_the_run_333_times_larger_and_its_absence_misses(tmp_pa
 
 def test_too_few_draws_for_a_level_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(marin, "LEAST_DRAWS", 20)
-    with pytest.raises(InputError, match="too few draws for an interval of this level: --draws"):
+    with unchecked(), pytest.raises(InputError, match="too few draws for an interval of this level: --draws"):
         marin.reproduce(public_points(), Options(draws=20, level=0.99999))
 
 

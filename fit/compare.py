@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 
 from common.document import Document, Note, Section, Table
-from common.document.numbers import count, listing, many, percent
+from common.document.numbers import count, listing, many
 from common.errors import InputError
 from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, analyse
 from fit.budget.allocate import allocate
@@ -21,7 +21,7 @@ from fit.causes import vary
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
 from fit.gains import PATHS, gain_ratio, most_experts, paths_of
-from fit.held_out import AXES_IN_WORDS, held_out_scores
+from fit.held_out import AXES_IN_WORDS, held_out_scores, held_out_table
 from fit.laws import Law, law_named
 from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc
 from fit.report import notes_of
@@ -30,7 +30,7 @@ from fit.report.tables import table
 from fit.report.view import FAR, OUTSIDE, View, cell, router_name
 from fit.report.words import bullets, made
 from fit.runs import Runs, routers
-from fit.runs.schema import C, D, E, N
+from fit.runs.schema import A, C, D, E, G, N
 from fit.uncertainty.intervals import estimates
 
 WITH_TOKENS = ("tokens-experts", "bounded-tokens", "bounded-tokens-interaction", "saturating-tokens", "joint")
@@ -126,22 +126,28 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
     of the questions, `NotIdentifiedError` where no law can be fitted.
     """
     analysis = analyse(runs, asked(runs, options), progress)
-    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law) or result.law.dense))
+    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if comparable(result.law)))
     trusted = analysis.ranking.equal if analysis.ranking else laws
     return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted))
+
+
+def comparable(law: Law) -> bool:
+    """Whether a law has answers, or scores of what it predicts, that others can be held against."""
+    return has_epc(law) or law.dense or bool({A, G} & set(law.columns))
 
 
 def asked(runs: Runs, options: Options | None = None) -> Options:
     """The options, with the laws, models and draws of a comparison where none are asked for."""
     options = options or Options()
     laws = [law if isinstance(law, Law) else law_named(law) for law in options.laws if law != "per-size"]
-    if options.laws and not any(has_epc(law) or law.dense for law in laws):
-        raise InputError("nothing to compare: no law asked for is one in N and E, or of dense runs")
+    if options.laws and not any(comparable(law) for law in laws):
+        raise InputError("nothing to compare: no law asked for is one in N and E, in k/E or G, or of dense runs")
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
     if not routers(runs) or (runs.has(E) and len(np.unique(runs.numeric(E))) == 1):
         return replace(options, points=options.points or _largest(runs), other_draws=fewer)
     with_tokens = WITH_TOKENS if runs.has(D) and vary(runs.numeric(D)) else ()
-    points = options.points or default_points({name: runs.numeric(name) for name in (N, E, D) if runs.has(name)})
+    known = {name: runs.numeric(name) for name in (N, E, D) if runs.has(name)}
+    points = options.points or (default_points(known) if N in known else ())
     return replace(options, laws=options.laws or (*with_tokens, *COMPARED), points=points, other_draws=fewer)
 
 
@@ -298,7 +304,7 @@ def compare_document(comparison: Comparison) -> Document:
     shares = [f"{number} {words[1 if number == 1 else 2]}" for name, words in _VERDICTS.items() if (number := verdicts.count(name))]
     says = f"Of {many(len(verdicts), 'answer')} {listing(shares) or 'none is known'}."
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
-    tables = (_survives(comparison), _held_out(scores), _answers(comparison), *others)
+    tables = (_survives(comparison), held_out_table(scores), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
     others = f", {analysis.options.fewer_draws:,} under the others" * (len(laws) > 1)
     draws = Note("note", "", "draws", f"{analysis.options.draws:,} draws under {analysis.quoted}{others}")
@@ -320,12 +326,6 @@ def _survives(comparison: Comparison) -> Table | None:
     questions, names = (list(dict.fromkeys(key[k] for key in there)) for k in (0, 1))
     rows = [(question, *(cells.get((question, name), "") for name in names)) for question in questions]
     return made("survives", rows, ("Question", *names), trusted=listing(comparison.trusted))
-
-
-def _held_out(scores: Mapping[str, Mapping[str, float]]) -> Table | None:
-    laws = list(dict.fromkeys(law for own in scores.values() for law in own))
-    rows = [(law, *(percent(scores[by][law]) if law in scores[by] else "" for by in scores)) for law in laws]
-    return made("held_out_by", rows, ("Law", *(AXES_IN_WORDS[by].capitalize() for by in scores)))
 
 
 def _answers(comparison: Comparison) -> Table | None:

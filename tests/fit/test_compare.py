@@ -140,7 +140,7 @@ def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -
 
 @pytest.mark.parametrize("law", ["per-size", "utilisation"])
 def test_laws_that_answer_no_question_are_refused(law: str, small_runs: Runs) -> None:
-    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E"):
+    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E, in k/E or G"):
         compare(small_runs, Options(laws=(law,), draws=0))
 
 

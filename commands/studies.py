@@ -47,8 +47,9 @@ FITTED = ("loss", "scheme", "draws", "seed", "level")
 class Reproduce:
     """Put what a paper states beside what its runs, or its published law, give.
 
-    clark needs the released runs. abnar, krajewski and ludziejewski are held against their own laws, marin and smalltalk against the few
-    losses that they published: these need no file.
+    - clark: needs the released runs
+    - abnar, krajewski, ludziejewski: beside their own laws, without a file
+    - marin, smalltalk: beside the few losses they published, without a file
     """
 
     runs: Flat[Curves] = field(default_factory=Curves)

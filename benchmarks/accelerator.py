@@ -11,8 +11,9 @@ Its parts, in this order:
     run        a run by the command line: trained, stopped, continued, its curves read back, and sampled from
     peer       the same architecture in PyTorch, if this Python or `--torch-python` has it; routed by Switch, where ours is S-BASE
 
-Each part has a share of the time, and what it leaves over is the next one's; what there is no time for is named in the table. An item runs
-in a process that may fail or be killed without loss to the others. Tables are printed and the JSON is written after every part.
+Each part has a share of the time, and what it leaves over is the next one's; an item that takes half of what its part has left is given
+up, and what there is no time for is named in the table. An item runs in a process that may fail, hang or be killed without loss to the
+others. Tables are printed and the JSON is written after every part.
 
 `--toy` does all of it on a CPU, in models of some thousand parameters; kernels are interpreted.
 """
@@ -34,6 +35,9 @@ from benchmarks.device.parts import Found, Item, Part, Result, run_part
 
 Name = Literal["attention", "steps", "run", "peer"]
 NAMES: tuple[Name, ...] = get_args(Name)
+
+MACHINE_SECONDS = 60.0
+"""In which JAX must say which devices there are; a driver that hangs takes any time."""
 
 SHARES: dict[str, float] = {"machine": 0.04, "attention": 0.21, "steps": 0.48, "run": 0.11, "peer": 0.16}
 """Of the time. Our choice: most of it is compiling, of some 15 steps and of 12 shapes of attention in three forms."""
@@ -64,18 +68,29 @@ class Check:
     results: dict[str, Result] = field(default_factory=dict[str, Result])
 
     def run(self, name: str, part: Part) -> Result:
-        """Run a part, print its table, and write all figures so far."""
+        """Run a part, print its table, and write all figures so far. Exits if the machine is not one to measure."""
         names = ("machine", *self.options.parts)
-        # Without a device there is nothing else to do: the first part may take all of the time.
-        until = (
-            1.0 if name == "machine" else sum(SHARES[each] for each in names[: names.index(name) + 1]) / sum(SHARES[each] for each in names)
-        )
-        deadline = self.start + 60 * self.options.minutes * until
-        result = self.results[name] = run_part(part, deadline, _shown)
+        shares = [SHARES[each] for each in names]
+        until = 60 * self.options.minutes * sum(shares[: names.index(name) + 1]) / sum(shares)
+        if name == "machine":
+            until = min(MACHINE_SECONDS, 60 * self.options.minutes)
+        result = self.results[name] = run_part(part, self.start + until, _not_shown if name == "machine" else _shown)
+        if name == "machine" and (reason := _refusal(result.found[0], self.options.toy)):
+            raise SystemExit(reason)
         show(f"{part.title} ({result.seconds:.0f} s)", part.header, result.rows() or [["(none)", *[""] * (len(part.header) - 1)]])
         figures = {name: result.record() for name, result in self.results.items()}
         save(self.options.json, {"seconds": time.monotonic() - self.start, "parts": figures})
         return result
+
+
+def _refusal(found: Found, toy: bool) -> str | None:
+    """Why nothing can be measured on this machine, and what to do; None if it can."""
+    reason = found.get("failed", f"not within {MACHINE_SECONDS:.0f} s" if "skipped" in found else None)
+    if reason is None and (toy or found["platform"] != "cpu"):
+        return None
+    what = f"JAX does not say which devices there are: {reason}" if reason else "JAX sees no accelerator here"
+    install = "install its driver, and JAX for it: uv sync --extra cuda"
+    return f"error: {what}\n{install}\nor try everything at toy size: python -m benchmarks.accelerator --toy"
 
 
 def part_of(name: Name, options: Options, check: Check) -> Part:
@@ -83,17 +98,17 @@ def part_of(name: Name, options: Options, check: Check) -> Part:
     toy = options.toy
     if name == "attention":
         title = "Attention, forward and backward pass: largest error over its bound, and time"
-        return Part("attention", title, attention.items(toy), attention.HEADER, attention.row)
+        return Part(attention.__name__, title, attention.items(toy), attention.HEADER, attention.row)
     if name == "steps":
-        return Part("steps", "Training steps", steps.items(toy), steps.HEADER, steps.row)
+        return Part(steps.__name__, "Training steps", steps.items(toy), steps.HEADER, steps.row)
     if name == "run":
-        return Part("whole_run", "A run, stopped and continued", whole_run.items(toy), whole_run.HEADER, whole_run.row)
+        return Part(whole_run.__name__, "A run, stopped and continued", whole_run.items(toy), whole_run.HEADER, whole_run.row)
     python, where = options.torch_python or (Path(sys.executable) if find_spec("torch") else None), ""
     if python is None:
         where = ": no Python has it (--torch-python)"
     elif check.results["machine"].found[0]["platform"] not in ("gpu", "cpu"):
         python, where = None, ": only on a GPU"
-    return Part("peer", f"PyTorch{where}", peer.items(toy, python, _fastest(check)), peer.HEADER, peer.row)
+    return Part(peer.__name__, f"PyTorch{where}", peer.items(toy, python, _fastest(check)), peer.HEADER, peer.row)
 
 
 def _fastest(check: Check) -> dict[tuple[str, int], float]:
@@ -111,6 +126,10 @@ def _shown(item: Item, found: Found) -> None:
     print(
         f"  {item['name']}{''.join(f' {how}: {found[how]}' for how in ('failed', 'skipped') if how in found)}", file=sys.stderr, flush=True
     )
+
+
+def _not_shown(item: Item, found: Found) -> None:
+    """Nothing: a table follows at once, or a refusal."""
 
 
 def _machine_row(item: Item, found: Found) -> list[str]:
@@ -154,10 +173,7 @@ def main(options: Options) -> None:
     os.environ.setdefault("XLA_PYTHON_CLIENT_MEM_FRACTION", "0.92")  # JAX's default leaves a quarter of a GPU's memory unused
     check = Check(options)
     header = ("", "devices", "JAX", "GB each", "peak TFLOP/s")
-    item: Item = {"name": "devices", "toy": options.toy}
-    (found,) = check.run("machine", Part("machine", "Machine", [item], header, _machine_row)).found
-    if "kind" not in found:
-        raise SystemExit(f"error: nothing can be measured: {found.get('failed') or found['skipped']}")
+    check.run("machine", Part("benchmarks.device.machine", "Machine", [{"name": "devices"}], header, _machine_row))
     for name in options.parts:
         check.run(name, part_of(name, options, check))
     judged = verdicts(check.results)

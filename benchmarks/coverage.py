@@ -55,7 +55,7 @@ class Options:
     noise: Noise = "independent"
     """Noise of each run alone, or with half its variance shared by the runs of a size, or with an SD that falls with the size."""
     design: Design = "release"
-    """The released runs, or a made design for law tokens: many runs, or few."""
+    """The released runs, a made design for law tokens (many runs, or few), or one for a law with published coefficients."""
     router: str = "S-Base"
     """The router whose runs are the released design."""
     curves: Path = RELEASE

@@ -3,7 +3,8 @@
 The released runs are one design, with our fit as the truth. The other two are made for law `tokens`, with the constants that
 Hoffmann et al. (2022) print (Eq. 10) as the truth: `dense` has 60 runs, N from 1e8 to 1e10 and five numbers of tokens from 2 to 180 a
 parameter, so that runs lie off the ray D = 20 N; `weak` has 16, N from 1e8 to 1e9 and D from 1e10 to 1e11: so little that the bound of
-L_0 at zero holds in two fifths of the repetitions.
+L_0 at zero holds in two fifths of the repetitions. `published` has published coefficients as the truth, on 144 runs that cross four sizes,
+six numbers of tokens and six of experts, sparsities or granularities, which is what their papers ran, or more.
 """
 
 from collections.abc import Mapping
@@ -18,8 +19,10 @@ from benchmarks.common import sample_for
 from common.errors import InputError
 from fit.engine.solve import fit_law
 from fit.laws import Law
+from fit.literature import published
+from fit.runs.schema import A, D, E, G, N, P
 
-Design = Literal["release", "dense", "weak"]
+Design = Literal["release", "dense", "weak", "published"]
 Noise = Literal["independent", "clustered", "uneven"]
 
 SHARED = 0.5
@@ -36,7 +39,7 @@ SIZES = ("dense_parameter_count", "total_parameter_count", "flops_per_step")
 HOFFMANN = {"L_0": 1.69, "A": 406.4, "B": 410.7}, {"a": 0.34, "b": 0.28}
 """Coefficients and exponents of the made designs' truth (Hoffmann et al. 2022, Eq. 10)."""
 
-SD = {"dense": 0.01, "weak": 0.02}
+SD = {"dense": 0.01, "weak": 0.02, "published": 0.005}
 """RMS of the noise of the made designs, in natural logarithms of the loss (our choice)."""
 
 
@@ -58,7 +61,7 @@ class Truth:
     @property
     def sizes(self) -> Float[np.ndarray, "runs"]:
         """The runs' model sizes."""
-        return self.data["dense_parameter_count"]
+        return self.data[self.law.columns[0]]
 
     def noise(self, generator: np.random.Generator, kind: Noise) -> tuple[Float[np.ndarray, "runs"], Float[np.ndarray, "points"]]:
         """log10 noise of the runs, and of a new run at each point.
@@ -66,7 +69,7 @@ class Truth:
         Clustered: a point of a new size has a shift of its own. Uneven: the SD is a power of N, and beyond the runs' sizes what it is at
         their end.
         """
-        at = self.points["dense_parameter_count"]
+        at = self.points[self.law.columns[0]]
         runs, points = generator.standard_normal(len(self.sizes)), generator.standard_normal(len(at))
         if kind == "clustered":
             distinct, place = np.unique(np.concatenate([self.sizes, at]), return_inverse=True)
@@ -87,6 +90,8 @@ def make_truth(law: Law, design: Design, router: str, curves: Path) -> Truth:
 
     The released design's noise is as large as the fit's residuals, degrees of freedom accounted for.
     """
+    if design == "published":
+        return _published(law)
     if design != "release":
         return _made(law, design)
     data, loss = sample_for(law, router, curves)
@@ -95,6 +100,20 @@ def make_truth(law: Law, design: Design, router: str, curves: Path) -> Truth:
     scale = np.array([times for _, _, times in PLACES.values()])
     points = {name: values[picked] * (scale if name in SIZES else 1.0) for name, values in data.items()}
     return Truth(law, fit.theta, fit.beta, data, fit.rmse_log10 * (len(loss) / fit.degrees) ** 0.5, points)
+
+
+def _published(law: Law) -> Truth:
+    """Published coefficients on a grid of every column that varies; points in the middle, at the far corner, ten times its size, below."""
+    ranges = {
+        N: np.geomspace(5e7, 3e9, 4), P: np.geomspace(3e8, 3e10, 4), D: np.geomspace(2e9, 2e11, 6), E: 2.0 ** np.arange(6),
+        A: 2.0 ** -np.arange(6), G: np.array([1.0, 2.0, 4.0, 8.0, 16.0, 32.0]),
+    }  # fmt: skip
+    axes = [ranges[name] for name in law.columns]
+    data = dict(zip(law.columns, (axis.ravel() for axis in np.meshgrid(*axes)), strict=True))
+    theta, beta = published(law.name).theta, published(law.name).beta
+    points = {name: np.array([axis[len(axis) // 2], axis[-1], axis[-1], axis[0]]) for name, axis in zip(law.columns, axes, strict=True)}
+    points[law.columns[0]] = points[law.columns[0]] * np.array([1.0, 1.0, 10.0, 0.3])
+    return Truth(law, theta, beta, data, SD["published"] / np.log(10), points)
 
 
 def _nearest(data: dict[str, Float[np.ndarray, "runs"]], n: float, e: float) -> int:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import tempfile
 from collections.abc import Generator
@@ -35,21 +36,38 @@ class Peer:
         line = self._process.stdout.readline().strip()
         if not line:
             self._errors.seek(0)
-            last = self._errors.read().strip().splitlines() or ["no message"]
-            raise WorkError(f"PyTorch failed: {last[-1]}")
+            raise WorkError(f"PyTorch failed: {exception_in(self._errors.read())}")
         return line
+
+
+def exception_in(errors: str) -> str:
+    """The last exception in what a process wrote: hints may follow it, and the compiler's own message is on a line of its own."""
+    lines = [line for line in errors.splitlines() if line.strip()]
+    raised = [at for at, line in enumerate(lines) if re.match(r"[\w.]+(Error|Exception|Interrupt)\b", line)]
+    return " ".join(" ".join(lines[raised[-1] : raised[-1] + 2]).split())[:400] if raised else (lines or ["no message"])[-1]
 
 
 @contextmanager
 def peer(
-    python: Path, config: ModelConfig, batch: int, *, compiled: bool, form: str = "loop", device: str = "cpu", clock: Clock = "wall"
+    python: Path,
+    config: ModelConfig,
+    batch: int,
+    *,
+    compiled: bool,
+    form: str = "loop",
+    device: str = "cpu",
+    clock: Clock = "wall",
+    threads: int | None = None,
 ) -> Generator[Peer]:
-    """The architecture of `config` while the block lasts; routed by Switch, nothing dropped, with experts by `torch_step.EXPERTS`."""
+    """The architecture of `config` while the block lasts; routed by Switch, nothing dropped, with experts by `torch_step.EXPERTS`.
+
+    `threads`: on CPU, by default as many as there are cores.
+    """
     size = config.size
     given = {
         "d_model": size.d_model, "heads": size.num_heads, "kqv": size.kqv_size, "layers": size.num_blocks, "context": config.context,
         "vocabulary": config.vocabulary, "batch": batch, "experts": config.router.num_experts if config.router else 1, "form": form,
-        "dtype": config.dtype, "device": device, "compile": compiled, "threads": len(os.sched_getaffinity(0)), "clock": clock,
+        "dtype": config.dtype, "device": device, "compile": compiled, "threads": threads or len(os.sched_getaffinity(0)), "clock": clock,
     }  # fmt: skip
     command = [str(python), str(ROOT / "benchmarks" / "torch_step.py"), json.dumps(given)]
     with tempfile.TemporaryFile("w+") as errors:

@@ -1,15 +1,16 @@
-"""`compare` and `reproduce`: the laws against each other, and the paper beside the runs."""
+"""`compare` and `reproduce`: the laws against each other, and what papers state beside their runs or their laws."""
 
 import sys
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Literal
 
 from commands.fitting import Curves, Fitting
 from commands.shared import Flat, Names, Output, finish, progress_shown, split
 
 if TYPE_CHECKING:
     from fit.analysis import Options
+    from fit.papers.paper import Paper
     from fit.runs import Runs
 
 ASK = """reproduce compares the paper with its released runs; fetch and pass them:
@@ -38,18 +39,32 @@ class Compare:
         finish(self.output, "compare", lambda: compare_json(comparison), lambda: compare_document(comparison))
 
 
+FITTED = ("loss", "scheme", "draws", "seed", "level")
+"""What of `Fitting` the one of them that fits anything uses: marin."""
+
+
 @dataclass(frozen=True)
 class Reproduce:
-    """Put the paper's published figures and conclusions beside ours, on the released runs."""
+    """Put what a paper states beside what its runs, or its published law, give.
+
+    - clark: needs the released runs
+    - abnar, krajewski, ludziejewski: beside their own laws, without a file
+    - marin, smalltalk: beside the few losses they published, without a file
+    """
 
     runs: Flat[Curves] = field(default_factory=Curves)
     how: Flat[Fitting] = field(default_factory=Fitting)
     output: Flat[Output] = field(default_factory=Output)
+    paper: Literal["clark", "abnar", "krajewski", "ludziejewski", "marin", "smalltalk"] = "clark"
+    """Whose statements and figures."""
 
     def run(self) -> None:
-        """Reproduce, print, and write the report if asked for. Raises `InputError` without a file of runs."""
+        """Reproduce, print, and write the report if asked for. Raises `InputError` for a file of runs that is missing or has no use."""
         from common.errors import InputError
 
+        if self.paper != "clark":
+            self._run_without_runs()
+            return
         if not self.runs.curves:
             raise InputError(ASK)
         from fit.papers.clark2022 import reproduce, reproduce_document, reproduce_json
@@ -58,9 +73,51 @@ class Reproduce:
             found = reproduce(self.runs.load(), self.how.options(()), progress)
         finish(self.output, "reproduce", lambda: reproduce_json(found), lambda: reproduce_document(found))
 
+    def _run_without_runs(self) -> None:
+        from common.errors import InputError
+        from fit.papers.paper import paper_document, paper_json
+
+        used, plain = FITTED if self.paper == "marin" else (), (Curves(), Fitting())
+        named = [(one.name, getattr(self.runs, one.name) != getattr(plain[0], one.name)) for one in fields(Curves)[1:]]
+        named += [(one.name, getattr(self.how, one.name) != getattr(plain[1], one.name)) for one in fields(Fitting)]
+        given = [f"--{name.replace('_', '-')}" for name, set_here in named if set_here and name not in used]
+        if self.runs.curves or given:
+            unused = ", ".join([*self.runs.curves, *given])
+            raise InputError(f"--paper {self.paper} needs no runs and has no use for {unused}: cli.py reproduce --paper {self.paper}")
+        found = self._without_runs()
+        finish(self.output, self.paper, lambda: paper_json(found), lambda: paper_document(found))
+
+    def _without_runs(self) -> "Paper":
+        from golden import public_points
+
+        match self.paper:
+            case "abnar":
+                from fit.papers.abnar2025 import reproduce
+
+                return reproduce()
+            case "krajewski":
+                from fit.papers.krajewski2024 import reproduce
+
+                return reproduce()
+            case "ludziejewski":
+                from fit.papers.ludziejewski2025 import reproduce
+
+                return reproduce()
+            case "smalltalk":
+                from fit.papers.smalltalk2024 import reproduce
+
+                return reproduce(public_points())
+            case _:
+                from fit.papers.marin import reproduce
+
+                return reproduce(public_points(), self.how.options(()))
+
 
 DRAWS_PER_FIT = 250
 """Draws that take as long as one fit with its roll-out, over the laws that are compared: measured."""
+
+SCATTERED_FITS = 40
+"""Fits of a law of at most three shapes that take as long as one of more, with its roll-out: measured."""
 
 
 def forecast(runs: "Runs", options: "Options") -> str:
@@ -69,7 +126,8 @@ def forecast(runs: "Runs", options: "Options") -> str:
     from common.errors import InputError
     from fit.analysis import DENSE_ROUTER, PAPER_LAW, fit_runs
     from fit.compare import asked
-    from fit.laws import law_named
+    from fit.engine.search import MOST_GRID_SHAPES
+    from fit.laws import Law, law_named
     from fit.runs import canonical, routers
 
     options, names = asked(runs, options), routers(runs, options.routers) or (DENSE_ROUTER,)
@@ -84,5 +142,7 @@ def forecast(runs: "Runs", options: "Options") -> str:
     except InputError:
         return what
     draws = len(names) * ((len(options.laws) - 1) * fewer + options.draws)
-    seconds = (time.perf_counter() - start) * (fits + draws / DRAWS_PER_FIT)
+    laws = [law if isinstance(law, Law) else law_named(law) for law in options.laws if law != "per-size"]
+    large = sum(len(law.shapes) > MOST_GRID_SHAPES for law in laws) * len(names) * SCATTERED_FITS
+    seconds = (time.perf_counter() - start) * (fits + large + draws / DRAWS_PER_FIT)
     return f"{what}: about {max(seconds, 1):.0f} s"

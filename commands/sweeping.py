@@ -22,7 +22,7 @@ class Sweep:
     out: Path | None = None
     """The folder for all runs and their merged curves.csv; default: one named after the grid, in runs/."""
     jobs: int | None = None
-    """Concurrent runs; default: locally one per core, or one with a GPU or TPU; with SLURM no limit."""
+    """Concurrent runs; default: locally one per core, or per GPU, each with GPUs of its own, or one with TPUs; with SLURM no limit."""
     cluster: Literal["local", "slurm"] = "local"
     """Local processes, or SLURM jobs (uv run --extra slurm cli.py sweep ...)."""
     slurm: Annotated[tuple[str, ...], tyro.conf.UseAppendAction, tyro.conf.arg(metavar="NAME=VALUE")] = ()

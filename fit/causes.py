@@ -3,12 +3,14 @@
 Each cause names the remedy: the runs to add, or the law that such runs allow.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 from jaxtyping import Float
 
 from fit.laws import Law
 from fit.laws.interface import Data
-from fit.runs.schema import SHORT, D, E, K, N, number
+from fit.runs.schema import SHORT, A, C, D, E, G, K, N, P, number
 
 LOCKED = 1.1
 """Tokens count as a function of size where they differ from a power of it by less than this factor in every run (our choice)."""
@@ -16,6 +18,11 @@ LOCKED = 1.1
 VARY = 1.5
 """Tokens are called different where the largest number is more than this many times the smallest (our choice)."""
 
+_REMEDY = {
+    A: "E and k move together: add runs of another k for the same E",
+    G: "granularity is constant: add runs with experts of another width",
+    C: "add runs of another budget",
+}
 _INSTEAD = {E: "dense-floor", N: "per-size", D: "dense-floor"}
 
 
@@ -27,13 +34,43 @@ def cause(law: Law, data: Data) -> str | None:
             instead = _INSTEAD.get(name, "") if name != N or (E in law.columns and len(np.unique(data[E])) > 1) else ""
             other = f", or fit --law {instead}" if instead not in ("", law.name) else ""
             return (
-                f"{_short(name)} is {number(float(values[0]))} in every run, and law {law.name} needs several; add runs at another{other}"
+                f"{_short(name)} is {number(float(values[0]))} in every run, and law {law.name} needs several; "
+                f"{_REMEDY.get(name, 'add runs at another')}{other}"
             )
-    if N in law.columns and D in law.columns and (relation := tokens_by_size(data[N], data[D])):
-        return (
-            f"D is {relation} in every run, so that what N and what D explains cannot be told apart; "
-            "add runs at another ratio, or fit --law dense-floor"
-        )
+    size = next((name for name in (N, P) if name in law.columns), "")
+    if size and D in law.columns:
+        if relation := tokens_by_size(data[size], data[D]):
+            return (
+                f"D is {relation.replace('N', _short(size))} in every run, so that what {_short(size)} and what D explains cannot be told "
+                "apart; add runs at another ratio, or fit --law dense-floor"
+            )
+        others = [name for name in law.columns if name not in (size, D)]
+        if others and _on_rays(data, size, others):
+            at = " and ".join(_short(name) for name in others)
+            return (
+                f"at each {at} the runs lie on a ray, D a power of {_short(size)}, so that exponents cannot be told apart; "
+                f"add runs off it: other D at the same {_short(size)} and {at}"
+            )
+    return _together(law, data)
+
+
+def _on_rays(data: Data, size: str, others: Sequence[str]) -> bool:
+    """Whether tokens follow size wherever three runs or more share the values of the other columns, and there are such runs."""
+    places = np.stack([np.asarray(np.real(data[name]), dtype=np.float64) for name in others], axis=-1)
+    _, group, counts = np.unique(places.round(12), axis=0, return_inverse=True, return_counts=True)
+    groups = [group.reshape(-1) == k for k in np.flatnonzero(counts > 2)]
+    return bool(groups) and all(tokens_by_size(np.real(data[size][own]), np.real(data[D][own])) for own in groups)
+
+
+def _together(law: Law, data: Data) -> str | None:
+    """Two columns of the law that are a power of each other in every run, such as experts that grow with size."""
+    for k, first in enumerate(law.columns):
+        for second in law.columns[k + 1 :]:
+            x, y = (np.log(np.real(data[name])) for name in (first, second))
+            many = len(np.unique(x)) > 2 and min(np.ptp(x), np.ptp(y)) > np.log(VARY)
+            if many and np.ptp(y - np.polyval(np.polyfit(x, y, 1), x)) < np.log(LOCKED):
+                one, other = _short(first), _short(second)
+                return f"{one} and {other} move together in every run, each a power of the other; add other {other} at the same {one}"
     return None
 
 
@@ -57,4 +94,4 @@ def vary(tokens: Float[np.ndarray, "runs"]) -> float:
 
 
 def _short(name: str) -> str:
-    return SHORT.get(name, name) if name != K else "k"
+    return {K: "k", A: "k/E"}.get(name) or SHORT.get(name, name)

@@ -20,6 +20,8 @@ from fit.budget.allocate import allocate
 from fit.causes import vary
 from fit.derived import Point, default_points
 from fit.estimate import Estimate
+from fit.gains import PATHS, gain_ratio, most_experts, paths_of
+from fit.held_out import AXES_IN_WORDS, held_out_scores, held_out_table
 from fit.laws import Law, law_named
 from fit.quantities import FLOPS_PER_TOKEN, has_allocation, has_cutoff, has_epc
 from fit.report import notes_of
@@ -28,8 +30,11 @@ from fit.report.tables import table
 from fit.report.view import FAR, OUTSIDE, View, cell, router_name
 from fit.report.words import bullets, made
 from fit.runs import Runs, routers
-from fit.runs.schema import C, D, E, N
+from fit.runs.schema import A, C, D, E, G, N
 from fit.uncertainty.intervals import estimates
+
+WITH_TOKENS = ("tokens-experts", "bounded-tokens", "bounded-tokens-interaction", "saturating-tokens", "joint")
+"""Laws that are compared besides where runs have several numbers of experts and of tokens."""
 
 COMPARED = ("separable", "bilinear", "bounded", "floor", "bounded-floor", "floor-interaction", "bounded-floor-interaction")
 SAME, WIDE = 1.25, 2.0
@@ -43,6 +48,9 @@ BUDGETS, GROWN = (1.0, 100.0), 10.0
 
 ALL, BEST, SHRINKS, FLOOR = "all", "Best router", "Gain falls with N", "Floor L_0"
 """The router of a question about all of them, and that question; those that a law without an interaction, or a floor, has no answer to."""
+
+FORM = 1e-9
+"""An interval narrower than this is rounding about a figure that a law's form fixes."""
 
 _EXPONENTS: Mapping[tuple[str, str], str] = {
     (N, "a"): "Exponent of N", (N, "alpha_N"): "Exponent of N", (D, "b"): "Exponent of D", (C, "a"): "Exponent of C",
@@ -118,22 +126,28 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
     of the questions, `NotIdentifiedError` where no law can be fitted.
     """
     analysis = analyse(runs, asked(runs, options), progress)
-    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if has_epc(result.law) or result.law.dense))
+    laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if comparable(result.law)))
     trusted = analysis.ranking.equal if analysis.ranking else laws
     return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted))
+
+
+def comparable(law: Law) -> bool:
+    """Whether a law has answers, or scores of what it predicts, that others can be held against."""
+    return has_epc(law) or law.dense or bool({A, G} & set(law.columns))
 
 
 def asked(runs: Runs, options: Options | None = None) -> Options:
     """The options, with the laws, models and draws of a comparison where none are asked for."""
     options = options or Options()
     laws = [law if isinstance(law, Law) else law_named(law) for law in options.laws if law != "per-size"]
-    if options.laws and not any(has_epc(law) or law.dense for law in laws):
-        raise InputError("nothing to compare: no law asked for is one in N and E, or of dense runs")
+    if options.laws and not any(comparable(law) for law in laws):
+        raise InputError("nothing to compare: no law asked for is one in N and E, in k/E or G, or of dense runs")
     fewer = OTHER_DRAWS if options.other_draws is None else options.other_draws
     if not routers(runs) or (runs.has(E) and len(np.unique(runs.numeric(E))) == 1):
         return replace(options, points=options.points or _largest(runs), other_draws=fewer)
-    with_tokens = ("tokens-experts",) if runs.has(D) and vary(runs.numeric(D)) else ()
-    points = options.points or default_points({name: runs.numeric(name) for name in (N, E, D) if runs.has(name)})
+    with_tokens = WITH_TOKENS if runs.has(D) and vary(runs.numeric(D)) else ()
+    known = {name: runs.numeric(name) for name in (N, E, D) if runs.has(name)}
+    points = options.points or (default_points(known) if N in known else ())
     return replace(options, laws=options.laws or (*with_tokens, *COMPARED), points=points, other_draws=fewer)
 
 
@@ -159,6 +173,7 @@ def answers(analysis: Analysis) -> Iterator[Answer]:
     for result in results:
         router, law, derived = result.router, result.law.name, result.derived
         yield _help(result)
+        yield from _growth(result)
         if has_cutoff(result.law):
             c = result.coefficients["c"]
             yield Answer(SHRINKS, router, law, {1: "yes", -1: "no", 0: "unknown"}[c.sign], c)
@@ -189,6 +204,22 @@ def _of_dense_runs(result: Result, points: Sequence[Point]) -> Iterator[Answer]:
         largest = FLOPS_PER_TOKEN * float(np.max(data[N] * data[D]))
         for best in allocate(result, [times * largest for times in BUDGETS]).optima:
             yield Answer(f"Optimal D/N, {count(best.flops, 2)} FLOPs", result.router, law.name, "", best.tokens_per_parameter)
+
+
+def _growth(result: Result) -> Iterator[Answer]:
+    """Whether what experts are worth, EPC/N, falls or grows from the smallest to the largest size, along each path of tokens."""
+    data = result.fit.problem.data
+    for path in paths_of(result.law):
+        quantity = gain_ratio(result.law, data, path, most_experts(data))
+        ratio = estimates(result.fit, result.draws, quantity, result.options.level)[0]
+        if ratio.low is not None and ratio.high is not None and ratio.high - ratio.low < FORM:
+            return  # the same at every size by the law's form, which is no answer
+        says = (
+            "unknown" if ratio.low is None or ratio.high is None else "falls" if ratio.high < 1 else "grows" if ratio.low > 1 else "unknown"
+        )
+        yield Answer(f"EPC/N with N, {path}", result.router, result.law.name, says, ratio)
+        if path == PATHS[0]:
+            yield Answer(SHRINKS, result.router, result.law.name, {"falls": "yes", "grows": "no"}.get(says, "unknown"), ratio)
 
 
 def _help(result: Result) -> Answer:
@@ -265,6 +296,7 @@ def spread(found: Sequence[Answer]) -> str:
 
 def compare_document(comparison: Comparison) -> Document:
     """Verdict, findings and the table of what survives first; then every law's answers and scores."""
+    scores = held_out_scores(comparison.analysis)
     analysis, view, verdicts = comparison.analysis, View(comparison.analysis), [one.verdict for one in comparison.agreements]
     ranking, found = analysis.ranking, comparison.agreements
     laws = dict.fromkeys(result.law.name for result in analysis.results)
@@ -272,7 +304,7 @@ def compare_document(comparison: Comparison) -> Document:
     shares = [f"{number} {words[1 if number == 1 else 2]}" for name, words in _VERDICTS.items() if (number := verdicts.count(name))]
     says = f"Of {many(len(verdicts), 'answer')} {listing(shares) or 'none is known'}."
     others = [table(view, name) for name in ("ranking", "held_out", "warnings", "provenance")]
-    tables = (_survives(comparison), _answers(comparison), *others)
+    tables = (_survives(comparison), held_out_table(scores), _answers(comparison), *others)
     sections = (Section("All answers, and what they rest on", tuple(one for one in tables if one)),)
     others = f", {analysis.options.fewer_draws:,} under the others" * (len(laws) > 1)
     draws = Note("note", "", "draws", f"{analysis.options.draws:,} draws under {analysis.quoted}{others}")
@@ -283,6 +315,7 @@ def compare_document(comparison: Comparison) -> Document:
         without=next((one.abstain for one in found if one.question == SHRINKS), ()), held_out=view.held_out,
         floorless=next((one.abstain for one in found if one.question == FLOOR), ()),
         routed=[one for one in found if one.question.startswith(BEST)],
+        by_axis=[(AXES_IN_WORDS[by], *next(iter(own.items()))) for by, own in scores.items()] if D in scores else [],
     )  # fmt: skip
     return Document(title, verdict, findings, (*notes_of(analysis, analysis.quoted), draws), sections)
 
@@ -308,7 +341,7 @@ def _answers(comparison: Comparison) -> Table | None:
 def compare_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison at full precision, with all that `fit --json` holds; docs/json.md says what the keys mean."""
     document = compare_document(comparison)
-    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")}
+    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")} | {"held_out_by": held_out_scores(comparison.analysis)}
     return {
         **fit_json(comparison.analysis), "schema": "routelaw.compare/3", "verdict": document.verdict, "findings": list(document.findings),
         **cleaned(own),

@@ -47,7 +47,7 @@ class PublishedLaw:
         """`joint`, or `granularity:E=64` where the law has several rows."""
         return self.law.name if len(self.law.published) == 1 else f"{self.law.name}:{self.row.name}"
 
-    def loss(self, data: Mapping[str, Float[np.ndarray, "*#batch points"]]) -> Float[np.ndarray, "*batch points"]:
+    def loss(self, data: Mapping[str, Float[np.ndarray, "points"]]) -> Float[np.ndarray, "points"]:
         """What the law predicts from its columns: a loss in nats per token, or the efficiency leverage."""
         return 10 ** self.law.log10_loss(self.theta, self.beta, data)
 

@@ -34,5 +34,10 @@ def simulated_curves() -> Path:
     return _path("simulated_curves.csv")
 
 
+def public_points() -> Path:
+    """Path of losses that others published, with their sources."""
+    return _path("public_points.toml")
+
+
 def _path(name: str) -> Path:
     return Path(str(files(__name__) / name))

@@ -120,14 +120,22 @@ class Step:
         return (local.everything - local.experts) // (data * expert) + local.experts // data
 
     @property
+    def narrowed(self) -> int:
+        """Weights that this device keeps whose gradient is in the activations' type until it is
+        summed (`mesh.narrowed`): matrices of blocks, unless they are spread."""
+        local, (data, expert, _) = self.parameters, self.axes
+        dense = 0 if self.fsdp and data * expert > 1 else local.attention + local.feed_forward
+        return dense + (0 if self.fsdp and data > 1 else local.experts)
+
+    @property
     def activation(self) -> int:
         """Bytes of a number in the activations' type."""
         return {"bfloat16": 2, "float32": 4, "float64": 8}[self.config.dtype]
 
     @property
     def wide(self) -> int:
-        """Bytes of a weight, its gradient, each of AdamW's moments, a score, a logit: float32 at
-        least."""
+        """Bytes of a weight, a sum of its gradients, each of AdamW's moments, a score, a logit:
+        float32 at least."""
         return max(4, self.activation)
 
     @property
@@ -204,7 +212,7 @@ def step_memory(step: Step) -> StepMemory:
         inputs=_inputs(step),
         kept=kept_activations(step),
         cast=_cast(step),
-        gradients=weights,
+        gradients=weights - (step.wide - step.activation) * step.narrowed,
         summed=_summed(step),
         working=_working(step),
         logits=_logits(step),

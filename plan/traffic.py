@@ -195,8 +195,9 @@ def hbm_bytes(step: Step) -> int:
     """Bytes that a step reads and writes. Our estimate: each array that the model's code names,
     once for each pass that needs it.
 
-    Weights are read in every pass, in float32, and their gradients written and read; AdamW reads
-    and writes two moments and the weight of its share, and each microbatch the sum of gradients. A
+    Weights are read in every pass, and their gradients written and read: matrices of blocks in the
+    activations' type, to which each microbatch converts them, the rest in float32. AdamW reads and
+    writes two moments and the weight of its share, and each microbatch the sum of gradients. A
     block's arrays are written and read forward, those not kept again, and with their gradients
     backward; what is kept once more. So are the scores, which are read and written again by each
     form of attention and of rematerialisation that computes them again, and the logits.
@@ -204,7 +205,10 @@ def hbm_bytes(step: Step) -> int:
     config, local, micro = step.config, step.parameters, step.microbatches
     passes = 2 if config.remat == "none" else 3
     sums = 2 * micro if micro > 1 else 0
-    weights = step.wide * (micro * (passes + 2) * local.everything + (6 + sums) * step.share)
+    narrow = step.narrowed if step.activation < step.wide else 0
+    converted = narrow * (step.wide + step.activation)
+    read = step.wide * (local.everything - narrow) + step.activation * narrow
+    weights = micro * ((passes + 2) * read + converted) + step.wide * (6 + sums) * step.share
     arrays, kept = all_activations(step), kept_activations(step)
     again = 0 if config.remat == "none" else arrays - kept
     scores = config.size.num_blocks * step.score_bytes(pairs=scored_pairs(config))

@@ -6,8 +6,9 @@ A choice is one of a token's k experts: T tokens make A = T*k choices, numbered 
 They are sorted by expert, then by priority, so that each expert's choices are contiguous; a buffer
 slot then reads its token, and a choice reads its slot. Both directions are gathers.
 
-Two layouts share this code: one buffer per expert of fixed capacity, which drops overflow, and
-blocks of fixed length, as many as any routing can need, which drop nothing.
+Three layouts share this code: one buffer per expert of fixed capacity, which drops overflow;
+blocks of fixed length, as many as any routing can need, which drop nothing; and the sorted choices
+themselves, a slot each.
 """
 
 import math
@@ -88,6 +89,15 @@ def plan_blocks(experts: Int[Array, "tokens k"], num_experts: int) -> BlockPlan:
     filled = in_expert < _at(counts, expert_of_slot)
     plan = _plan(_at(order, sorted_position), filled, slot.reshape(experts.shape))
     return BlockPlan(plan, expert_of_block)
+
+
+def plan_sorted(
+    experts: Int[Array, "tokens k"], num_experts: int
+) -> tuple[Plan, Int[Array, "experts"]]:
+    """A slot for each choice, in order of expert, and the number of choices of each expert."""
+    order, counts, rank = _sort(experts, num_experts, None)
+    slot = _at(jnp.cumsum(counts) - counts, experts.reshape(-1)) + rank
+    return _plan(order, jnp.ones(order.shape, bool), slot.reshape(experts.shape)), counts
 
 
 def block_length(choices: int, num_experts: int) -> int:

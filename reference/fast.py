@@ -5,13 +5,18 @@ Each equals the plain form in its docstring (`tests/reference/test_fast.py`); ev
 accelerators belong here too.
 """
 
+from collections.abc import Callable
 from functools import partial
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
+from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
 from reference.mesh import BATCH, Axes, Layout, contract, reshaped
+
+_T = TypeVar("_T")
 
 
 def linear(
@@ -135,6 +140,124 @@ def _read(
     x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"]
 ) -> Shaped[Array, "*places d_model"]:
     return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+
+
+BLOCK = 64
+"""Rows that `ragged_feedforward` multiplies at a time; our choice, the fastest of 64, 128, 256."""
+
+
+@jax.custom_vjp
+def ragged_feedforward(
+    x: Float[Array, "rows d_model"],
+    counts: Int[Array, "experts"],
+    w_in: Float[Array, "experts d_model hidden"],
+    w_out: Float[Array, "experts hidden d_model"],
+) -> Float[Array, "rows d_model"]:
+    """Plain form: `ragged_dot(gelu(ragged_dot(x, w_in, counts)), w_out, counts)`.
+
+    Rows are in order of their expert, `counts` of each. XLA on CPU multiplies all rows by all
+    experts for a `ragged_dot`; here a loop multiplies BLOCK rows of one expert at a time, as many
+    blocks as the routing needs. A block can reach into the next expert's rows, which are then
+    written again. For one CPU: accelerators are slow at loops of small products. Reverse mode of
+    first order only: the loops' lengths are known at run time alone.
+    """
+    return _ragged_forward(x, counts, w_in, w_out)[0]
+
+
+class _Expert(NamedTuple):
+    w_in: Float[Array, "d_model hidden"]
+    w_out: Float[Array, "hidden d_model"]
+    first: Int[Array, ""]
+    """The number of its first row."""
+    rows: Int[Array, ""]
+
+    def loop(self, block: Callable[[Int[Array, ""], _T], _T], carry: _T) -> _T:
+        """`block(row, carry)` for the first row of each of its blocks."""
+        blocks = -(-self.rows // BLOCK)
+        return jax.lax.fori_loop(0, blocks, lambda i, c: block(self.first + i * BLOCK, c), carry)
+
+
+def _ragged_forward(
+    x: Float[Array, "rows d_model"],
+    counts: Int[Array, "experts"],
+    w_in: Float[Array, "experts d_model hidden"],
+    w_out: Float[Array, "experts hidden d_model"],
+) -> tuple[Float[Array, "rows d_model"], tuple[Array, ...]]:
+    padded = jnp.pad(x, ((0, BLOCK), (0, 0)))
+    hidden = jnp.zeros((padded.shape[0], w_in.shape[-1]), x.dtype)
+
+    def _expert(carry: tuple[Array, Array], expert: _Expert) -> tuple[tuple[Array, Array], None]:
+        def _block(row: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
+            hidden, y = carry
+            block = _rows_from(padded, row) @ expert.w_in
+            return _put(hidden, row, block), _put(y, row, jax.nn.gelu(block) @ expert.w_out)
+
+        return expert.loop(_block, carry), None
+
+    experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)
+    (hidden, y), _ = jax.lax.scan(_expert, (hidden, jnp.zeros_like(padded)), experts)
+    return y[: x.shape[0]], (padded, hidden, counts, w_in, w_out)
+
+
+def _ragged_backward(
+    kept: tuple[Array, ...], gradient: Float[Array, "rows d_model"]
+) -> tuple[Array, None, Array, Array]:
+    padded, hidden, counts, w_in, w_out = kept
+    d_out = jnp.pad(gradient, ((0, BLOCK), (0, 0)))
+
+    def _expert(dx: Array, expert: _Expert) -> tuple[Array, tuple[Array, Array]]:
+        end = expert.first + expert.rows
+
+        def _block(
+            row: Int[Array, ""], carry: tuple[Array, Array, Array]
+        ) -> tuple[Array, Array, Array]:
+            dx, d_w_in, d_w_out = carry
+            own = row + jnp.arange(BLOCK)[:, None] < end
+            dy = jnp.where(own, _rows_from(d_out, row), 0)
+            activation, pull_back = jax.vjp(jax.nn.gelu, _rows_from(hidden, row))
+            (d_hidden,) = pull_back(dy @ expert.w_out.T)
+            d_w_in += _rows_from(padded, row).T @ d_hidden
+            d_w_out += jax.lax.optimization_barrier(activation.T) @ dy
+            return _put(dx, row, d_hidden @ expert.w_in.T), d_w_in, d_w_out
+
+        zeros = jnp.zeros_like(expert.w_in), jnp.zeros_like(expert.w_out)
+        dx, d_w_in, d_w_out = expert.loop(_block, (dx, *zeros))
+        return dx, (d_w_in, d_w_out)
+
+    experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)
+    dx, d_weights = jax.lax.scan(_expert, jnp.zeros_like(padded), experts)
+    return dx[: gradient.shape[0]], None, *d_weights
+
+
+ragged_feedforward.defvjp(_ragged_forward, _ragged_backward)
+
+
+def _rows_from(
+    x: Shaped[Array, "rows columns"], row: Int[Array, ""]
+) -> Shaped[Array, "block columns"]:
+    return jax.lax.dynamic_slice_in_dim(x, row, BLOCK)
+
+
+def _put(
+    x: Shaped[Array, "rows columns"], row: Int[Array, ""], block: Shaped[Array, "block columns"]
+) -> Shaped[Array, "rows columns"]:
+    return jax.lax.dynamic_update_slice_in_dim(x, block, row, 0)
+
+
+def on_one_cpu() -> bool:
+    """Whether the program is for a single CPU device: the mesh's, or without a mesh the default."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty:
+        return jax.default_backend() == "cpu"
+    device = mesh.abstract_device
+    return mesh.size == 1 and device is not None and device.device_kind == "cpu"
+
+
+def on_one_device(x: Shaped[Array, "..."]) -> Shaped[Array, "..."]:
+    """`x` without a layout, for operations of which JAX knows none; copies nothing."""
+    if jax.sharding.get_abstract_mesh().empty:
+        return x
+    return jax.sharding.reshard(x, P(*(None,) * x.ndim))
 
 
 def weighted_sum(

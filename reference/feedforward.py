@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Size
-from reference.fast import gelu_contract, gelu_linear, linear
+from reference.fast import gelu_contract, gelu_linear, linear, on_one_device, ragged_feedforward
 from reference.mesh import (
     BATCH,
     BUFFER,
@@ -87,7 +87,7 @@ class Experts(eqx.Module):
         For where no token may be dropped. Each block reads a copy of its expert's weights, as many
         at a time as fit in `COPIES`. With an `expert` axis every device all-gathers the layer's
         experts: evaluation uses rounds instead (`routed`), and only training without a capacity
-        comes here.
+        comes here; on one CPU it goes by rows (`by_row`).
         """
         w_in = laid_out(self.w_in.astype(blocks.dtype), (None, None, MODEL))
         w_out = laid_out(self.w_out.astype(blocks.dtype), (None, MODEL, None))
@@ -113,6 +113,13 @@ class Experts(eqx.Module):
         out = jax.lax.map(lambda xs: jax.vmap(_one_each)(*xs), turn)
         out = reshaped(out, (turns * at_a_time, groups, *rest), layout[1:])[:number]
         return jnp.moveaxis(out, 0, 1)
+
+    def by_row(
+        self, x: Float[Array, "rows d_model"], counts: Int[Array, "experts"]
+    ) -> Float[Array, "rows d_model"]:
+        """Expert 0 on the first `counts[0]` rows, 1 on the next, and so on; on one device."""
+        w_in, w_out = (on_one_device(w.astype(x.dtype)) for w in (self.w_in, self.w_out))
+        return ragged_feedforward(x, counts, w_in, w_out)
 
 
 def _weights(

@@ -22,8 +22,7 @@ from typing import Any, TypeVar
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, Shaped
 
@@ -120,31 +119,6 @@ def devices_along(*axes: str) -> int:
     return math.prod(shape.get(axis, 1) for axis in axes)
 
 
-def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
-    """`tree` with each array placed on the mesh by its spec.
-
-    With several processes, each must hold the same `tree`.
-    """
-    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
-
-
-def batch_rows(mesh: Mesh, batch: int) -> Int[np.ndarray, "rows"]:
-    """The rows of a batch on this process's devices, in order; all rows in a single process."""
-    slices = NamedSharding(mesh, P(BATCH)).addressable_devices_indices_map((batch,)).values()
-    return np.unique(np.concatenate([np.arange(batch)[index] for index in slices if index]))
-
-
-def place_batch(
-    rows: Int[np.ndarray, "rows context_and_one"], mesh: Mesh, batch: int
-) -> Int[Array, "batch context_and_one"]:
-    """A global array of `batch` sequences, from the rows of each process.
-
-    Each process passes the rows that `batch_rows` lists, in order.
-    """
-    sharding = NamedSharding(mesh, P(BATCH, None))
-    return jax.make_array_from_process_local_data(sharding, rows, (batch, rows.shape[1]))
-
-
 def laid_out(x: Shaped[Array, "..."], layout: Layout) -> Shaped[Array, "..."]:
     """`x` resharded to `layout`."""
     if _alone():
@@ -221,8 +195,7 @@ def parameter_specs(model: PyTree) -> PyTree[P]:
                     "or it would be replicated"
                 )
             return P()
-        # The leading axes of stacked blocks are not sharded.
-        return P(*(None,) * (leaf.ndim - len(layout)), *layout)
+        return P(*_stacked(layout, leaf))
 
     return jax.tree_util.tree_map_with_path(_spec, eqx.filter(model, is_array))
 
@@ -258,25 +231,42 @@ def sum_to_shares(gradient: PyTree, shares: PyTree[P]) -> PyTree:
     return jax.tree.map(_sum_to_share, gradient, shares)
 
 
+def narrowed(blocks: T, dtype: Any) -> T:
+    """Stacked blocks whose matrices are in `dtype`, in which they are read anyway.
+
+    Scanned over, they then have a stacked gradient in `dtype` too: half the memory in bfloat16, of
+    numbers that the products of the backward pass are rounded to already, so that none changes. It
+    is converted to the weights' own dtype before it is summed, over devices or microbatches.
+    Matrices that are spread over several devices stay as they are: `gathered` sums their gradients
+    within the scan.
+    """
+    return _read_in(dtype, blocks, before_scan=True)
+
+
 def gathered(blocks: T, dtype: Any) -> T:
     """Blocks whose spread matrices are whole, in `dtype`, on each device that computes with them.
 
     Their gradients are summed into the shards, in the weights' own dtype (Zhao et al. 2023, FSDP).
     Matrices in their layout of `parameter_specs` are returned as they are.
     """
-    if _alone():
-        return blocks
+    return _read_in(dtype, blocks, before_scan=False)
+
+
+def _read_in(dtype: Any, blocks: T, *, before_scan: bool) -> T:
+    """`narrowed` before the scan over blocks, or `gathered`."""
 
     def _whole(path: tuple[Any, ...], weight: Any) -> Any:
         layout = _by_end(_WEIGHTS, _dotted(path))
         if layout is None or not summed_later(path):
             return weight
-        # The leading axes of stacked blocks are not sharded.
-        layout = (*(None,) * (weight.ndim - len(layout)), *layout)
-        own = jax.typeof(weight).sharding.spec
-        if own.partitions == layout:
+        whole = P(*_stacked(layout, weight), reduced=_summed_axes(path))
+        own = whole if _alone() else jax.typeof(weight).sharding.spec
+        if own.partitions == whole.partitions:
+            return weight.astype(dtype) if before_scan else weight
+        axes = (name for axes in own.partitions for name in _names(axes) if axes not in layout)
+        if before_scan and devices_along(*axes) > 1:
             return weight
-        return _gather(weight, dtype, P(*layout, reduced=_summed_axes(path)), own)
+        return _gather(weight, dtype, whole, own)
 
     return jax.tree_util.tree_map_with_path(_whole, blocks)
 
@@ -314,6 +304,11 @@ def _sum_to_share(x: Shaped[Array, "..."], share: P) -> Shaped[Array, "..."]:
     axes = _names(share[dimension])
     scatter = partial(jax.lax.psum_scatter, axis_name=axes, scatter_dimension=dimension, tiled=True)
     return jax.shard_map(scatter, in_specs=spec, out_specs=share)(x)
+
+
+def _stacked(layout: Layout, weight: Any) -> Layout:
+    """`layout` after the leading axes of stacked blocks, which are not sharded."""
+    return (*(None,) * (weight.ndim - len(layout)), *layout)
 
 
 def is_array(leaf: object) -> bool:

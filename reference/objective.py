@@ -10,15 +10,19 @@ before it.
 """
 
 import math
+from collections.abc import Callable
+from typing import TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree, Shaped
 
 from reference.mesh import BATCH, BUFFER, MODEL, TOKENS, devices_along, reshaped
 from reference.routers import Routing
 from reference.transformer import Transformer
+
+T = TypeVar("T")
 
 PADDING = -1
 """Padding token; masked as a target."""
@@ -87,30 +91,44 @@ def log_prob_of(
     x: Float[Array, "batch context d_model"],
     targets: Int[Array, "batch context"],
 ) -> Float[Array, "batch context"]:
-    """`target_log_prob(model.logits(x), targets)`, with at most `LOGITS` logits at a time.
+    """`target_log_prob(model.logits(x), targets)`, with at most `LOGITS` logits at a time."""
+    return of_logits(target_log_prob, model, x, targets)
 
-    Where there would be more on a device, they are made for a chunk of positions at a time, and
-    again in the backward pass.
+
+def of_logits(
+    function: Callable[..., T],
+    model: Transformer,
+    x: Float[Array, "batch context d_model"],
+    targets: Int[Array, "batch context"],
+) -> T:
+    """`function(model.logits(x), targets)`, with at most `LOGITS` logits at a time.
+
+    `function` maps logits and targets of some positions to arrays [batch, positions]. Where there
+    would be more logits on a device, they are made for a chunk of positions at a time, and again in
+    the backward pass.
     """
     batch, context, d_model = x.shape
     per_position = batch // devices_along(*BATCH) * model.config.embedding_rows
     length = max(1, min(context, LOGITS * devices_along(MODEL) // per_position))
     chunks = math.ceil(context / length)
     if chunks == 1:
-        return target_log_prob(model.logits(x), targets)
+        return function(model.logits(x), targets)
 
     def _chunk(
         x: Float[Array, "batch length d_model"], targets: Int[Array, "batch length"]
-    ) -> Float[Array, "batch length"]:
-        return target_log_prob(model.logits(x), targets)
+    ) -> PyTree[Shaped[Array, "batch length"]]:
+        return function(model.logits(x), targets)
+
+    def _joined(found: Shaped[Array, "chunks batch length"]) -> Shaped[Array, "batch context"]:
+        side_by_side = jnp.moveaxis(found, 0, 1)
+        return reshaped(side_by_side, (batch, chunks * length), TOKENS[:2])[:, :context]
 
     rest = ((0, 0), (0, chunks * length - context))
     split = reshaped(jnp.pad(x, (*rest, (0, 0))), (batch, chunks, length, d_model), BUFFER)
     own = reshaped(jnp.pad(targets, rest), (batch, chunks, length), TOKENS)
     each = jnp.moveaxis(split, 1, 0), jnp.moveaxis(own, 1, 0)
     chunk = jax.checkpoint(_chunk, prevent_cse=False)
-    found = jnp.moveaxis(jax.lax.map(lambda xs: chunk(*xs), each), 0, 1)
-    return reshaped(found, (batch, chunks * length), TOKENS[:2])[:, :context]
+    return jax.tree.map(_joined, jax.lax.map(lambda xs: chunk(*xs), each))
 
 
 def target_log_prob(

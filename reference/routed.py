@@ -13,8 +13,17 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, Key, PRNGKeyArray, Shaped
 
 from reference.config import ModelConfig, RouterConfig
-from reference.dispatch import Plan, block_length, combine, plan_blocks, plan_capacity, to_slots
+from reference.dispatch import (
+    Plan,
+    block_length,
+    combine,
+    plan_blocks,
+    plan_capacity,
+    plan_sorted,
+    to_slots,
+)
 from reference.errors import ConfigError
+from reference.fast import on_one_cpu, on_one_device
 from reference.feedforward import Experts, FeedForward
 from reference.mesh import BATCH, EXPERT, TOKENS, devices_along, laid_out, reshaped
 from reference.routers import AbstractRouter, Routing
@@ -88,6 +97,8 @@ class RoutedFeedForward(eqx.Module):
         capacity = self.config.capacity(groups.shape[1], inference=inference)
         if capacity is None and inference and devices_along(EXPERT) > 1:
             return self._by_rounds(groups, routing)
+        if capacity is None and not inference and on_one_cpu():
+            return self._by_row(groups, routing)
         if capacity is None:
             blocks = _by_group(jax.vmap(lambda e: plan_blocks(e, num_experts))(routing.experts))
             length = block_length(choices, num_experts)
@@ -103,6 +114,19 @@ class RoutedFeedForward(eqx.Module):
             )
             out = self.experts(_cut(jax.vmap(to_slots)(groups, plan), capacity))
         return _combined(out, routing, plan), jax.vmap(Plan.kept)(plan)
+
+    def _by_row(
+        self, groups: Float[Array, "groups tokens d_model"], routing: Routing
+    ) -> tuple[Float[Array, "groups tokens d_model"], Bool[Array, "groups tokens k"]]:
+        """Training on one CPU without drops: no slot is empty, and all tokens are one group."""
+        x, experts, gates = (
+            on_one_device(each.reshape(-1, each.shape[-1]))
+            for each in (groups, routing.experts, routing.gates)
+        )
+        plan, counts = plan_sorted(experts, self.config.num_experts)
+        y = combine(self.experts.by_row(to_slots(x, plan), counts), gates, plan)
+        kept = jnp.ones(routing.experts.shape, bool)
+        return reshaped(y, groups.shape, TOKENS), _by_group(kept)
 
     def _by_rounds(
         self, groups: Float[Array, "groups tokens d_model"], routing: Routing

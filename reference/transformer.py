@@ -20,7 +20,7 @@ from reference.config import ModelConfig, Remat
 from reference.errors import ConfigError
 from reference.fast import linear
 from reference.feedforward import EXPERT_INPUTS, EXPERT_OUTPUTS, FeedForward
-from reference.mesh import HIDDEN, TOKENS, gathered, is_array, laid_out, rows
+from reference.mesh import HIDDEN, TOKENS, gathered, is_array, laid_out, narrowed, rows
 from reference.norm import LayerNorm
 from reference.routed import RoutedFeedForward
 from reference.routers import Hash, RouterState, Routing
@@ -215,7 +215,8 @@ class Transformer(eqx.Module):
         inference: bool,
     ) -> tuple[Float[Array, "batch context d_model"], Routing | None]:
         """Applies all blocks, by a scan over groups."""
-        arrays, static = eqx.partition(self.groups, eqx.is_array)
+        groups = self.groups if inference else narrowed(self.groups, x.dtype)
+        arrays, static = eqx.partition(groups, eqx.is_array)
         number = self.config.size.num_blocks // self.config.period
         keys = None if key is None else jax.random.split(key, number)
 

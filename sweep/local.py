@@ -1,13 +1,15 @@
-"""Runs as local processes, a few at a time, each pinned to its share of the cores.
+"""Runs as local processes, a few at a time, each with its share of the cores and of the GPUs.
 
-Pinning is our choice: on two cores, two runs with one core each had 1.7 times the throughput of two
-that shared both (docs/LOG.md).
+A share of the cores is our choice: on two, two runs with one core each had 1.7 times the throughput
+of two that shared both (docs/LOG.md). Of GPUs it is a need: a JAX process takes most of the memory
+of each GPU that it sees.
 """
 
 import itertools
 import os
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
@@ -26,21 +28,23 @@ def train_locally(
     When `stop` is requested, active runs write a checkpoint and end, and no other starts.
     """
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else []
-    slots = itertools.count()
+    gpus, slots, own = visible_gpus(), itertools.count(), threading.local()
 
     def _train(run: Run) -> None:
         if not stop.asked:
             # On leaving, its standard input is closed, which stops it, and its end awaited.
-            with _start(run) as process:
+            with _start(run, own.gpus) as process:
                 while not stop.asked and process.poll() is None:
                     time.sleep(0.2)
 
-    def _pin() -> None:
+    def _take_share() -> None:
+        slot = next(slots)
+        own.gpus = gpus[slot::jobs] or gpus[slot % len(gpus) :][:1] if gpus else []
         # A process inherits the affinity of the thread that starts it.
         if jobs <= len(cores):
-            os.sched_setaffinity(0, cores[next(slots) :: jobs])
+            os.sched_setaffinity(0, cores[slot::jobs])
 
-    with ThreadPoolExecutor(jobs, initializer=_pin) as pool:
+    with ThreadPoolExecutor(jobs, initializer=_take_share) as pool:
         futures = {pool.submit(_train, run): run for run in runs}
         try:
             for future in as_completed(futures):
@@ -50,11 +54,24 @@ def train_locally(
             stop.asked = True
 
 
-def _start(run: Run) -> subprocess.Popen[bytes]:
+def visible_gpus() -> list[str]:
+    """NVIDIA GPUs that a process started here may use, as `CUDA_VISIBLE_DEVICES` names them."""
+    given = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if given is None:
+        numbers = (path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
+        return sorted((number for number in numbers if number.isdecimal()), key=int)
+    names = (name.strip() for name in given.split(","))
+    # As CUDA does: none from the first name that is no GPU's on.
+    return list(itertools.takewhile(lambda name: name not in ("", "-1"), names))
+
+
+def _start(run: Run, gpus: Sequence[str]) -> subprocess.Popen[bytes]:
     run.log.parent.mkdir(parents=True, exist_ok=True)
     # The process must import the same package.
     paths = [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, paths))}
+    if gpus:
+        environment["CUDA_VISIBLE_DEVICES"] = ",".join(gpus)
     command = [sys.executable, "-m", "sweep.run", run.name, str(run.out), to_toml(run.config)]
     with run.log.open("ab") as log:
         # In a session of its own: Ctrl-C reaches the sweep alone, which stops the runs.
@@ -69,9 +86,9 @@ def _start(run: Run) -> subprocess.Popen[bytes]:
 
 
 def default_jobs() -> int:
-    """The number of cores; 1 where JAX has a GPU or a TPU, which takes one process."""
+    """The number of cores; where JAX has GPUs theirs, and 1 where it has TPUs: one process each."""
     # In a process of its own, which releases the device.
     command = [sys.executable, "-c", "import jax; print(jax.default_backend())"]
     backend = subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return (cores or 1) if backend == "cpu" else 1
+    return {"cpu": cores or 1, "gpu": len(visible_gpus())}.get(backend) or 1

@@ -1,9 +1,11 @@
 """The benchmarks run: at their smallest, since what they measure is not for a test to judge."""
 
 import json
+import os
 import subprocess
 import sys
 import time
+from importlib import import_module
 from pathlib import Path
 
 import jax
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 from jaxtyping import Array, Int
 
+from benchmarks import accelerator
 from benchmarks.coverage_truth import Design, make_truth
-from benchmarks.device.parts import Part, run_part
+from benchmarks.device.parts import Item, Part, Result, run_part
+from benchmarks.torch_peer import exception_in
 from fit.laws import TOKENS
 from fit.runs import load_runs
 from reference.routers import ROUTERS, HashRouter, Routing
@@ -111,9 +115,16 @@ def test_training_steps_are_timed_without_a_peer(tmp_path: Path) -> None:
     assert [{side: len(taken) for side, taken in turn.items()} for turn in found["7K, E = 8"]["seconds"]] == [{"JAX": 2}] * 5
 
 
-def test_the_check_of_an_accelerator_runs_at_toy_size(tmp_path: Path) -> None:
+def _in_this_process(part: Part, *_: object) -> Result:
+    """`run_part` without processes, which would each start JAX."""
+    return Result(part, 0.0, [import_module(part.module).measure(item) for item in part.items])
+
+
+def test_the_check_of_an_accelerator_runs_at_toy_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     figures = tmp_path / "accelerator.json"
-    _run("accelerator", "--toy", "--parts", "attention", "steps", "peer", "--json", str(figures))
+    monkeypatch.setattr(accelerator, "run_part", _in_this_process)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    accelerator.main(accelerator.Options(toy=True, parts=("attention", "steps", "peer"), json=figures))
     parts = json.loads(figures.read_text())["parts"]
     assert list(parts) == ["machine", "attention", "steps", "peer"]
     ((attention,), (step,)) = (parts[name]["items"] for name in ("attention", "steps"))
@@ -125,6 +136,21 @@ def test_the_check_of_an_accelerator_runs_at_toy_size(tmp_path: Path) -> None:
     assert step["reported_bytes"] > 0
 
 
+def test_without_an_accelerator_the_check_refuses_in_three_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(accelerator, "run_part", _in_this_process)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    with pytest.raises(SystemExit) as refused:
+        accelerator.main(accelerator.Options())
+    assert str(refused.value).splitlines() == [
+        "error: JAX sees no accelerator here",
+        "install its driver, and JAX for it: uv sync --extra cuda",
+        "or try everything at toy size: python -m benchmarks.accelerator --toy",
+    ]
+    assert capsys.readouterr() == ("", "")
+
+
 @pytest.mark.slow
 def test_the_check_of_an_accelerator_stops_a_run_and_continues_it(tmp_path: Path) -> None:
     figures = tmp_path / "accelerator.json"
@@ -134,17 +160,30 @@ def test_the_check_of_an_accelerator_stops_a_run_and_continues_it(tmp_path: Path
     assert run["losses"] == [run["held_out"]]
 
 
-def test_what_fails_is_named_and_what_is_left_when_time_is_up_is_not_tried() -> None:
-    # The tests' machine has no accelerator: each item fails, in a process of its own.
-    items = [{"name": name, "toy": False} for name in ("first", "second")]
-    part = Part("machine", "", items, ("", "devices"), lambda item, found: [item["name"], "1"])
+def test_what_fails_or_hangs_is_named_and_what_is_left_when_time_is_up_is_not_tried() -> None:
+    items = [{"name": name} for name in ("raises", "hangs", "is measured")]
+    part = Part("tests.faulty_part", "", items, ("", "value"), lambda item, found: [item["name"], str(found["value"])])
     shown: list[str] = []
-    result = run_part(part, time.monotonic() + HANG_SECONDS, lambda item, _: shown.append(item["name"]))
-    assert shown == ["first", "second"]
-    assert [str(found["failed"]).partition(": ")[2][:24] for found in result.found] == ["JAX sees no accelerator "] * 2
-    assert [row[0].partition(" (")[0] for row in result.rows()] == shown
+
+    def _limit(item: Item, left: float) -> float:
+        return 0.1 if item["name"] == "hangs" else left
+
+    result = run_part(part, time.monotonic() + HANG_SECONDS, lambda item, _: shown.append(item["name"]), _limit)
+    assert shown == ["raises", "hangs", "is measured"]
+    assert result.rows() == [
+        ["raises (failed: ValueError: no such kernel (exit code 1))", ""],
+        ["hangs (failed: not done within 0.1 s)", ""],
+        ["is measured", "1"],
+    ]
     late = run_part(part, time.monotonic(), lambda item, found: None)
-    assert late.found == [{"skipped": "no time left"}] * 2
+    assert late.found == [{"skipped": "no time left"}] * 3
+
+
+def test_an_exception_is_found_among_the_hints_that_pytorch_prints_after_it() -> None:
+    errors = "Traceback:\n  File a, line 1\ntorch.dynamo.exc.RunError: no fake tensor\n  Explanation: not BF16\n\nSet TORCH_LOGS\n"
+    assert exception_in(errors) == "torch.dynamo.exc.RunError: no fake tensor Explanation: not BF16"
+    assert exception_in("Killed\n") == "Killed"
+    assert exception_in("") == "no message"
 
 
 def test_mutual_information_is_counted_and_shuffling_keeps_what_each_class_has() -> None:

@@ -140,6 +140,11 @@ def test_runs_come_from_standard_input_as_well() -> None:
         (["fit", "--draws", "-1"], "draws"),
         (["fit", "--level", "95"], "level"),
         (["fit", "--where", "num_experts == 1", "--law", "bounded"], "all dense"),
+        (["fit", "--published", "floor"], "no published coefficients; those with some are dense, tokens"),
+        (["fit", "--published", "tokens:Kaplan"], "no published row 'Kaplan'"),
+        (["fit", "--published", "joint", "--at", "N=1e9"], "joint reads N, D, E"),
+        (["fit", "--published", "joint", "--law", "joint"], "fits nothing"),
+        (["fit", "--at", "P=1e9,S=1"], "S = 1 - k/E"),
     ],
     ids=lambda value: " ".join(value[1:]).replace(str(ROOT), "FOLDER") if isinstance(value, list) else "",
 )
@@ -354,3 +359,29 @@ def test_tokenize_writes_shards_that_train_reads(
     assert 'tokenizer = "bpe:300"' in (run / "config.toml").read_text()
     assert main(["tokenize", str(corpus), str(shards)]) == 2
     assert "exists; remove it" in capsys.readouterr().err
+
+
+def test_published_laws_predict_without_a_fit(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    points = ("--at", "N=5.71e9,E=1,D=2.919e10", "--at", "P=1.84e9,S=0.75,D=3.623e10")
+    assert main(["fit", "--published", "joint,sparsity", *points, "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    # Both papers' printed optima, at 1e21 and 1e20 FLOPs (rounded N and D: four digits).
+    values = {row["law"]: row["value"] for row in record["predictions"]}
+    assert values == pytest.approx({"joint": 2.3502, "sparsity": 2.4368}, abs=2e-4)
+    assert main(["fit", "--published", "all", *points, "--out", str(tmp_path)]) == 0
+    text = capsys.readouterr().out
+    assert "N 2.1 times" in text  # joint's runs end at 2.7B active parameters
+    assert len(text.splitlines()) <= 60
+    assert (tmp_path / "published.html").exists()
+
+
+def test_columns_that_follow_from_others_are_derived_and_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    runs = ["experts,top_k,total_params,tokens,val_loss"]
+    for i, (experts, k) in enumerate(((1, 1), (8, 1), (8, 2), (64, 2))):
+        for size in (1e8, 1e9, 1e10):
+            runs += [
+                f"{experts},{k},{size},{tokens},{2 + (size / 1e8) ** -0.3 + (tokens / 1e9) ** -0.3 + 0.1 * i}" for tokens in (1e9, 9e9)
+            ]
+    (tmp_path / "runs.csv").write_text("\n".join(runs), encoding="utf-8")
+    assert main(["fit", str(tmp_path / "runs.csv"), "--law", "sparsity-dense", "--draws", "0", "--full"]) == 0
+    assert "no column activation_ratio: A = k/E" in " ".join(capsys.readouterr().out.split())

@@ -18,12 +18,13 @@ from common.errors import InputError
 from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import SEED, Range
-from reference.mesh import DATA, EXPERT, place_batch
+from reference.mesh import DATA, EXPERT
 from reference.objective import PADDING
 from reference.transformer import Transformer
 from training.config import TrainConfig
 from training.evaluate import Sums, evaluate, sums_of
 from training.folder import check_data, own_text, run_options, tokenizer_of
+from training.placing import place_batch
 from training.restore import CHECKPOINTS, read_weights
 from training.sampling import sample
 from training.start import kernel_refusal, model_shapes

@@ -15,10 +15,11 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from common.errors import InputError
-from reference.mesh import BATCH, laid_out, place_batch
-from reference.objective import PADDING, target_log_prob
+from reference.mesh import BATCH, laid_out
+from reference.objective import PADDING, of_logits, target_log_prob
 from reference.transformer import Transformer
 from training.load import LoadedRun
+from training.placing import place_batch
 from training.sampling import sample
 
 SHORTEST = 16
@@ -137,7 +138,13 @@ def _log_probs(
 ) -> tuple[Float[Array, "batch positions"], Bool[Array, "batch positions"]]:
     """Each target's log-probability, and whether it is the most probable token."""
     targets = jnp.maximum(tokens[:, 1:], 0)
-    logits, _ = model(jnp.maximum(tokens[:, :-1], 0), inference=True)
-    best = jnp.argmax(laid_out(logits, (BATCH, None, None)), axis=-1) == targets
-    log_prob = target_log_prob(logits, targets)
+    x, _ = model.features(jnp.maximum(tokens[:, :-1], 0), inference=True)
+    log_prob, best = of_logits(_target_and_best, model, x, targets)
     return laid_out(log_prob, (None, None)), laid_out(best, (None, None))
+
+
+def _target_and_best(
+    logits: Float[Array, "batch positions vocabulary"], targets: Int[Array, "batch positions"]
+) -> tuple[Float[Array, "batch positions"], Bool[Array, "batch positions"]]:
+    best = jnp.argmax(laid_out(logits, (BATCH, None, None)), axis=-1) == targets
+    return target_log_prob(logits, targets), best

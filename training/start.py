@@ -21,13 +21,14 @@ from common.errors import InputError
 from common.terminal import Say
 from reference.config import Dtype, ModelConfig, check_shape
 from reference.errors import ConfigError, require
-from reference.mesh import BATCH, batch_rows, make_mesh, parameter_specs, place_batch
+from reference.mesh import BATCH, make_mesh, parameter_specs
 from reference.routers import Hash
 from reference.routers.hash import balanced_table
 from reference.transformer import Transformer
 from training.config import RunOptions, TrainConfig, differences
 from training.folder import AFTER_DECAY_BEGINS, MAY_DIFFER, run_options
 from training.optimizer import make_optimizer
+from training.placing import batch_rows, place_batch
 from training.restore import CHECKPOINTS, checkpoint_steps, read_newest
 from training.step import TrainState, init_state, state_specs
 from training.text.batches import Batch, EvaluationBatches, Sequences, training_batches

@@ -83,7 +83,7 @@ def flag(name: str) -> str:
 def amount(name: str, value: float) -> str:
     """A limit's value as people write it, such as `640GB`, `1e+21`."""
     if name in ("memory", "serve_memory"):
-        scale, unit = next(((x, u) for x, u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if value >= x), (1e3, "KB"))
+        scale, unit = next(((x, u) for x, u in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB")) if value >= x * 0.9995), (1e3, "KB"))
         return f"{value / scale:.3g}{unit}"
     if name in ("tokens", "lifetime_tokens"):
         return count(value)

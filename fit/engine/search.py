@@ -1,8 +1,9 @@
 """The global half of a fit: points spread over the shape parameters, exact least squares over the coefficients at each.
 
 With the shapes fixed a law is linear, so the search has as many dimensions as there are shape parameters. Up to three it is a grid that
-covers them whole; above, scattered points of a low-discrepancy sequence. Where the loss is not a square in the link's scale (a floor
-under log loss, Huber) the projection minimises its square to first order, and the polish does the rest on the true objective.
+covers them whole; above, scattered points of a low-discrepancy sequence, of which the lowest are polished. Where the loss is not a square
+in the link's scale (a floor under log loss, Huber) the projection minimises its square to first order, and the polish does the rest on the
+true objective.
 """
 
 import numpy as np

@@ -14,7 +14,9 @@ from fit.analysis import Options
 from fit.compare import ALL, Agreement, Answer, Comparison, Verdict, agreements, chance, compare, compare_document, compare_json, verdict
 from fit.derived import Point
 from fit.estimate import Estimate, Status
+from fit.held_out import held_out_scores
 from fit.runs import Runs
+from fit.runs.schema import E, N
 from fit.uncertainty.draws import WEBB, raised_residuals
 from tests.checks import unchecked
 
@@ -138,7 +140,7 @@ def test_every_law_answers_every_question_it_has_a_term_for(small: Comparison) -
 
 @pytest.mark.parametrize("law", ["per-size", "utilisation"])
 def test_laws_that_answer_no_question_are_refused(law: str, small_runs: Runs) -> None:
-    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E"):
+    with pytest.raises(fit.InputError, match="nothing to compare: no law asked for is one in N and E, in k/E or G"):
         compare(small_runs, Options(laws=(law,), draws=0))
 
 
@@ -208,6 +210,16 @@ def test_a_router_without_a_name_has_its_answers_in_the_table() -> None:
 def test_without_draws_nothing_is_known(small_runs: Runs) -> None:
     found = compare(small_runs, Options(laws=("separable",), routers=("Hash", "S-Base"), draws=0))
     assert {one.verdict for one in found.agreements} == {"unknown"}
+
+
+def test_runs_are_held_out_by_size_and_by_experts(small: Comparison) -> None:
+    scores = held_out_scores(small.analysis)
+    assert list(scores) == [N, E]  # all these runs read as many tokens
+    assert {*scores[N]} == {*scores[E]} == {"separable", "bilinear", "bounded"}
+    for own in scores.values():
+        assert list(own.values()) == sorted(own.values())
+        assert all(0 < value < 0.2 for value in own.values())
+    assert any(table.title.startswith("Mean CRPS") for table in compare_document(small).tables())
 
 
 def test_json_is_json_and_its_own_keys_are_documented(small: Comparison) -> None:

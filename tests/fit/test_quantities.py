@@ -51,9 +51,13 @@ def _others(law: Law) -> dict[str, np.ndarray]:
 def test_a_dense_model_of_the_effective_size_has_the_routed_models_loss(law: Law) -> None:
     theta, beta = _truth(law)
     effective = effective_parameter_count(law, theta, beta, SIZES, COUNTS, _others(law))
-    dense = law.log10_loss(theta, beta, {N: effective, E: np.ones(4), **_others(law)})
+    routed, others = law.log10_loss(theta, beta, {N: SIZES, E: COUNTS, **_others(law)}), _others(law)
+    # Yun's last factor takes large routed models below all dense ones.
+    reached = np.isfinite(effective)
+    assert reached.all() or (law.name == "saturating-tokens" and reached.any())
+    everything = {name: values[reached] for name, values in {N: effective, E: np.ones(4), **others}.items()}
     # 52 halvings of a bracket of a factor of 1.8.
-    np.testing.assert_allclose(dense, law.log10_loss(theta, beta, {N: SIZES, E: COUNTS, **_others(law)}), rtol=1e-12)
+    np.testing.assert_allclose(law.log10_loss(theta, beta, everything), routed[reached], rtol=1e-12)
     assert (effective > SIZES).all()
 
 

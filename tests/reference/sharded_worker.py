@@ -19,7 +19,7 @@ from unittest.mock import patch
 import equinox as eqx
 import jax
 import numpy as np
-from jax.sharding import NamedSharding
+from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Int, PyTree, install_import_hook
 
@@ -27,10 +27,11 @@ with install_import_hook("reference", "beartype.beartype"):
     from plan.hlo import Collectives, collectives
     from reference.config import ModelConfig, RouterConfig, Size
     from reference.dispatch import block_length
-    from reference.mesh import batch_rows, make_mesh, parameter_specs, place, place_batch
+    from reference.mesh import make_mesh, parameter_specs
     from reference.objective import Report, objective
     from reference.routers import ROUTERS, Reinforce
-    from training.optimizer import OptimizerConfig, make_optimizer
+    from training.optimizer import OptimizerConfig, make_optimizer, weight_specs
+    from training.placing import batch_rows, place_batch
     from training.step import TrainState, init_state, state_specs, train_step
 
 from tests.checks import HANG_SECONDS
@@ -40,6 +41,14 @@ from tests.reference.small_models import decoded, draw
 BATCH = 16
 # An epsilon as large as the gradients: AdamW's usual one divides gradients that are nothing but rounding by themselves.
 OPTIMIZER = make_optimizer(OptimizerConfig(peak_learning_rate=1e-2, warmup_steps=1, steps=10, epsilon=1e-2, clip=0.5))
+
+
+def place(tree: PyTree, specs: PyTree[P], mesh: Mesh) -> PyTree:
+    """`tree` with each array placed on the mesh by its spec.
+
+    With several processes, each must hold the same `tree`.
+    """
+    return jax.tree.map(lambda x, spec: jax.device_put(x, NamedSharding(mesh, spec)), tree, specs)
 
 
 class Case(NamedTuple):
@@ -187,8 +196,12 @@ def run(mesh: list[int], **options: Any) -> dict[str, Any]:
 
 def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
     """An evaluation of a vocabulary that no mesh divides, on very uneven text: most sequences repeat one token, so that all their tokens
-    go to the same experts. How far the mesh is from one device, how many rounds it took, and what its program moves."""
-    config = dataclasses.replace(Case(**options).config(), vocabulary=29, vocabulary_multiple=16)
+    go to the same experts. How far the mesh is from one device, how many rounds it took, and what its program moves.
+
+    Texts are read a token at a time, with `fsdp` from weights that are spread so.
+    """
+    case = Case(**options)
+    config = dataclasses.replace(case.config(), vocabulary=29, vocabulary_multiple=16)
     model = draw(config)
     tokens = np.where(np.arange(BATCH)[:, None] < BATCH - 4, 3, tokens_of(config))
     first = np.arange(BATCH) % 2 * 3
@@ -205,7 +218,8 @@ def evaluation(mesh: list[int], **options: Any) -> dict[str, Any]:
         program = evaluate.lower(placed, here).compile()
         found, routing = logits(placed, here)
         report = program(placed, here)[1]
-        step_by_step = jax.jit(decoded)(placed, here[:, :-1], first)
+        spread = place(jax.tree.map(np.asarray, model), weight_specs(model, on, fsdp=case.fsdp), on)
+        step_by_step = jax.jit(decoded)(spread, here[:, :-1], first)
         not_numbers = np.isnan(np.asarray(logits(placed, there)[0])[..., : config.vocabulary])
     assert config.router is not None
     choices = config.router.k * routing.experts.shape[2]

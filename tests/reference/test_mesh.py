@@ -60,6 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
     "switch": {"technique": "switch", "mesh": [4, 1, 2]},
     "loss-free": {"technique": "loss-free", "mesh": [2, 4, 1], "k": 2, **FINE},
     "FSDP": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2, "remat": "selective", "microbatches": 2, "fsdp": True},
+    "FSDP of experts on all devices": {"technique": "hash", "mesh": [1, 8, 1], "fsdp": True},
     "chunks, selective": {"technique": "rl-r", "mesh": [2, 2, 2], "attention": "chunked", "remat": "selective", "microbatches": 2},
 }
 
@@ -67,7 +68,7 @@ CASES: dict[str, dict[str, Any]] = {
 # Evaluations of uneven text, and how many rounds the fullest expert needs: with k = 1 all of a group's tokens go to one of eight, and a
 # round takes a quarter of them; with k = 2 half of the choices do.
 EVALUATIONS: dict[str, tuple[dict[str, Any], int]] = {
-    "uneven": ({"technique": "s-base", "mesh": [2, 2, 2]}, 4),
+    "uneven": ({"technique": "s-base", "mesh": [2, 2, 2], "fsdp": True}, 4),
     "uneven with two choices": ({"technique": "switch", "mesh": [1, 8, 1], "k": 2, **FINE}, 2),
 }
 

@@ -189,6 +189,37 @@ def test_activations_in_bfloat16_change_outputs_and_gradients_by_their_rounding(
         assert 1e-4 < _relative(found, expected) < 0.06
 
 
+def _traced(dtype: str) -> tuple[Any, PyTree]:
+    """The gradient's program for activations of `dtype`, and the weights it is called with."""
+    weights, rest = eqx.partition(draw(small("switch", dtype=dtype, **BOTH_EXPERTS)), eqx.is_inexact_array)
+    tokens = some_tokens(2, CONTEXT + 1)
+    gradient = jax.grad(lambda weights: objective(eqx.combine(weights, rest), tokens, key=jax.random.key(0))[0])
+    return jax.jit(gradient).trace(weights), weights
+
+
+def test_matrices_are_narrowed_before_the_scan_so_that_their_stacked_gradients_are_and_no_number_changes(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    (narrow, weights), (same, _) = _traced("bfloat16"), _traced("float32")
+    monkeypatch.setattr("reference.transformer.narrowed", lambda blocks, dtype: blocks)
+    (wide, _), (unchanged, _) = _traced("bfloat16"), _traced("float32")
+
+    def _stacked(program: Any) -> set[str]:
+        """Dtypes of the gradients of the experts' weights that the backward pass's scan stacks."""
+        *_, backward = (equation for equation in program.jaxpr.eqns if equation.primitive.name == "scan")
+        shapes = {weight.shape for weight in jax.tree.leaves(weights.groups.blocks[0].feedforward.experts)}
+        return {str(out.aval.dtype) for out in backward.outvars if out.aval.shape in shapes}
+
+    assert [_stacked(program) for program in (narrow, wide)] == [{"bfloat16"}, {"float32"}]
+    # The products of the backward pass are rounded to bfloat16 in both, and what is converted back is the same.
+    gradient, expected = (jax.tree.leaves(program.lower().compile()(weights)) for program in (narrow, wide))
+    for found, exact in zip(gradient, expected, strict=True):
+        assert found.dtype == jnp.float32
+        np.testing.assert_array_equal(found, exact)
+    # In float32 it is the same program.
+    assert str(same.jaxpr) == str(unchanged.jaxpr)
+
+
 def test_logits_and_everything_of_the_routers_stay_in_float32() -> None:
     model = draw(small("rl-r", dtype="bfloat16"))
     key = jax.random.key(0)

@@ -4,8 +4,10 @@ import csv
 import json
 import os
 import signal
+import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,12 @@ import pytest
 from cli import main
 from fit.runs import load_runs
 from sweep.grid import read_grid
+from sweep.local import train_locally
 from sweep.run import Run
 from sweep.sweep import sweep
+from tests.checks import HANG_SECONDS, unchecked
 from tests.sweep.tiny_sweeps import BAD, FAILING, GOOD, Sweeping, steps, wait_for, write_grid
+from training.config import TrainConfig
 from training.signals import Stop
 
 
@@ -137,3 +142,39 @@ def test_a_grid_with_other_options_for_the_same_folder_is_refused_before_anythin
     assert "has a run with other options" in printed
     assert "optimizer.peak_learning_rate: 0.01 -> 0.02" in printed
     assert printed.count("\n") == 1
+
+
+class _Started:
+    """In place of the process of a run: keeps the environment it was started with, and has ended once all the others have started."""
+
+    def __init__(
+        self, environments: list[dict[str, str]], together: threading.Barrier, _: object, *, env: dict[str, str], **__: object
+    ) -> None:
+        environments.append(env)
+        together.wait(HANG_SECONDS)
+
+    def __enter__(self) -> "_Started":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is left."""
+
+    def poll(self) -> int:
+        """Its exit code."""
+        return 0
+
+
+@pytest.mark.parametrize(
+    ("visible", "jobs", "shares"),
+    [("0,1,2,3", 2, ["0,2", "1,3"]), ("GPU-a,GPU-b,-1,2", 2, ["GPU-a", "GPU-b"]), ("0,1", 3, ["0", "0", "1"]), ("", 2, ["", ""])],
+)
+@unchecked()
+def test_runs_that_are_trained_at_once_have_gpus_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, visible: str, jobs: int, shares: list[str]
+) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    environments: list[dict[str, str]] = []
+    monkeypatch.setattr("sweep.local.subprocess.Popen", partial(_Started, environments, threading.Barrier(jobs)))
+    runs = [Run(str(number), TrainConfig(), tmp_path) for number in range(jobs)]
+    train_locally(runs, Stop(), lambda run: None, jobs=jobs)
+    assert sorted(environment["CUDA_VISIBLE_DEVICES"] for environment in environments) == shares

@@ -10,10 +10,11 @@ from tests.training.golden_losses import FILE, ROUTERS, fingerprint, losses, los
 
 GOLDEN = json.loads(FILE.read_text())
 
-EARLY, WHOLE = 1e-5, 1e-3
+EARLY, WHOLE = 1e-5, 3e-3
 """Relative tolerances, of the first ten losses and of all, where the sums are in another order than on the machine that wrote
 the file. On four devices they are within 3e-7 and 1.3e-6, a few roundings; the second leaves room for a token that goes to another
-expert because two scores all but tie. Another learning rate or order of the data is off by 1e-3 and more in the first ten steps."""
+expert because two scores all but tie, or for which another is drawn: 1.4e-3 at step 75 of RL-R, between experts by rows and in
+blocks. Another learning rate or order of the data is off by 1e-3 and more in the first ten steps."""
 
 
 @pytest.mark.parametrize("steps", [20, pytest.param(100, marks=pytest.mark.slow)])

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
+from reference import objective
 from tests.checks import unchecked
 from tests.reference.small_models import drawn
 from training.config import ModelOptions, TrainConfig
@@ -48,7 +49,11 @@ def document(text: str) -> list[int]:
     return [256, *text.encode()]
 
 
-def test_continuations_have_the_log_probability_of_their_tokens_one_by_one(run: LoadedRun, log_probs: Any) -> None:
+def test_continuations_have_the_log_probability_of_their_tokens_one_by_one(
+    run: LoadedRun, log_probs: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of three sequences, logits of five positions at a time.
+    monkeypatch.setattr(objective, "LOGITS", 5 * 3 * run.model.config.embedding_rows)
     likely = next(before for before in map(chr, range(33, 127)) if 32 <= np.argmax(log_probs(document(before))) < 127)
     best = chr(int(np.argmax(log_probs(document(likely)))))
     pairs = [("the cat", " sat"), ("", "a"), ("a long text before it, longer than the context", " end"), (likely, best)]

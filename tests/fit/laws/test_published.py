@@ -1,6 +1,7 @@
 """Published coefficients give the printed values of their papers (LAWS of the shared notes, sections 2 and 3), and know their runs."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -39,13 +40,13 @@ def test_the_joint_laws_optima(e: int, n: float, ratio: float, loss: float) -> N
 
 
 # Its own fits for each E: m, mu, n, nu of L = m N_a^mu + n D^nu + c.
-_PER_E = (
+PER_E = (
     (1, 30.364, -0.1817, 53.984, -0.1965), (2, 27.798, -0.1780, 66.840, -0.2065), (4, 24.846, -0.1731, 87.702, -0.2192),
     (8, 21.833, -0.1676, 119.913, -0.2338), (16, 19.016, -0.1617, 167.507, -0.2494), (32, 16.542, -0.1557, 234.673, -0.2652),
 )  # fmt: skip
 
 
-@pytest.mark.parametrize("row", _PER_E, ids=lambda row: f"E={row[0]}")
+@pytest.mark.parametrize("row", PER_E, ids=lambda row: f"E={row[0]}")
 def test_the_joint_laws_constants_of_each_number_of_experts(row: tuple[float, ...]) -> None:
     e, m, mu, n, nu = row
     p = published("joint").row.values
@@ -76,11 +77,11 @@ def test_the_sparsity_laws_best_sparsity_at_fixed_size_falls_with_the_budget() -
 
 
 # Krajewski et al., Table 2: active parameters, tokens, G, FLOPs, loss.
-_TABLE_2 = ((1e8, 4.37e9, 8, 2.95e18, 3.133), (1e9, 28.94e9, 16, 1.93e20, 2.491), (7e9, 137.6e9, 32, 6.46e21, 2.076),
+TABLE_2 = ((1e8, 4.37e9, 8, 2.95e18, 3.133), (1e9, 28.94e9, 16, 1.93e20, 2.491), (7e9, 137.6e9, 32, 6.46e21, 2.076),
             (3e11, 2.96e12, 64, 5.69e24, 1.503))  # fmt: skip
 
 
-@pytest.mark.parametrize("row", _TABLE_2, ids=lambda row: f"{row[0]:g}")
+@pytest.mark.parametrize("row", TABLE_2, ids=lambda row: f"{row[0]:g}")
 def test_krajewskis_table_2(row: tuple[float, ...]) -> None:
     active, tokens, g, flops, loss = row
     # d = 64 blocks, N_a = 12 d^2 blocks, N = d^2 (8 E + 4) blocks, FLOPs (12 d^2 c_f + d E G c_r) D blocks with c_f = 6, c_r = 14.
@@ -136,6 +137,9 @@ def test_each_law_is_asked_at_the_points_that_say_what_it_reads() -> None:
     document, record = published_document(laws, points), published_json(laws, points)
     assert len(document.tables()[0].rows) == len(record["predictions"]) == 5
     assert all(one["standing"] for one in record["laws"])
+    section = (Path(__file__).parents[3] / "docs" / "json.md").read_text(encoding="utf-8").split("## published.json")[1].split("\n## ")[0]
+    keys = [f"laws[].{key}" for key in record["laws"][0]] + [f"predictions[].{key}" for key in record["predictions"][0]]
+    assert [key for key in keys if f"| `{key}" not in section] == []
 
 
 def test_every_law_of_the_catalogue_states_its_conventions_where_papers_differ() -> None:

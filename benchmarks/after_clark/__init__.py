@@ -1,0 +1,1 @@
+"""What later work says of Clark et al.'s conclusions: the figures and numbers of `docs/after_clark.md`."""

@@ -167,6 +167,9 @@ def _notes(answers: Sequence[Answer], left_out: Iterable[tuple[str, str]]) -> li
     for one in answers:
         name = one.predictor.name
         notes += [Note("warning", name, "known-against", text) for text in one.flags]
+    every = {one.predictor.architecture.every for one in answers if not one.predictor.dense}
+    if len(every) > 1:
+        notes.append(Note("note", "", "conventions", "E counts in every block, of Clark's laws and those fitted in every second one"))
     if names := listing(dict.fromkeys(name.partition(":")[0] for name, _ in left_out)):
         notes.append(Note("note", "", "left-out", f"left out: {names} (--full says why)"))
     return notes

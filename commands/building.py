@@ -10,12 +10,13 @@ import numpy as np
 from common.document import Section, Table
 from common.document.numbers import count
 from reference.count import dense_parameter_count, held_parameters, parameters
+from reference.errors import ConfigError
 from reference.sizes import Size
 from training.config import TrainConfig, paper_recipe, small_recipe
 from training.toml import to_toml
 
 if TYPE_CHECKING:
-    from fit.design.answer import Answer
+    from fit.design.answer import Answer, Design
 
 PAPER = 10e6
 """From this many parameters on the paper's recipe is taken, below it the small models' (the ladder has nothing between 5M and 15M)."""
@@ -61,13 +62,24 @@ class Built:
 
 
 def built(answer: "Answer") -> Built | None:
-    """The model nearest to a law's design; None where it has none, or where embeddings are most of it."""
+    """The model nearest to a law's design; None where it has none, or none that can be built.
+
+    That is where embeddings are most of it, where G does not divide its widths, or where its steps are past counting.
+    """
     best = answer.best
     if best is None:
         return None
     wanted = float(answer.predictor.architecture.body(np.array([best.active]))[0])
     if wanted < best.active / 2:
         return None
+    try:
+        return _of(answer, best, wanted)
+    except ConfigError:
+        return None
+
+
+def _of(answer: "Answer", best: "Design", wanted: float) -> Built:
+    """The model of `wanted` active parameters. Raises `ConfigError` where there is none."""
     routed, every = best.experts > 1, answer.predictor.architecture.every
     # A dense feed-forward has 8 of the 13 d^2 of a block, of which k are used in one block of `every`.
     size = nearest(wanted * 13 / (13 + 8 * (best.k - 1) / every if routed else 13))

@@ -9,6 +9,7 @@ from typing import Any
 
 import tyro
 
+from commands.designing import Design
 from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
 from commands.models import Count
@@ -28,6 +29,7 @@ COMMANDS: dict[str, type[Any]] = {
     "compare": Compare,
     "reproduce": Reproduce,
     "fetch": Fetch,
+    "design": Design,
     "count": Count,
     "plan": Plan,
     "train": Train,

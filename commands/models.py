@@ -1,12 +1,12 @@
 """`count`: parameters and FLOPs of models."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
-from commands.shared import Names, Numbers, split
+from commands.shared import Flat, Names, Numbers, Shape, split
 
 if TYPE_CHECKING:
     from reference.config import ModelConfig
@@ -17,7 +17,8 @@ class Count:
     """Count parameters and FLOPs of models: N, P and F, as the paper's release counts them."""
 
     size: Names = ()
-    """Sizes from 7K to 7B, such as 370M, comma-separated; default: the paper's."""
+    """Sizes from 7K to 7B, such as 370M, or shapes such as 512x6x8x32, comma-separated; default: the paper's."""
+    shape: Flat[Shape] = field(default_factory=Shape)
     router: Names = ()
     """dense, s-base, hash, rl-r, switch or loss-free, comma-separated; default: dense."""
     experts: Numbers = ()
@@ -59,7 +60,8 @@ class Count:
     def _combinations(self) -> "dict[str, ModelConfig]":
         from commands.count_table import combinations
 
-        lists = (self.size, self.router, self.experts, self.k, self.routing_frequency)
+        sizes = (*self.size, self.shape.name) if self.shape.name else self.size
+        lists = (sizes, self.router, self.experts, self.k, self.routing_frequency)
         shared = {name: getattr(self, name) for name in ("granularity", "shared_experts", "context", "vocabulary")}
         return combinations(*map(split, lists), **shared)
 

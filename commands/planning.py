@@ -2,13 +2,13 @@
 
 import json
 import textwrap
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from commands.shared import progress_shown
+from commands.shared import Flat, Shape, progress_shown
 
 if TYPE_CHECKING:
     from plan.request import Request
@@ -23,7 +23,8 @@ class Plan:
     """
 
     size: str = "1.3B"
-    """A size from 7K to 7B."""
+    """A size from 7K to 7B, or a shape such as 512x6x8x32."""
+    shape: Flat[Shape] = field(default_factory=Shape)
     router: str = "s-base"
     """dense, s-base or another router; an unknown name lists them."""
     experts: int = 64
@@ -91,6 +92,7 @@ class Plan:
         if self.all:
             return list(ALL)
         options = {each.name: getattr(self, each.name) for each in fields(Request) if each.name not in ("program", "mesh")}
+        options["size"] = self.shape.name or self.size
         options["routing_frequency"] = routing_frequency(self.routing_frequency)
         if self.config:
             options |= of_run(read_toml(self.config), self.vocabulary)

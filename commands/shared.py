@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,17 +35,48 @@ class Output:
     """Print JSON only, on standard output."""
 
 
+@dataclass(frozen=True)
+class Shape:
+    """Any architecture in place of --size: all of it, but for `kqv_size`."""
+
+    d_model: int | None = None
+    """Width of the residual stream, with --num-blocks and --num-heads in place of --size."""
+    num_blocks: int | None = None
+    """Number of blocks."""
+    num_heads: int | None = None
+    """Heads of attention."""
+    kqv_size: int | None = None
+    """Width of a head; default: d_model / num_heads."""
+
+    @property
+    def name(self) -> str:
+        """The shape as a size, 512x6x8x64; empty without. Raises `InputError` for part of one."""
+        given = [self.d_model, self.num_blocks, self.num_heads]
+        if given == [None] * 3 and self.kqv_size is None:
+            return ""
+        if self.d_model is None or self.num_blocks is None or self.num_heads is None:
+            from common.errors import InputError
+
+            raise InputError(
+                "a shape has all of --d-model, --num-blocks and --num-heads, such as --d-model 512 --num-blocks 6 --num-heads 8"
+            )
+        return f"{self.d_model}x{self.num_blocks}x{self.num_heads}x{self.kqv_size or self.d_model // max(self.num_heads, 1)}"
+
+
 def split(names: tuple[str, ...]) -> tuple[str, ...]:
     """Each name of a list that may hold several with commas, once, in order."""
     return tuple(dict.fromkeys(part.strip() for name in names for part in name.split(",") if part.strip()))
 
 
-def finish(output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]") -> None:
-    """Write the report if a folder was given, then show the result."""
+def finish(
+    output: Output, name: str, as_json: Callable[[], dict[str, Any]], as_document: "Callable[[], Document]",
+    files: Mapping[str, str] | None = None,
+) -> None:  # fmt: skip
+    """Write the report, with further `files` by path, if a folder was given, then show the result."""
     if output.out:
         from common.document.render import write_document
 
-        write_document(as_document(), as_json(), output.out, name)
+        write_document(as_document(), as_json(), output.out, name, files)
     show_result(output, name, as_json, as_document)
 
 

@@ -4,7 +4,7 @@ import hashlib
 import math
 import re
 import typing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,6 +12,7 @@ import tyro
 
 from commands.program import program
 from commands.progress import watching
+from commands.shared import Flat, Shape
 from commands.trained import Json, shown
 
 if TYPE_CHECKING:
@@ -28,7 +29,9 @@ class Train:
     """Train a language model, dense or routed, and write its curves for `fit`. The same command resumes an interrupted run."""
 
     size: str | None = None
-    """7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, or the paper's 15M, 25M, 55M, 130M, 370M, 870M, 1.3B, 7B."""
+    """7K, 15K, 27K, 60K, 107K, 240K, 427K, 1.9M, 5M, or the paper's 15M, 25M, 55M, 130M, 370M, 870M, 1.3B, 7B; or a shape:
+    96x2x4x24."""
+    shape: Flat[Shape] = field(default_factory=Shape)
     recipe: Literal["paper", "small"] | None = None
     """Defaults of all other options: the paper's, or the small models' (the default up to 5M; docs/training.md)."""
     router: str | None = None
@@ -161,6 +164,10 @@ class Train:
         from reference.config import routing_frequency
         from reference.errors import Range
 
+        if self.shape.name:
+            if self.size is not None:
+                raise InputError(f"--size {self.size} and --d-model {self.shape.d_model} both set the architecture; give one of them")
+            return replace(self, size=self.shape.name, shape=Shape()).options()
         if self.steps is not None and self.tokens is not None:
             raise InputError("--steps and --tokens both set the length of training; give one of them")
         if self.corpus == "":
@@ -229,7 +236,7 @@ def with_defaults(command: type[Train]) -> type[Train]:
     known = vars(config.run) | vars(config.data) | vars(config.model) | {"routing_frequency": "1/2", "tokens": f"{config.tokens:,}"}
     for name, kind in typing.get_type_hints(command).items():
         value, kinds = known.get(name), [each for each in typing.get_args(kind) if each is not type(None)]
-        if getattr(command, name) is None:
+        if getattr(command, name, kind) is None:
             choices = typing.get_args(kinds[0])
             metavar = f"{{{','.join(choices)}}}" if choices else kinds[0].__name__.upper()
             default = f"(default: {value})" if value not in (None, "") else ""

@@ -9,7 +9,7 @@ from plan.memory import Step
 from reference.config import AttentionForm, ModelConfig, Remat, RouterConfig, technique
 from reference.errors import ConfigError, require
 from reference.mesh import DATA, EXPERT, MODEL, default_axes
-from reference.sizes import LADDER
+from reference.sizes import size_named
 from training.config import TrainConfig, vocabulary_multiple
 from training.optimizer import Moment
 
@@ -23,7 +23,7 @@ class Request:
 
     program: Program
     size: str = "1.3B"
-    """A rung of `training.config.LADDER`."""
+    """A size or a shape (`reference.sizes.size_named`)."""
     router: str = "s-base"
     """A router of `reference.routers.ROUTERS`; or dense, which has no layer."""
     experts: int = 64
@@ -110,8 +110,6 @@ class Request:
 
     def config(self) -> ModelConfig:
         """The model. Raises `ConfigError` for one that does not exist."""
-        known = ", ".join(LADDER)
-        require(self.size in LADDER, f"no size is called {self.size!r}; there are {known}")
         router = None
         if self.router != "dense":
             router = RouterConfig(
@@ -123,7 +121,7 @@ class Request:
                 shared_experts=self.shared_experts,
             )
         return ModelConfig(
-            LADDER[self.size],
+            size_named(self.size),
             router,
             self.routing_frequency,
             self.vocabulary,

@@ -15,7 +15,7 @@ from typing import Literal, get_args
 from reference.errors import ConfigError, require, require_count
 from reference.mesh import BATCH, DATA, EXPERT, MODEL
 from reference.routers import ROUTERS, RouterOptions, SinkhornBase
-from reference.sizes import LADDER, SIZES, Size
+from reference.sizes import SIZES, Size, size_named
 
 Dtype = Literal["float32", "bfloat16", "float64"]
 DTYPES: tuple[Dtype, ...] = get_args(Dtype)
@@ -259,11 +259,10 @@ def model_config(
     vocabulary: int = 32_000,
     context: int = 2048,
 ) -> ModelConfig:
-    """A model by name: a size of `LADDER`, and "dense" or a router of `routers.ROUTERS`.
+    """A model by name: a size or a shape (`size_named`), and "dense" or a router of `ROUTERS`.
 
     Raises `ConfigError` for unknown names.
     """
-    require(size in LADDER, f"no size is called {size!r}; there are {', '.join(LADDER)}")
     routed = None
     if router != "dense":
         routed = RouterConfig(
@@ -273,7 +272,7 @@ def model_config(
             granularity=granularity,
             shared_experts=shared_experts,
         )
-    return ModelConfig(LADDER[size], routed, routing_frequency, vocabulary, context)
+    return ModelConfig(size_named(size), routed, routing_frequency, vocabulary, context)
 
 
 def technique(name: str) -> type[RouterOptions]:

@@ -1,5 +1,6 @@
 """The sizes of models: the paper's, as released, and small ones for a laptop."""
 
+import re
 from dataclasses import dataclass
 
 from reference.errors import require, require_count
@@ -54,3 +55,17 @@ width of d_model, as in the paper's larger sizes.
 
 LADDER: dict[str, Size] = NANO | SIZES
 """Every size, smallest first."""
+
+_SHAPE = re.compile(r"(\d+)x(\d+)x(\d+)x(\d+)")
+
+
+def size_named(name: str) -> Size:
+    """A size of `LADDER`, or any other: d_model x num_blocks x num_heads x kqv_size, as 512x6x8x32.
+
+    Raises `ConfigError` for what is neither.
+    """
+    if (shape := _SHAPE.fullmatch(name)) is not None:
+        return Size(*map(int, shape.groups()))
+    there_are = f"there are {', '.join(LADDER)} and shapes: 512x6x8x32"
+    require(name in LADDER, f"no size is called {name!r}; {there_are}")
+    return LADDER[name]

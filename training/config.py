@@ -21,7 +21,7 @@ from reference.config import (
 from reference.count import dense_parameter_count
 from reference.errors import SEED, ConfigError, Range, check_ranges
 from reference.routers import ROUTERS, Reinforce, RouterOptions
-from reference.sizes import LADDER
+from reference.sizes import size_named
 from training.optimizer import OptimizerConfig
 from training.text.files import further_texts, mixture
 
@@ -31,7 +31,7 @@ class ModelOptions:
     """The model: a size and a router."""
 
     size: str = "107K"
-    """A size of `LADDER`, from 7K to 7B."""
+    """A size from 7K to 7B, or a shape, d_model x blocks x heads x kqv_size, as 512x6x8x32."""
     router: str = "s-base"
     """A router of `reference.routers.ROUTERS`, or dense."""
     experts: Annotated[int, Range(1)] = 8
@@ -75,8 +75,7 @@ class ModelOptions:
 
     def __post_init__(self) -> None:
         check_ranges(self)
-        if self.size not in LADDER:
-            raise ConfigError(f"no size is called {self.size!r}; there are {', '.join(LADDER)}")
+        size_named(self.size)
         if self.router != "dense":
             technique(self.router)
 
@@ -98,7 +97,7 @@ class ModelOptions:
             self.shared_experts,
         )
         return ModelConfig(
-            LADDER[self.size],
+            size_named(self.size),
             router,
             self.routing_frequency,
             vocabulary,
@@ -337,7 +336,7 @@ def small_recipe(size: str = ModelOptions.size) -> TrainConfig:
     with a loss 8 % lower than 3e-3 does.
     """
     config = TrainConfig(ModelOptions(size))
-    sizes = (ModelConfig(LADDER[name]) for name in (size, ModelOptions.size))
+    sizes = (ModelConfig(size_named(name)) for name in (size, ModelOptions.size))
     own, default = (dense_parameter_count(model) for model in sizes)
     peak = config.optimizer.peak_learning_rate * (own / default) ** -0.4
     return config.with_peak(float(f"{peak:.2g}"))

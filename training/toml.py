@@ -13,7 +13,6 @@ import tomli_w
 
 from reference.config import routing_frequency
 from reference.errors import LARGEST, ConfigError
-from reference.sizes import LADDER
 from training.config import TrainConfig, small_recipe, toml_value
 
 
@@ -40,11 +39,19 @@ def toml_table(text: str, source: str) -> dict[str, Any]:
         raise ConfigError(f"{source}: not TOML ({error})") from error
 
 
+def _recipe(size: object) -> TrainConfig:
+    """The defaults for a size; what is none is refused with its section."""
+    try:
+        return small_recipe(size) if isinstance(size, str) else TrainConfig()
+    except ConfigError:
+        return TrainConfig()
+
+
 def from_table(table: dict[str, Any], source: str) -> TrainConfig:
     """`from_toml`, of parsed TOML."""
     model = table.get("model")
     size = model.get("size") if isinstance(model, dict) else None
-    defaults = (small_recipe(size) if size in LADDER else TrainConfig()).sections()
+    defaults = _recipe(size).sections()
     _check_names(table, list(defaults), source, "section")
     made = dict(defaults)
     for name, values in ({"optimizer": {}} | table).items():

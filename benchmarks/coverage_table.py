@@ -30,7 +30,9 @@ fits the law anew, resamples, and looks whether the truth is inside. After each 
   13B/E=64 and `below` 5M/E=128. *Dense design*: 60 runs of law `tokens` with the constants of Hoffmann et al. (2022, Eq. 10), 12 sizes
   from 1e8 to 1e10, each at 2, 6, 20, 60 and 180 tokens a parameter, noise of 1 %. *Weak design*: 16 runs, 4 sizes from 1e8 to 1e9 by 4
   numbers of tokens from 1e10 to 1e11, noise of 2 %, so that L_0 ends at its bound in two fifths of the repetitions. `inside` is their
-  middle, `edge` the largest N and D, `10x beyond` ten times those, and `below` 0.3 times the least.
+  middle, `edge` the largest N and D, `10x beyond` ten times those, and `below` 0.3 times the least. *Published design*: published
+  coefficients on four sizes by six numbers of tokens (24 runs), by six of granularities, sparsities or experts where the law reads them
+  (144 runs), noise of 0.5 %; `10x beyond` is ten times the largest size, all else at its end.
 - *Noise.* Independent: of each run alone, by one spread. Clustered: half of its variance is a shift that all runs of a size share.
   Uneven: its SD is a power of N, {times:g} times as large at the smallest size as at the largest, and beyond them what it is there.
 - *Intervals.* `mean loss` is the law's curve, `new run` one more run at that place. Intervals are percentiles of the draws of a

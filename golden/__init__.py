@@ -29,6 +29,11 @@ def small_dense() -> Path:
     return _path("small_dense.csv")
 
 
+def small_tokens() -> Path:
+    """Path of dense and S-BASE runs of three lengths (`golden/tokens.toml`), which `variant` names."""
+    return _path("small_tokens.csv")
+
+
 def simulated_curves() -> Path:
     """Path of the simulated runs (see `golden.simulate`), in the release's columns plus `simulated`."""
     return _path("simulated_curves.csv")

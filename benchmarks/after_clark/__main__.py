@@ -24,6 +24,7 @@ from fit.estimate import Estimate
 from fit.gains import PATHS
 from fit.literature import published
 from fit.runs.schema import D, G, P
+from golden import small_curves, small_tokens
 
 TEMPLATE = Path(__file__).with_name("page.template.md")
 
@@ -40,8 +41,8 @@ class Options:
 
     curves: Path = RELEASE
     """The released curves."""
-    runs: Path = ROOT / "golden" / "small_tokens.csv"
-    """Our runs of several lengths."""
+    runs: tuple[Path, ...] = (small_tokens(), small_curves())
+    """Our runs of several lengths: those of seed 0, dense and S-BASE."""
     docs: Path = ROOT / "docs"
     """The folder of the page."""
 
@@ -97,7 +98,7 @@ def _interval(one: Estimate, places: int) -> str:
 def own_text(found: dict[str, dict[str, Estimate]], ranked: dict[str, float], runs: int) -> str:
     """A paragraph and a table: what experts are worth at the largest of our sizes over the smallest, by law and path of tokens."""
     lines = [
-        f"{runs} models of 7 to 107 thousand parameters, dense and S-BASE with 4, 16 and 64 experts, for 0.5, 1, 2 and 4 million",
+        f"{runs} models of 7 to 240 thousand parameters, dense and S-BASE with 2 to 64 experts, for 0.5, 1, 2 and 4 million",
         "bytes each (`golden/tokens.toml`). EPC/N at the largest size over that at the smallest, with 95 % intervals; 1 by the law's form",
         "where none is given; CRPS at held-out runs, a share of the loss:",
         "",
@@ -149,7 +150,7 @@ def main(options: Options) -> None:
     laws = later_laws()
     found, analysis = own(options.runs, OWN)
     ranked = dict(analysis.ranking.scores) if analysis.ranking else {}
-    given = {**numbers(rows, routers, laws), "own_text": own_text(found, ranked, len(analysis.runs))}
+    given = {**numbers(rows, routers, laws), "own_text": own_text(found, ranked, analysis.results[0].fit.num_runs)}
     write_atomically(options.docs / "after_clark.md", TEMPLATE.read_text(encoding="utf-8").format(**given))
     for name, figure in (("released", released_figure(rows)), ("later", later_figure(laws))):
         write_atomically(options.docs / "figures" / f"after_clark_{name}.svg", to_svg(figure))
@@ -160,6 +161,7 @@ def main(options: Options) -> None:
             {"law": law.name, "experts": law.experts, "n": LATER_SIZES.tolist(), "fixed": law.along(growing=False).tolist(),
              "growing": law.along(growing=True).tolist()} for law in laws
         ],
+        "ranked": ranked,
         "own": {law: {path: [one.value, one.low, one.high] for path, one in row.items()} for law, row in found.items()},
     }  # fmt: skip
     write_atomically(options.docs / "after_clark.json", json.dumps(record, indent=1) + "\n")

@@ -1,5 +1,6 @@
 """The released runs, and our own, under laws with and without a floor: what experts are worth, where that ends, the best router."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -68,10 +69,10 @@ def _best_router(analysis: fit.Analysis, law: str) -> str:
     return best.router if all(gap is not None and gap.sign < 0 for gap in gaps) else "none shown"
 
 
-def own(curves: Path, laws: tuple[str, ...]) -> tuple[dict[str, dict[str, fit.Estimate]], fit.Analysis]:
+def own(curves: Sequence[Path], laws: tuple[str, ...]) -> tuple[dict[str, dict[str, fit.Estimate]], fit.Analysis]:
     """On our runs of several lengths: by law and path of tokens, EPC/N at the largest size over that at the smallest."""
-    runs = fit.load_runs(curves)
-    analysis = fit.analyse(runs, fit.Options(laws=laws, draws=DRAWS))
+    runs = fit.load_runs([str(path) for path in curves], where="seed == 0")
+    analysis = fit.analyse(runs, fit.Options(laws=laws, routers=("S-Base",), draws=DRAWS))
     found: dict[str, dict[str, fit.Estimate]] = {}
     for result in analysis.results:
         if {N, E, D} <= set(result.law.columns):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from fit.runs import load_runs
-from golden import small_curves, small_dense, small_standing, small_variants
+from golden import small_curves, small_dense, small_standing, small_tokens, small_variants
 from reference.count import dense_parameter_count, flops_per_step, total_parameter_count
 from sweep.grid import read_grid
 from training.curves import ROUTER_TYPES
@@ -22,7 +22,8 @@ DOCS = HERE.parent / "docs"
 
 
 @pytest.mark.parametrize(
-    ("grid", "curves"), [("grid.toml", small_curves()), ("variants.toml", small_variants()), ("dense.toml", small_dense())]
+    ("grid", "curves"),
+    [("grid.toml", small_curves()), ("variants.toml", small_variants()), ("dense.toml", small_dense()), ("tokens.toml", small_tokens())],
 )
 def test_the_runs_are_the_grids_trained_to_the_end_and_counted_exactly(grid: str, curves: Path) -> None:
     asked = read_grid(HERE / grid, Path("out"))

@@ -35,17 +35,21 @@ class Output:
     """Print JSON only, on standard output."""
 
 
+Whole = Annotated[int | None, tyro.conf.arg(metavar="INT", help_behavior_hint="")]
+"""A whole number that may be left out."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Any architecture in place of --size: all of it, but for `kqv_size`."""
 
-    d_model: int | None = None
+    d_model: Whole = None
     """Width of the residual stream, with --num-blocks and --num-heads in place of --size."""
-    num_blocks: int | None = None
+    num_blocks: Whole = None
     """Number of blocks."""
-    num_heads: int | None = None
+    num_heads: Whole = None
     """Heads of attention."""
-    kqv_size: int | None = None
+    kqv_size: Whole = None
     """Width of a head; default: d_model / num_heads."""
 
     @property

@@ -124,6 +124,7 @@ def cheapest(question: Question, predictor: Predictor) -> Question | None:
         return question
 
     def excess(log_flops: float) -> float:
+        """How far the best loss of this budget is above the target."""
         found = solve(replace(free, flops=float(np.exp(log_flops))), predictor)
         return 1e6 if found is None else min(found.loss, 1e6) - target
 

@@ -201,11 +201,13 @@ def _figures(answers: Sequence[Answer]) -> tuple[Figure, ...]:
     found: list[Figure] = []
 
     def plane() -> "MatplotlibFigure":
+        """The loss over experts and active size."""
         from fit.design.figures import loss_plane
 
         return loss_plane(shown)
 
     def budgets() -> "MatplotlibFigure":
+        """The best loss against the budget."""
         from fit.design.figures import frontier
 
         return frontier(answers)

@@ -53,9 +53,11 @@ def optima(law: fit.PublishedLaw) -> Optima:
     """Every optimum, by search."""
 
     def of_size(c: float, s: float) -> tuple[float, float]:
+        """The best N of a budget at this sparsity, and its loss."""
         return least(lambda n: law.loss({P: n, D: c / (FLOPS_PER_TOKEN * (1 - s) * n), A: np.full_like(n, 1 - s)}), 1e6, 1e14)
 
     def of_sparsity(c: float, n: float) -> float:
+        """The best sparsity of a budget at this N."""
         return 1 - least(lambda a: law.loss({P: np.full_like(a, n), D: c / (FLOPS_PER_TOKEN * a * n), A: a}), LEAST_ACTIVE, 1.0)[0]
 
     found = np.array([[of_size(c, s) for s in SPARSITIES.tolist()] for c in BUDGETS.tolist()])

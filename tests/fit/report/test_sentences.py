@@ -171,7 +171,7 @@ def test_the_verdict_is_the_worst_of_what_is_known(found: str, expected: str) ->
 
 def compared(**facts: Any) -> tuple[str, ...]:
     """The findings of a comparison."""
-    plain = {"ranking": None, "shown": [], "without": (), "floorless": (), "routed": [], "held_out": "sizes"}
+    plain = {"ranking": None, "shown": [], "without": (), "floorless": (), "routed": [], "held_out": "sizes", "by_axis": []}
     return bullets("compare.j2", **{**plain, **facts})
 
 
@@ -184,6 +184,8 @@ def test_a_comparison_says_who_predicts_best_or_that_all_count_alike() -> None:
     alone = Ranking({"floor": 0.005}, {}, ("floor",), 9)
     assert compared(ranking=alone, shown=["floor"])[0].endswith("Not shown to be worse: none.")
     assert compared() == ("Too few sizes can be held out to rank the laws: all count alike.",)
+    kinds = [("size", "floor", 0.005), ("experts", "bounded", 0.0123)]
+    assert compared(by_axis=kinds)[1] == "Best by what was held out (CRPS): size floor, 0.50%; experts bounded, 1.23%."
 
 
 def test_a_comparison_names_laws_that_take_an_answer_for_granted_and_the_best_routers() -> None:

@@ -1,6 +1,7 @@
 """`fit`: scaling laws of runs."""
 
-from dataclasses import dataclass, field
+from collections.abc import Collection
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
@@ -138,13 +139,22 @@ class Fit:
         from common.errors import InputError
         from fit.literature import published, published_all, published_document, published_json
 
-        if self.runs.curves or self.law:
-            raise InputError("--published fits nothing: leave out the runs and --law, or fit them without --published")
+        if unused := [*given_options(self.runs, self.how, ("at",)), *(["--law"] if self.law else [])]:
+            raise InputError(
+                f"--published fits nothing and has no use for {', '.join(unused)}: leave these out, or fit without --published"
+            )
         names, points = split(self.published), _points(self.how.at)
         laws = published_all() if names == ("all",) else tuple(published(name) for name in names)
         finish(
             self.output, "published", lambda: published_json(laws, points), lambda: published_document(laws, points)
         )  # fmt: skip
+
+
+def given_options(runs: Curves, how: Fitting, used: Collection[str] = ()) -> list[str]:
+    """What was asked for that a command without runs has no use for, as it is written; `used` are fields that it has."""
+    pairs = [(part, one.name, getattr(type(part)(), one.name)) for part in (runs, how) for one in fields(part) if one.name != "curves"]
+    options = [f"--{name.replace('_', '-')}" for part, name, default in pairs if getattr(part, name) != default and name not in used]
+    return [*runs.curves, *options]
 
 
 def with_laws(command: type[Any]) -> type[Any]:

@@ -2,10 +2,10 @@
 
 import sys
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from commands.fitting import Curves, Fitting
+from commands.fitting import Curves, Fitting, given_options
 from commands.shared import Flat, Names, Output, finish, progress_shown, split
 
 if TYPE_CHECKING:
@@ -77,12 +77,8 @@ class Reproduce:
         from common.errors import InputError
         from fit.papers.paper import paper_document, paper_json
 
-        used, plain = FITTED if self.paper == "marin" else (), (Curves(), Fitting())
-        named = [(one.name, getattr(self.runs, one.name) != getattr(plain[0], one.name)) for one in fields(Curves)[1:]]
-        named += [(one.name, getattr(self.how, one.name) != getattr(plain[1], one.name)) for one in fields(Fitting)]
-        given = [f"--{name.replace('_', '-')}" for name, set_here in named if set_here and name not in used]
-        if self.runs.curves or given:
-            unused = ", ".join([*self.runs.curves, *given])
+        if given := given_options(self.runs, self.how, FITTED if self.paper == "marin" else ()):
+            unused = ", ".join(given)
             raise InputError(f"--paper {self.paper} needs no runs and has no use for {unused}: cli.py reproduce --paper {self.paper}")
         found = self._without_runs()
         finish(self.output, self.paper, lambda: paper_json(found), lambda: paper_document(found))

@@ -26,7 +26,7 @@ from fit.quantities import has_allocation, loss_quantity
 from fit.results import Options, Result
 from fit.runs import Runs, canonical, routers, with_columns
 from fit.runs.grid import ALL_ROUTERS
-from fit.runs.schema import NATS, ROUTER, SHORT, D, E, N, listed
+from fit.runs.schema import NATS, ROUTER, D, E, N, listed, short
 from fit.select import AXES, Ranking, RollOutStep, cells_of, rank, roll_outs
 from fit.uncertainty.draws import Scheme, resample
 from fit.uncertainty.intervals import difference, estimates
@@ -254,7 +254,7 @@ def _refuse_unused(results: Sequence[Result], skipped: Sequence[Skipped], option
         )
     for point in options.points:
         if all(point.columns(law) is None or law.sizes for law in laws):
-            wanted = listed(dict.fromkeys(SHORT.get(name, name) for law in laws for name in law.columns))
+            wanted = listed(dict.fromkeys(short(name) for law in laws for name in law.columns))
             raise InputError(
                 f"{point.label}: no law fitted here predicts from what this says; they need {wanted}\nsuch as --at N=70B,D=1.4T"
             )

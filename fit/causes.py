@@ -10,7 +10,7 @@ from jaxtyping import Float
 
 from fit.laws import Law
 from fit.laws.interface import Data
-from fit.runs.schema import SHORT, A, C, D, E, G, K, N, P, number
+from fit.runs.schema import A, C, D, E, G, N, P, number, short
 
 LOCKED = 1.1
 """Tokens count as a function of size where they differ from a power of it by less than this factor in every run (our choice)."""
@@ -34,32 +34,39 @@ def cause(law: Law, data: Data) -> str | None:
             instead = _INSTEAD.get(name, "") if name != N or (E in law.columns and len(np.unique(data[E])) > 1) else ""
             other = f", or fit --law {instead}" if instead not in ("", law.name) else ""
             return (
-                f"{_short(name)} is {number(float(values[0]))} in every run, and law {law.name} needs several; "
+                f"{short(name)} is {number(float(values[0]))} in every run, and law {law.name} needs several; "
                 f"{_REMEDY.get(name, 'add runs at another')}{other}"
             )
     size = next((name for name in (N, P) if name in law.columns), "")
     if size and D in law.columns:
         if relation := tokens_by_size(data[size], data[D]):
             return (
-                f"D is {relation.replace('N', _short(size))} in every run, so that what {_short(size)} and what D explains cannot be told "
+                f"D is {relation.replace('N', short(size))} in every run, so that what {short(size)} and what D explains cannot be told "
                 "apart; add runs at another ratio, or fit --law dense-floor"
             )
         others = [name for name in law.columns if name not in (size, D)]
         if others and _on_rays(data, size, others):
-            at = " and ".join(_short(name) for name in others)
+            at = " and ".join(short(name) for name in others)
             return (
-                f"at each {at} the runs lie on a ray, D a power of {_short(size)}, so that exponents cannot be told apart; "
-                f"add runs off it: other D at the same {_short(size)} and {at}"
+                f"at each {at} the runs lie on a ray, D a power of {short(size)}, so that exponents cannot be told apart; "
+                f"add runs off it: other D at the same {short(size)} and {at}"
             )
     return _together(law, data)
 
 
 def _on_rays(data: Data, size: str, others: Sequence[str]) -> bool:
-    """Whether tokens follow size wherever three runs or more share the values of the other columns, and there are such runs."""
+    """Whether tokens follow size among the runs that share the values of the other columns, wherever these are three or more, and nowhere
+    a size has two numbers of tokens."""
     places = np.stack([np.asarray(np.real(data[name]), dtype=np.float64) for name in others], axis=-1)
     _, group, counts = np.unique(places.round(12), axis=0, return_inverse=True, return_counts=True)
-    groups = [group.reshape(-1) == k for k in np.flatnonzero(counts > 2)]
-    return bool(groups) and all(tokens_by_size(np.real(data[size][own]), np.real(data[D][own])) for own in groups)
+    found: list[bool] = []
+    for k in np.flatnonzero(counts > 1).tolist():
+        n, d = (np.real(data[name])[group.reshape(-1) == k] for name in (size, D))
+        if counts[k] > 2:
+            found.append(bool(tokens_by_size(n, d)))
+        elif n[0] == n[1] and d[0] != d[1]:
+            return False
+    return bool(found) and all(found)
 
 
 def _together(law: Law, data: Data) -> str | None:
@@ -69,7 +76,7 @@ def _together(law: Law, data: Data) -> str | None:
             x, y = (np.log(np.real(data[name])) for name in (first, second))
             many = len(np.unique(x)) > 2 and min(np.ptp(x), np.ptp(y)) > np.log(VARY)
             if many and np.ptp(y - np.polyval(np.polyfit(x, y, 1), x)) < np.log(LOCKED):
-                one, other = _short(first), _short(second)
+                one, other = short(first), short(second)
                 return f"{one} and {other} move together in every run, each a power of the other; add other {other} at the same {one}"
     return None
 
@@ -91,7 +98,3 @@ def vary(tokens: Float[np.ndarray, "runs"]) -> float:
     known = tokens[np.isfinite(tokens)]
     times = float(known.max() / known.min()) if len(known) else 0.0
     return times if times > VARY else 0.0
-
-
-def _short(name: str) -> str:
-    return {K: "k", A: "k/E"}.get(name) or SHORT.get(name, name)

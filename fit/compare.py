@@ -117,6 +117,8 @@ class Comparison:
     analysis: Analysis
     trusted: tuple[str, ...]
     agreements: tuple[Agreement, ...]
+    held_out_by: Mapping[str, Mapping[str, float]]
+    """Mean CRPS of ln loss by the column held out and law (`held_out_scores`)."""
 
 
 def compare(runs: Runs, options: Options | None = None, progress: Callable[[int, int, str], None] | None = None) -> Comparison:
@@ -128,7 +130,7 @@ def compare(runs: Runs, options: Options | None = None, progress: Callable[[int,
     analysis = analyse(runs, asked(runs, options), progress)
     laws = tuple(dict.fromkeys(result.law.name for result in analysis.results if comparable(result.law)))
     trusted = analysis.ranking.equal if analysis.ranking else laws
-    return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted))
+    return Comparison(analysis, trusted, agreements(tuple(answers(analysis)), trusted), held_out_scores(analysis))
 
 
 def comparable(law: Law) -> bool:
@@ -296,7 +298,7 @@ def spread(found: Sequence[Answer]) -> str:
 
 def compare_document(comparison: Comparison) -> Document:
     """Verdict, findings and the table of what survives first; then every law's answers and scores."""
-    scores = held_out_scores(comparison.analysis)
+    scores = comparison.held_out_by
     analysis, view, verdicts = comparison.analysis, View(comparison.analysis), [one.verdict for one in comparison.agreements]
     ranking, found = analysis.ranking, comparison.agreements
     laws = dict.fromkeys(result.law.name for result in analysis.results)
@@ -341,7 +343,7 @@ def _answers(comparison: Comparison) -> Table | None:
 def compare_json(comparison: Comparison) -> dict[str, Any]:
     """The comparison at full precision, with all that `fit --json` holds; docs/json.md says what the keys mean."""
     document = compare_document(comparison)
-    own = {name: getattr(comparison, name) for name in ("trusted", "agreements")} | {"held_out_by": held_out_scores(comparison.analysis)}
+    own = {name: getattr(comparison, name) for name in ("trusted", "agreements", "held_out_by")}
     return {
         **fit_json(comparison.analysis), "schema": "routelaw.compare/3", "verdict": document.verdict, "findings": list(document.findings),
         **cleaned(own),

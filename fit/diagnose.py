@@ -15,7 +15,7 @@ from fit.estimate import Estimate, Status
 from fit.laws.interface import FloorLink
 from fit.laws.paper import utilisation_of
 from fit.runs import codes
-from fit.runs.schema import NUMBERS, SEED, SHORT, STEP, TEXTS, C, D, E, F, N, P
+from fit.runs.schema import NUMBERS, SEED, STEP, TEXTS, C, D, E, F, N, P, short
 from fit.select import AXES, RollOutStep, furthest, missed, pooled
 from fit.uncertainty.distributions import f_tail
 from fit.uncertainty.draws import FEW_DEGREES, WEBB, Draws, Scheme, spread_along
@@ -240,13 +240,13 @@ def _about_misfit(found: Misfit) -> _Found:
         yield "lack-of-fit", f"residuals are {found.seed_ratio:.0f} times the noise between seeds (F test, p = {found.seed_p:.0e})"
     for name, (share, p) in (found.bends or {}).items():
         if p < _MISFIT:
-            yield "lack-of-fit", f"a bend along {SHORT.get(name, name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})"
+            yield "lack-of-fit", f"a bend along {short(name)} explains {share:.0%} of the residuals' variance (p = {p:.0e})"
     if found.clustered:
         shared = f"runs of one size share {found.alike:.0%} of the residuals' variance"
         yield "clustered-residuals", f"{shared}: they err together (F test, p = {found.alike_p:.0e})"
     if one := found.uneven:
         end, ratio = ("large", one.times) if one.times > 1 else ("small", 1 / one.times)
-        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {SHORT.get(one.column, one.column)} (p = {one.p:.0e})"
+        wider = f"residuals are {ratio:.1f} times wider at the {end} end of {short(one.column)} (p = {one.p:.0e})"
         yield "uneven-spread", f"{wider}: --scheme auto lets each run keep the size of its own"
 
 
@@ -255,7 +255,7 @@ def _held_out(steps: Sequence[RollOutStep]) -> _Found:
         last = furthest(steps, by)
         score = pooled(last)
         if score is not None and missed(score):
-            hold = f"hold {score.covered} of {score.runs} runs at {SHORT[by]} = {count(last[0].size)}"
+            hold = f"hold {score.covered} of {score.runs} runs at {short(by)} = {count(last[0].size)}"
             yield "held-out-failure", f"fitted to {_FITTED[by]}, its prediction intervals {hold}"
 
 

@@ -14,7 +14,8 @@ from common.document import Document, Section, Table
 from common.errors import InputError
 from fit.estimate import frame
 from fit.laws import CATALOGUE, Law, Published, law_named
-from fit.runs.schema import ALIASES, SHORT, listed
+from fit.quantities import outside
+from fit.runs.schema import ALIASES, listed, short
 
 if TYPE_CHECKING:
     import polars as pl
@@ -53,11 +54,7 @@ class PublishedLaw:
 
     def outside(self, data: Mapping[str, float]) -> dict[str, float]:
         """How many times beyond the nearest of its runs each column is, for those that are outside; training FLOPs are 6 N D."""
-        found: dict[str, float] = {}
-        for name, (low, high) in self.row.ranges.items():
-            if name in data and not low <= data[name] <= high:
-                found[name] = max(data[name] / high, low / data[name])
-        return found
+        return outside(self.row.ranges, data)
 
     def predict(self, **columns: float | int | Sequence[float | int] | Float[np.ndarray, "points"]) -> "pl.DataFrame":
         """A row for each point: the columns, the predicted value, and what lies outside the published runs, in words.
@@ -66,7 +63,7 @@ class PublishedLaw:
         """
         full = {ALIASES.get(name, name): np.atleast_1d(np.asarray(values, dtype=np.float64)) for name, values in columns.items()}
         if set(full) != set(self.law.columns):
-            wanted = ", ".join(SHORT.get(name, name) for name in self.law.columns)
+            wanted = ", ".join(short(name) for name in self.law.columns)
             raise InputError(f"law {self.law.name!r} predicts from {wanted}, and was given {', '.join(columns) or 'nothing'}")
         if not all(np.all(np.isfinite(values) & (values > 0)) for values in full.values()):
             raise InputError(f"what law {self.law.name!r} predicts from must be finite and above 0")
@@ -76,9 +73,9 @@ class PublishedLaw:
         return frame([{**row, "value": float(value), "outside": words(self.outside(row))} for row, value in zip(rows, values, strict=True)])
 
 
-def words(outside: Mapping[str, float]) -> str:
+def words(beyond: Mapping[str, float]) -> str:
     """`N 3.7 times`, for what lies outside; empty where nothing does."""
-    return ", ".join(f"{SHORT.get(name, name)} {times:.2g} times" for name, times in outside.items())
+    return ", ".join(f"{short(name)} {times:.2g} times" for name, times in beyond.items())
 
 
 def published(law: str, row: str = "") -> PublishedLaw:
@@ -114,7 +111,7 @@ def published_rows(laws: Sequence[PublishedLaw], points: Sequence["Point"]) -> l
             far = one.outside(here)
             rows.append({"law": one.called, "point": point.label, "value": float(one.loss(data)[0]), "outside": far})
     if not rows:
-        wanted = "; ".join(f"{one.called} reads {', '.join(SHORT.get(name, name) for name in one.law.columns)}" for one in laws[:3])
+        wanted = "; ".join(f"{one.called} reads {', '.join(short(name) for name in one.law.columns)}" for one in laws[:3])
         raise InputError(f"nothing to predict: no point says what these laws read\n{wanted}\nsuch as --at N=3e9,D=1e11,E=32")
     return rows
 

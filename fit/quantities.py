@@ -154,6 +154,12 @@ def has_allocation(law: Law) -> bool:
     return {"A", "a", "B", "b"} <= set(law.parameter_names) and law.columns[:2] == (N, D)
 
 
+def outside(ranges: Mapping[str, tuple[float, float]], here: Mapping[str, float]) -> dict[str, float]:
+    """How many times beyond the nearest end of its range each column is, for those that are, but for rounding."""
+    ends = {name: (here[name] / high, low / here[name]) for name, (low, high) in ranges.items() if name in here}
+    return {name: max(pair) for name, pair in ends.items() if max(pair) > 1 + 1e-9}
+
+
 def beyond(values: Float[np.ndarray, "runs"], value: float) -> float:
     """How far outside the runs' values one lies, as a ratio to the nearest of them: 1 within, above 1 outside."""
     return float(max(value / values.max(), values.min() / value, 1.0))

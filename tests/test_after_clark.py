@@ -11,6 +11,7 @@ import pytest
 from benchmarks.after_clark.__main__ import TEMPLATE
 from benchmarks.after_clark.later import SIZES, Later, later_laws
 from fit.gains import PATHS
+from fit.literature import published
 from fit.quantities import effective_parameter_count
 from fit.runs.schema import D
 
@@ -34,8 +35,6 @@ def test_what_experts_are_worth_by_later_laws(law: Later) -> None:
 
 def test_the_worth_of_the_joint_law_is_its_effective_parameter_count() -> None:
     law = next(one for one in later_laws() if one.experts == "E = 32")
-    from fit.literature import published
-
     joint = published("joint")
     n, e = np.array([1e9]), np.array([32.0])
     other = effective_parameter_count(joint.law, joint.theta, joint.beta, n, e, {D: np.array([2e10])})

@@ -12,7 +12,8 @@ from jaxtyping import Float
 from scipy.optimize import brentq
 
 from fit.literature import PublishedLaw, published
-from fit.runs.schema import A, D, E, G, N, P
+from fit.papers.krajewski2024 import Rows
+from fit.runs.schema import A, D, E, N, P
 
 FIXED, RATIO = 130e9, 20.0
 """Tokens of Clark's runs; tokens a parameter where they grow with size (Hoffmann et al. 2022)."""
@@ -61,7 +62,8 @@ def _at(law: PublishedLaw, **columns: float) -> float:
 
 def later_laws() -> list[Later]:
     """Ludziejewski et al. at E = 8 and 32, Abnar et al. at S = 7/8 and 31/32, Krajewski et al. at E = 64 and G = 1 and 16."""
-    joint, sparse, fine, dense = published("joint"), published("sparsity"), published("granularity:E=64"), published("granularity:dense")
+    joint, sparse = published("joint"), published("sparsity")
+    rows = Rows(published("granularity:E=64"), published("granularity:dense"))
 
     def _joint(e: float) -> Loss:
         return lambda n, d: _at(joint, **{N: n, D: d, E: e})
@@ -71,11 +73,10 @@ def later_laws() -> list[Later]:
         return lambda n, d: _at(sparse, **{P: n / active, D: d, A: active})
 
     def _fine(g: float) -> Loss:
-        # All parameters over active ones with 64 experts: (8 E + 4)/12.
-        return lambda n, d: _at(fine, **{P: n * (8 * 64 + 4) / 12, D: d, G: g})
+        return lambda n, d: float(rows.routed_loss(np.array([n]), np.array([d]), g)[0])
 
     def _plain(n: float, d: float) -> float:
-        return _at(dense, **{P: n, D: d, G: 1.0})
+        return float(rows.dense_loss(np.array([n]), np.array([d]))[0])
 
     return [
         Later("Ludziejewski et al.", "E = 8", _joint(1.0), _joint(8.0), (0.0, 2.7e9)),

@@ -12,8 +12,9 @@ from fit.design.architecture import Architecture
 from fit.design.question import Question, flag
 from fit.laws import Law
 from fit.literature import PublishedLaw, published_all
+from fit.quantities import outside
 from fit.results import Result
-from fit.runs.schema import SHORT, A, C, D, E, G, K, N, P, U
+from fit.runs.schema import A, C, D, E, G, K, N, P, U, short
 
 KNOWN = frozenset({N, P, D, E, K, G, A, C, U})
 """Columns that a design says."""
@@ -96,11 +97,7 @@ class Predictor:
 
     def outside(self, here: Mapping[str, float]) -> dict[str, float]:
         """How many times beyond the nearest of its runs each column is, for those that are."""
-        found: dict[str, float] = {}
-        for name, (low, high) in self.ranges.items():
-            if name in here and not low * (1 - 1e-9) <= here[name] <= high * (1 + 1e-9):
-                found[SHORT.get(name, "k/E" if name == A else name)] = max(here[name] / high, low / here[name])
-        return found
+        return {short(name): times for name, times in outside(self.ranges, here).items()}
 
 
 def of_published(one: PublishedLaw) -> Predictor | str:

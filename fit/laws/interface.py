@@ -147,7 +147,7 @@ class Roles:
 Features = Callable[[Theta, Data], Inexact[np.ndarray, "*batch runs features"]]
 Bounds = Callable[[Data, Float[np.ndarray, "runs"]], tuple[tuple[float, float], ...]]
 Report = Callable[[Float[np.ndarray, "*batch shapes"], Beta], Float[np.ndarray, "*batch parameters"]]
-Unpublish = Callable[[Mapping[str, float]], tuple[Float[np.ndarray, "shapes"], Float[np.ndarray, "features"]]]
+Inverse = Callable[[Mapping[str, float]], tuple[Float[np.ndarray, "shapes"], Float[np.ndarray, "features"]]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -161,7 +161,7 @@ class Law:
     fit is asked for without bounds. `bounds(data, loss)` replaces the static bounds of `shapes`
     where they depend on the runs. `ratios` names the reported parameters that are one shape parameter over another, such as
     E_max = E_start/rho. `dense` laws are fitted to the dense runs alone; `sizes` are the only values of N that a law speaks of, left out
-    for a curve in N. `conventions` says whose N, S or G the law means, where papers differ. `unpublish` gives shape parameters and
+    for a curve in N. `conventions` says whose N, S or G the law means, where papers differ. `inverse` gives shape parameters and
     coefficients from the reported ones, where their names do not. Functions at module level make fits that can be pickled.
     """
 
@@ -186,7 +186,7 @@ class Law:
     sizes: tuple[float, ...] = ()
     published: tuple[Published, ...] = ()
     conventions: str = ""
-    unpublish: Unpublish | None = None
+    inverse: Inverse | None = None
 
     def __post_init__(self) -> None:
         if bool(self.parameters) != bool(self.report):
@@ -226,8 +226,8 @@ class Law:
 
     def at(self, values: Mapping[str, float]) -> tuple[Float[np.ndarray, "shapes"], Float[np.ndarray, "features"]]:
         """Shape parameters and coefficients from reported parameters, such as published ones. Raises `KeyError` for one that is missing."""
-        if self.unpublish is not None:
-            return self.unpublish(values)
+        if self.inverse is not None:
+            return self.inverse(values)
         known = {part: values[over] / values[name] for name, (over, part) in self.ratios.items() if name in values} | dict(values)
         return np.array([known[shape.name] for shape in self.shapes]), np.array([known[name] for name in self.coefficients])
 

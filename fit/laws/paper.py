@@ -86,7 +86,7 @@ DENSE = Law(
     published=(
         Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline", ranges={_COLUMNS[0]: _RANGES[_COLUMNS[0]]}),
     ),
-    unpublish=_dense_at,
+    inverse=_dense_at,
 )
 
 SEPARABLE = Law(

@@ -34,6 +34,7 @@ TEXTS = frozenset({ROUTER, SIZE_LABEL})
 OURS = NUMBERS | TEXTS | {RUN}
 ALIASES: Mapping[str, str] = {"N": N, "E": E, "P": P, "F": F, "R": R, "D": D, "C": C, "U": U, "G": G, "router": ROUTER, "run": RUN}
 SHORT: Mapping[str, str] = {full: short for short, full in ALIASES.items()}
+_WRITTEN: Mapping[str, str] = {A: "k/E", K: "k"}
 
 
 class Rule(NamedTuple):
@@ -72,6 +73,11 @@ class Source:
         """What messages call it."""
         names = {"-": "standard input", "": "table in memory"}
         return names.get(self.path, self.path if self.path.isprintable() else repr(self.path))
+
+
+def short(column: str) -> str:
+    """What messages call a column: N, k/E, or the name itself."""
+    return _WRITTEN.get(column) or SHORT.get(column, column)
 
 
 def quoted(text: str) -> str:

@@ -59,6 +59,12 @@ def test_as_many_runs_off_the_ray_give_the_exponents() -> None:
     assert fits[0].certificate.condition > 30 * fits[1].certificate.condition
 
 
+def test_two_lengths_of_one_size_are_off_the_ray_however_few() -> None:
+    data = abnars_design()
+    pair = {P: np.array([1e9, 1e9]), D: np.array([1e10, 4e10]), A: np.array([0.3, 0.3])}
+    assert cause(SPARSITY, {name: np.concatenate([data[name], pair[name]]) for name in data}) is None
+
+
 @pytest.mark.parametrize(
     ("law", "data", "wanted"),
     [

@@ -14,7 +14,6 @@ from fit.analysis import Options
 from fit.compare import ALL, Agreement, Answer, Comparison, Verdict, agreements, chance, compare, compare_document, compare_json, verdict
 from fit.derived import Point
 from fit.estimate import Estimate, Status
-from fit.held_out import held_out_scores
 from fit.runs import Runs
 from fit.runs.schema import E, N
 from fit.uncertainty.draws import WEBB, raised_residuals
@@ -213,7 +212,7 @@ def test_without_draws_nothing_is_known(small_runs: Runs) -> None:
 
 
 def test_runs_are_held_out_by_size_and_by_experts(small: Comparison) -> None:
-    scores = held_out_scores(small.analysis)
+    scores = small.held_out_by
     assert list(scores) == [N, E]  # all these runs read as many tokens
     assert {*scores[N]} == {*scores[E]} == {"separable", "bilinear", "bounded"}
     for own in scores.values():

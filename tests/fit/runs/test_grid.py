@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from fit.runs import Runs, canonical, dense, load_runs, routers
+from fit.runs import Runs, canonical, dense, load_runs, routers, with_columns
+from fit.runs.schema import A, C, E, G, P
 
 
 @pytest.mark.parametrize(("router", "count"), [("S-Base", 61), ("Hash", 59), ("RL-R", 62)])
@@ -88,3 +89,28 @@ def test_k_is_held_at_the_value_most_runs_have_and_dense_runs_may_have_another()
     even = {"loss": [3.0, 2.5], "E": [8, 8]}
     assert canonical(Runs.from_columns({**even, "k": [2, 1]}), "all").loss.tolist() == [2.5]
     assert canonical(Runs.from_columns({**even, "R": [0.5, 0.25]}), "all").loss.tolist() == [3]
+
+
+def test_granularity_and_k_are_held_unless_the_law_reads_them() -> None:
+    columns = {"loss": [3.0, 2.6, 2.5, 2.4, 2.3], "E": [1, 8, 8, 8, 16], "k": [1, 1, 1, 2, 1], "G": [np.nan, 1, 1, 1, 4]}
+    runs = Runs.from_columns(columns)
+    assert canonical(runs, "all").loss.tolist() == [3, 2.6, 2.5]
+    assert canonical(runs, "all", (G,)).loss.tolist() == [3, 2.6, 2.5, 2.3]
+    assert canonical(runs, "all", (A,)).loss.tolist() == [3, 2.6, 2.5, 2.4]
+
+
+def test_columns_that_follow_are_derived_and_those_that_do_not_are_left_out() -> None:
+    runs = Runs.from_columns(
+        {"loss": [3.0, 2.5], "N": [1e8, 2e8], "D": [1e9, 1e10], "E": [1, 8], "k": [2, 2], "d_ff": [64, 64], "d_expert": [64, 16]}
+    )
+    found = with_columns(runs, (A, C, G, P))
+    assert found.columns[A].tolist() == [1, 0.25]  # a dense run uses all it has, whatever its row says of k
+    assert found.columns[C].tolist() == [6e17, 1.2e19]
+    assert found.columns[G].tolist() == [1, 4]
+    assert P not in found.columns  # all parameters of a routed model do not follow from a token's
+    dense = with_columns(runs.keep(runs.columns[E] == 1, "dense runs"), (P,))
+    assert dense.columns[P].tolist() == [1e8]
+    assert [step.rule for step in found.log[-3:]] == [
+        "no column activation_ratio: A = k/E", "no column training_flops: C = 6 N D", "no column granularity: G = d_ff/d_expert",
+    ]  # fmt: skip
+    assert with_columns(found, (A, C, G)) is found

@@ -13,11 +13,16 @@ from fit.runs.schema import EXPERT_WIDTH, WIDTH, A, C, D, E, G, K, N, P
 
 
 class Derivation(NamedTuple):
-    """How a column follows from others, in words and in numbers; `reads` are those that must be there."""
+    """How a column follows from others, in words and in numbers; `reads` are those that must be there; `dense`: of dense runs alone."""
 
     words: str
     reads: tuple[str, ...]
     values: Callable[[Runs], Float[np.ndarray, "runs"]]
+    dense: bool = False
+
+    def holds(self, runs: Runs) -> bool:
+        """Whether these runs have it."""
+        return all(runs.has(name) for name in self.reads) and not (self.dense and runs.has(E) and bool((runs.columns[E] != 1).any()))
 
 
 def _activation(runs: Runs) -> Float[np.ndarray, "runs"]:
@@ -33,7 +38,7 @@ _DERIVED: dict[str, Sequence[Derivation]] = {
         Derivation("A = 1/E, k taken for 1", (E,), lambda runs: 1 / runs.numeric(E)),
     ),
     G: (Derivation("G = d_ff/d_expert", (WIDTH, EXPERT_WIDTH), lambda runs: runs.columns[WIDTH] / runs.columns[EXPERT_WIDTH]),),
-    P: (Derivation("P = N, as in dense models", (N,), lambda runs: runs.numeric(N)),),
+    P: (Derivation("P = N, as in dense models", (N,), lambda runs: runs.numeric(N), dense=True),),
 }
 """The ways to each column, better ones first. C is the convention of Kaplan et al. 2020, section 2.1; G is Krajewski et al.'s."""
 
@@ -41,9 +46,8 @@ _DERIVED: dict[str, Sequence[Derivation]] = {
 def with_columns(runs: Runs, names: Collection[str]) -> Runs:
     """The runs with these columns as far as they are there or follow from others; the log says what was derived."""
     for name in names:
-        way = next((one for one in _DERIVED.get(name, ()) if all(runs.has(column) for column in one.reads)), None)
-        dense = name != P or not runs.has(E) or bool((runs.columns[E] == 1).all())
-        if not runs.has(name) and way is not None and dense:
+        way = next((one for one in _DERIVED.get(name, ()) if one.holds(runs)), None)
+        if way is not None and not runs.has(name):
             step = SelectionStep(f"no column {name}: {way.words}", len(runs), 0)
             runs = replace(runs, columns={**runs.columns, name: way.values(runs)}, log=(*runs.log, step))
     return runs

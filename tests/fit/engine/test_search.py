@@ -7,10 +7,15 @@ import pytest
 from jaxtyping import Float
 from scipy.ndimage import minimum_filter
 
+from fit.engine.losses import huber
+from fit.engine.polish import polish
 from fit.engine.problem import Problem, make_problem
 from fit.engine.search import SCATTERED, local_minima, search_observed, search_resampled, spread
+from fit.engine.solve import SAME, fit_law
 from fit.laws import BOUNDED, BOUNDED_FLOOR, Law, Shape
 from fit.laws.interface import stack_features
+from fit.literature import published
+from fit.runs.schema import A, D, E, N, P
 
 RUNS = 40
 
@@ -116,3 +121,28 @@ def test_more_than_three_shapes_are_searched_by_points_spread_evenly() -> None:
         np.testing.assert_allclose(np.histogram(points[:, axis], bins=4, range=(1, 10))[0], SCATTERED / 4, rtol=0.05)
         for other in range(axis):
             assert np.mean(upper[:, axis] & upper[:, other]) == pytest.approx(0.25, rel=0.05)
+
+
+@pytest.mark.parametrize("seed", [0, 2])
+def test_a_law_of_eight_shapes_is_confirmed_and_no_higher_than_a_descent_from_the_truth(seed: int) -> None:
+    law, rng = published("joint"), np.random.default_rng(seed)
+    data: dict[str, Float[np.ndarray, "runs"]] = {
+        N: np.exp(rng.uniform(np.log(5e7), np.log(3e9), 100)), D: np.exp(rng.uniform(np.log(2e9), np.log(1e11), 100)),
+        E: rng.choice([1.0, 2.0, 4.0, 8.0, 16.0, 32.0], 100),
+    }  # fmt: skip
+    fit = fit_law(law.law, data, law.loss(data) * np.exp(0.005 * rng.standard_normal(100)))
+    assert fit.certificate.confirmed
+    assert fit.certificate.converged
+    truth = polish(fit.problem, law.theta[None], law.beta[None], newton=True, max_steps=200)
+    assert fit.certificate.objective <= truth.objective[0] * (1 + SAME)
+
+
+def test_an_optimum_at_a_bound_is_as_near_as_its_lowest_reading_says() -> None:
+    # Coefficient e ends at 0; once rounding alone is left, what a further step would gain wanders between 1e-15 and 1e-11.
+    law = published("sparsity")
+    axes = (np.geomspace(1e8, 1e11, 4), np.geomspace(1e9, 1e11, 4), 2.0 ** -np.arange(6))
+    data: dict[str, Float[np.ndarray, "runs"]] = dict(zip((P, D, A), (axis.ravel() for axis in np.meshgrid(*axes)), strict=True))
+    loss = law.loss(data) * 10 ** (0.002 * np.random.default_rng(0).standard_normal(96))
+    certificate = fit_law(law.law, data, loss, huber(0.01)).certificate
+    assert certificate.at_bounds == ("e",)
+    assert certificate.converged

@@ -107,6 +107,8 @@ def test_the_leverage_is_sevenfold_where_the_paper_says_so() -> None:
 def test_a_prediction_outside_the_published_runs_says_so() -> None:
     table = published("joint").predict(N=[1e9, 5.4e9], E=[32, 64], D=1e11)
     assert table["outside"].to_list() == ["", "E 2 times, N 2 times"]
+    # Of 2.7 billion: a little beyond is beyond.
+    assert published("joint").predict(N=3.24e9, E=32, D=1e11)["outside"].to_list() == ["N 1.2 times"]
     inside = published("granularity:E=64").predict(P=1e10, G=4, D=1e11)
     assert inside["outside"].to_list() == [""]
     assert fit.published("tokens", "Besiroglu").row.values["L_0"] == 1.8172

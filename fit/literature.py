@@ -15,7 +15,7 @@ from common.errors import InputError
 from fit.estimate import frame
 from fit.laws import CATALOGUE, Law, Published, law_named
 from fit.quantities import outside
-from fit.runs.schema import ALIASES, listed, short
+from fit.runs.schema import ALIASES, E, listed, short
 
 if TYPE_CHECKING:
     import polars as pl
@@ -42,6 +42,11 @@ class PublishedLaw:
     def beta(self) -> Float[np.ndarray, "features"]:
         """Coefficients."""
         return self.law.at(self.row.values)[1]
+
+    @property
+    def dense(self) -> bool:
+        """Whether it speaks of dense models alone: nothing of a routed one."""
+        return self.law.dense or self.row.ranges.get(E) == (1.0, 1.0)
 
     @property
     def called(self) -> str:
@@ -104,8 +109,8 @@ def published_rows(laws: Sequence[PublishedLaw], points: Sequence["Point"]) -> l
     rows: list[dict[str, Any]] = []
     for one in laws:
         for point in points:
-            data = None if one.law.dense and point.e > 1 else point.columns(one.law)
-            if data is None:
+            data = point.columns(one.law)
+            if data is None or (one.dense and point.e > 1):
                 continue
             here = {name: float(values[0]) for name, values in data.items()} | point.known()
             far = one.outside(here)

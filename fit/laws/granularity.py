@@ -46,6 +46,8 @@ GRANULARITY = Law(
             "E=64", {"a": 18.1, "alpha": 0.115, "b": 30.8, "beta": 0.147, "g": 2.1, "gamma": 0.58, "c": 0.47}, _SOURCE, ranges=_RANGES
         ),
         # Without experts there is no term in G: any gamma says the same.
-        Published("dense", {"a": 16.3, "alpha": 0.126, "b": 26.7, "beta": 0.127, "g": 0.0, "gamma": 1.0, "c": 0.47}, _SOURCE),
+        Published(
+            "dense", {"a": 16.3, "alpha": 0.126, "b": 26.7, "beta": 0.127, "g": 0.0, "gamma": 1.0, "c": 0.47}, _SOURCE, ranges={E: (1.0, 1.0)}
+        ),
     ),
 )  # fmt: skip

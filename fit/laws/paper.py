@@ -23,8 +23,8 @@ B_UNIT = 2.0**20
 """Twice the tokens of the paper's step, 256 x 2048: two FLOPs a multiply-add."""
 
 _COLUMNS = ("dense_parameter_count", "num_experts")
-_RANGES = {"dense_parameter_count": (1.6e7, 1.32e9), "num_experts": (1.0, 512.0)}
-"""The paper's runs: 15M to 1.3B, up to 512 experts; all on 130 billion tokens."""
+_RANGES = {"dense_parameter_count": (1.6e7, 1.32e9), "num_experts": (1.0, 512.0), "tokens_seen": (1.3e11, 1.32e11)}
+"""The paper's runs: 15M to 1.3B, up to 512 experts; all on 250,000 steps of 2^19 tokens, which its laws do not read."""
 _SIGNS = {"a": -1, "b": -1, "c": 1}
 _LEAST = 0.02
 """Least B̂ offset at the run of smallest B: keeps log B̂ finite there."""
@@ -84,7 +84,7 @@ DENSE = Law(
     signs={"alpha_N": 1},
     dense=True,
     published=(
-        Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline", ranges={_COLUMNS[0]: _RANGES[_COLUMNS[0]]}),
+        Published("Dense", {"alpha_N": 0.078, "N_c": 3.568e13}, "the paper, dense baseline", ranges=_RANGES | {"num_experts": (1.0, 1.0)}),
     ),
     inverse=_dense_at,
 )

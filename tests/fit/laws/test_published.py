@@ -134,6 +134,13 @@ def test_each_law_is_asked_at_the_points_that_say_what_it_reads() -> None:
         ("joint", "1B/E=8/D=10B"), ("joint", "1B/D=10B"), ("sparsity", "P=4B/D=10B/S=0.75"), ("sparsity", "1B/D=10B"),
         ("tokens:Hoffmann", "1B/D=10B"),
     ]  # fmt: skip
+    both = (published("granularity:E=64"), published("granularity:dense"), published("bounded"))
+    rows = published_rows(both, (Point(1e9, 64.0, 2e10, p=4.3e10, g=4.0), Point(1e9, d=1.3e11, g=1.0)))
+    # The dense row is not asked of routed models, and Clark's law says that it saw other tokens.
+    assert [(row["law"], row["outside"]) for row in rows] == [
+        ("granularity:E=64", {}), ("granularity:E=64", {E: 64.0}), ("granularity:dense", {}), ("bounded:S-Base", {D: 6.5}),
+        ("bounded:S-Base", {}),
+    ]  # fmt: skip
     with pytest.raises(InputError, match=r"no point says what these laws read\njoint reads N, D, E"):
         published_rows(laws[:1], (Point(1e9),))
     document, record = published_document(laws, points), published_json(laws, points)

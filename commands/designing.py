@@ -35,7 +35,7 @@ class Design:
     utilisation: float = 0.4
     """Share of the chips' peak that training uses."""
     memory: str = ""
-    """For training, such as 8x80GB: 18 bytes a parameter, activations apart."""
+    """For training, such as 8x80GB: 18 bytes a parameter, activations apart, for which a quarter should stay free."""
     serve_memory: str = ""
     """For serving, such as 24GB: 2 bytes a parameter."""
     serve_flops: str = ""

@@ -47,7 +47,8 @@ GRANULARITY = Law(
         ),
         # Without experts there is no term in G: any gamma says the same.
         Published(
-            "dense", {"a": 16.3, "alpha": 0.126, "b": 26.7, "beta": 0.127, "g": 0.0, "gamma": 1.0, "c": 0.47}, _SOURCE, ranges={E: (1.0, 1.0)}
+            "dense", {"a": 16.3, "alpha": 0.126, "b": 26.7, "beta": 0.127, "g": 0.0, "gamma": 1.0, "c": 0.47}, _SOURCE,
+            ranges={E: (1.0, 1.0)},
         ),
     ),
 )  # fmt: skip

@@ -153,7 +153,7 @@ function answer(law, state) {
   if (law.ray && off.length) flags.push(`${off.join(", ")}: ${law.ray}`);
   if (law.body(x, e, g, q) < Math.exp(x) / 2) flags.push("more than half of its N_active are embeddings: too small for this law");
   const stopped = edge(state, found);
-  if (stopped) return { name, stopped, flags, ...found };
+  if (stopped) return { name, stopped, flags, cells: found.cells };
   const perToken = law.flops(x, e, g, q), tokens = law.most_tokens(x, e, g, q), ends = interval(law, q, found.best);
   const best = {
     active: Math.exp(x), experts: e, k: q.k, granularity: g, tokens, total: law.total(x, e, g, q), loss, interval: ends, perToken: perToken / 3,

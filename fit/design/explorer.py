@@ -24,10 +24,6 @@ from fit.report.record import cleaned
 from fit.runs.schema import A, C, E, G, K, U, short
 from fit.uncertainty.intervals import WIDEST, tail, too_many_failed
 
-_LIMITS = ("flops", "tokens", "lifetime_tokens")
-"""Of a question, those that formulas read."""
-
-
 @dataclass(frozen=True, eq=False)
 class _Recorded(Space):
     """A space of one design whose use is recorded, k too."""
@@ -47,10 +43,13 @@ def model(predictor: Predictor) -> str:
     `lifetime_tokens` 0.
     """
     it = Recording()
-    asked = Question(**{name: it.number(f"q.{name}") for name in _LIMITS})
+    flops, tokens, served = (it.number(f"q.{name}") for name in ("flops", "tokens", "lifetime_tokens"))
+    asked = Question(flops=flops, tokens=tokens, lifetime_tokens=served)
     cell = _Recorded(asked, predictor, it.numbers(["e"]), it.numbers(["g"]), it.number("q.k"))
     x = it.numbers(["x"])
-    theta, beta = (it.numbers([f"{name}[{k}]" for k in range(len(values))]) for name, values in (("t", predictor.theta), ("b", predictor.beta)))
+    theta, beta = (
+        it.numbers([f"{name}[{k}]" for k in range(len(values))]) for name, values in (("t", predictor.theta), ("b", predictor.beta))
+    )
     total, per_token, tokens = cell.total(x), cell.flops_per_token(x), cell.tokens(x)
     found = {
         "total": total, "flops": per_token, "most_tokens": tokens, "memory": TRAINING_BYTES * total, "served": SERVING_BYTES * total,
@@ -117,7 +116,9 @@ def explorer(question: Question, answers: Sequence[Answer], runs: str = "") -> s
     # In a script `</` could end it.
     given = json.dumps(record, allow_nan=False).replace("</", "<\\/")
     script = f"const DATA = {given};\nconst MODELS = [" + ",\n".join(models) + "];\n"
-    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(own.joinpath("explorer.html").read_text("utf-8"))
+    template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
+        own.joinpath("explorer.html").read_text("utf-8")
+    )
     return template.render(
         style=Markup(files("common.document").joinpath("templates/style.css").read_text("utf-8")), colours=colours,
         script=Markup(script + own.joinpath("explorer.js").read_text("utf-8")),

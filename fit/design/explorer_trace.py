@@ -1,8 +1,8 @@
 """Formulas written with NumPy, recorded as they run: the same formula as a JavaScript expression, so that no page has a copy of its own.
 
 A recorded number is a `float`, a recorded array a float64 `ndarray`, in which a value of 2^1000 and more stands for a step of the
-recording: formulas may stack, slice and fill arrays as they like. Arithmetic, `np.where` and the matrix product of coefficients are recorded;
-whatever else would compute with these values raises.
+recording: formulas may stack, slice and fill arrays as they like. Arithmetic, `np.where` and the product of features and coefficients are
+recorded; whatever else would compute with these values raises.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -130,8 +130,6 @@ class Number(NDArrayOperatorsMixin, float):
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **options: Any) -> "Number | Numbers":
         """Record it."""
         return _record(self.recording, ufunc, method, inputs, options)
-
-    __hash__ = float.__hash__
 
 
 class Numbers(np.ndarray):

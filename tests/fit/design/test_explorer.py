@@ -5,6 +5,7 @@ The browser is Chromium (Debian's `chromium`), driven by Playwright, which bring
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Generator
 from dataclasses import asdict
@@ -13,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from jaxtyping import Float
 from playwright.sync_api import Browser, BrowserContext, Page, Request, sync_playwright
 
 from fit.analysis import Options, analyse
@@ -62,7 +62,9 @@ def played(recording: Recording, result: Any, values: dict[str, float]) -> float
 def test_a_recorded_law_is_the_same_function_as_the_law(name: str) -> None:
     law, random = CATALOGUE[name], np.random.default_rng(0)
     recording = Recording()
-    shapes, coefficients = ([f"{letter}[{k}]" for k in range(number)] for letter, number in (("t", len(law.shapes)), ("b", len(law.coefficients))))
+    shapes, coefficients = (
+        [f"{letter}[{k}]" for k in range(number)] for letter, number in (("t", len(law.shapes)), ("b", len(law.coefficients)))
+    )
     columns = {one: recording.numbers([one]) for one in law.columns}
     recorded = law.log10_loss(recording.numbers(shapes), recording.numbers(coefficients), columns)
     for _ in range(5):
@@ -84,7 +86,7 @@ def test_what_cannot_be_recorded_is_refused() -> None:
             compute(x)
     # What a number stands for is no number: arithmetic that escaped the recording is noticed where its result is used.
     with pytest.raises(TypeError, match="without being recorded"):
-        recording.numbers(["z"]) * (float(x[0]) / 3)
+        np.multiply(recording.numbers(["z"]), float(x[0]) / 3)
     with pytest.raises(KeyError):
         _ = JAVASCRIPT["sum"]
 
@@ -184,10 +186,10 @@ def compared(found: Answer, page: dict[str, Any]) -> None:
     assert math.isclose(band["threshold"], found.band.threshold, rel_tol=1e-6)
     np.testing.assert_allclose(band["active"], found.band.active, rtol=1e-6)
     assert page["outside"] == pytest.approx(dict(found.outside), rel=1e-6)
-    ends = None if one.loss.low is None else [one.loss.low, one.loss.high]
-    assert (best["interval"] is None) == (ends is None)
-    if ends is not None:
-        np.testing.assert_allclose(best["interval"], ends, rtol=1e-6)
+    if one.loss.low is None or one.loss.high is None:
+        assert best["interval"] is None
+    else:
+        np.testing.assert_allclose(best["interval"], [one.loss.low, one.loss.high], rtol=1e-6)
 
 
 def test_published_laws_answer_as_the_library_does(context: BrowserContext, pages: dict[str, Path]) -> None:
@@ -196,11 +198,13 @@ def test_published_laws_answer_as_the_library_does(context: BrowserContext, page
     for question in QUESTIONS:
         there = visit.answers(question, PUBLISHED)
         for law in PUBLISHED:
-            found = answer(question, law)
+            with unchecked():
+                found = answer(question, law)
             if isinstance(found, str):
                 assert there[law.name].get("reason"), (question, law.name)
             elif found.best is None:
                 # The same edge in words of the page: up to what to give.
+                assert "best" not in there[law.name]
                 assert there[law.name]["stopped"].replace("memory", "--memory").split(" up to")[0][:22] == found.stopped[:22]
             else:
                 compared(found, there[law.name])
@@ -212,7 +216,11 @@ def test_published_laws_answer_as_the_library_does(context: BrowserContext, page
 
 def test_fitted_laws_have_the_librarys_intervals(context: BrowserContext, pages: dict[str, Path], fitted: list[Predictor]) -> None:
     visit = Visit(context, pages["fitted"].as_uri())
-    for question in (Question(flops=1e14, memory=1e8), Question(flops=3e13, tokens=1e7), Question(flops=2e14, serve_memory=4e6, experts=16)):
+    for question in (
+        Question(flops=1e14, memory=1e8),
+        Question(flops=3e13, tokens=1e7),
+        Question(flops=2e14, serve_memory=4e6, experts=16),
+    ):
         there = visit.answers(question, fitted)
         for law in fitted:
             found = answer(question, law)
@@ -238,7 +246,7 @@ def test_a_link_holds_the_question(context: BrowserContext, pages: dict[str, Pat
     page = visit.page
     page.fill("#tokens", "20B")
     page.fill("#memory", "8x24GiB")
-    page.get_by_label("sparsity").uncheck()
+    page.get_by_role("checkbox", name="sparsity").uncheck()
     page.click("#copy")
     there, address = visit.table(), page.url
     assert page.evaluate("window.explorer.state()")["memory"] == 8 * 24 * 1024**3
@@ -274,6 +282,7 @@ def test_keys_move_a_slider_and_with_it_the_answers(context: BrowserContext, pag
     assert "no interior optimum in E by FLOPs alone" in page.inner_text("#verdict")
     page.fill("#memory", "much")
     assert page.get_attribute("#memory", "aria-invalid") == "true"
+    assert visit.complaints == []
 
 
 def test_a_screen_reader_is_given_names_heads_and_what_is_drawn(context: BrowserContext, pages: dict[str, Path]) -> None:
@@ -302,5 +311,5 @@ def test_nothing_leaves_the_page_and_a_phone_scrolls_down_alone(browser: Browser
         context.close()
     assert paper == {"light": "rgb(255, 255, 255)", "dark": "rgb(21, 24, 28)"}
     text = pages[name].read_text(encoding="utf-8")
-    assert not any(word in text for word in ("src=", "@import", "url(", "fetch(", "XMLHttpRequest"))
+    assert not re.search(r"src=|@import|url\((?!#)|fetch\(|XMLHttpRequest", text)
     assert json.loads(text.split("const DATA = ")[1].split(";\n")[0])["laws"]

@@ -24,6 +24,7 @@ from fit.report.record import cleaned
 from fit.runs.schema import A, C, E, G, K, U, short
 from fit.uncertainty.intervals import WIDEST, tail, too_many_failed
 
+
 @dataclass(frozen=True, eq=False)
 class _Recorded(Space):
     """A space of one design whose use is recorded, k too."""

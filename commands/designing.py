@@ -107,7 +107,7 @@ class Design:
 
         if not self.output.json:
             print(f"Explorer: {page}")
-        if self.open and not webbrowser.open(page.resolve().as_uri()):
+        if self.open and not webbrowser.open_new_tab(page.resolve().as_uri()):
             print(f"no browser was found to open {page}", file=sys.stderr)
 
     def question(self) -> "Question":

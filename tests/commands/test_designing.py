@@ -40,7 +40,7 @@ def test_the_first_screen_the_page_and_the_documented_json(
         opened.append(address)
         return True
 
-    monkeypatch.setattr("webbrowser.open", open_page)
+    monkeypatch.setattr("webbrowser.open_new_tab", open_page)
     arguments = ["design", "--flops", "1e21", "--memory", "8x80GB"]
     assert main([*arguments, "--out", str(tmp_path), "--open"]) == 0
     assert opened == [(tmp_path / "explorer.html").as_uri()]

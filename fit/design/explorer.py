@@ -1,11 +1,11 @@
 """`explorer.html`: the question with sliders, the answers worked out in the page by the formulas of here, which it has recorded.
 
-Only the search is written in JavaScript (`explorer.js`, after `search.py` and `answer.py`); laws, parameters, FLOPs, tokens and memory are
-what Python runs, and coefficients and draws the same numbers.
+Only the search is written in JavaScript (`explorer_search.js`, after `search.py` and `answer.py`, and `explorer_page.js`, which shows it);
+laws, parameters, FLOPs, tokens and memory are what Python runs, and coefficients and draws the same numbers.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
@@ -16,8 +16,9 @@ from markupsafe import Markup
 
 from fit.design.answer import NEAR, Answer
 from fit.design.explorer_trace import Recording
+from fit.design.memory import training_bytes
 from fit.design.predictor import RAY, Predictor, of_published
-from fit.design.question import SERVING_BYTES, TRAINING_BYTES, Question
+from fit.design.question import SERVING_BYTES, Question
 from fit.design.search import GRANULARITIES, LARGEST, MOST_EXPERTS, SMALLEST, Space, expert_counts
 from fit.literature import published_all
 from fit.report.record import cleaned
@@ -41,24 +42,35 @@ def model(predictor: Predictor) -> str:
     """The formulas of a law as an object of JavaScript functions of (x, e, g, q, t, b).
 
     x is log N_a, q the question, t and b the law's shape parameters and coefficients. A limit that is not given is infinite there,
-    `lifetime_tokens` 0.
+    `lifetime_tokens` 0. `repeated` has those that differ where tokens are read more than once.
     """
+    once, again = _formulas(predictor, repeat=False), _formulas(predictor, repeat=True)
+    differ = {name: text for name, text in again.items() if text != once[name]}
+    return f"{{{_functions(once)},repeated:{{{_functions(differ)}}}}}"
+
+
+def _functions(formulas: Mapping[str, str]) -> str:
+    return ",".join(f"{json.dumps(name)}(x,e,g,q,t,b){{{text}}}" for name, text in formulas.items())
+
+
+def _formulas(predictor: Predictor, repeat: bool) -> dict[str, str]:
+    """The body of each function by name; columns that the law's runs have a range of begin with `in `."""
     it = Recording()
-    flops, tokens, served = (it.number(f"q.{name}") for name in ("flops", "tokens", "lifetime_tokens"))
-    asked = Question(flops=flops, tokens=tokens, lifetime_tokens=served)
+    flops, tokens, served, devices = (it.number(f"q.{name}") for name in ("flops", "tokens", "lifetime_tokens", "devices"))
+    asked = Question(flops=flops, tokens=tokens, lifetime_tokens=served, repeat=repeat)
     cell = _Recorded(asked, predictor, it.numbers(["e"]), it.numbers(["g"]), it.number("q.k"))
-    x = it.numbers(["x"])
+    x, architecture = it.numbers(["x"]), predictor.architecture
     theta, beta = (
         it.numbers([f"{name}[{k}]" for k in range(len(values))]) for name, values in (("t", predictor.theta), ("b", predictor.beta))
     )
-    total, per_token, tokens = cell.total(x), cell.flops_per_token(x), cell.tokens(x)
+    total, per_token, most = cell.total(x), cell.flops_per_token(x), cell.tokens(x)
     found = {
-        "total": total, "flops": per_token, "most_tokens": tokens, "memory": TRAINING_BYTES * total, "served": SERVING_BYTES * total,
-        "body": predictor.architecture.body(np.exp(x)), "loss": cell.loss(x, theta, beta),
+        "total": total, "flops": per_token, "most_tokens": most, "served": SERVING_BYTES * total, "body": architecture.body(np.exp(x)),
+        "memory": training_bytes(architecture, np.exp(x), cell.e, cell.k, cell.g, devices), "loss": cell.loss(x, theta, beta),
     }  # fmt: skip
-    own = cell.columns(x, tokens) | {E: cell.e, C: per_token * tokens}
-    columns = ",".join(f"{json.dumps(short(name))}(x,e,g,q){{{it.javascript(own[name])}}}" for name in predictor.ranges if name in own)
-    return "{" + ",".join(f"{name}(x,e,g,q,t,b){{{it.javascript(one)}}}" for name, one in found.items()) + f",columns:{{{columns}}}}}"
+    columns = cell.columns(x, most) | {E: cell.e, C: per_token * most}
+    found |= {f"in {short(name)}": columns[name] for name in predictor.ranges if name in columns}
+    return {name: it.javascript(one) for name, one in found.items()}
 
 
 def _law(predictor: Predictor, number: int, chosen: bool) -> dict[str, Any]:
@@ -122,5 +134,5 @@ def explorer(question: Question, answers: Sequence[Answer], runs: str = "") -> s
     )
     return template.render(
         style=Markup(files("common.document").joinpath("templates/style.css").read_text("utf-8")), colours=colours,
-        script=Markup(script + own.joinpath("explorer.js").read_text("utf-8")),
+        script=Markup(script + "".join(own.joinpath(f"explorer_{part}.js").read_text("utf-8") for part in ("search", "page"))),
     )  # fmt: skip

@@ -90,6 +90,8 @@ def _of(answer: "Answer", best: "Design", wanted: float) -> Built:
     size = nearest(wanted * 13 / (13 + 8 * (best.k - 1) / every if routed else 13))
     name = f"{size.d_model}x{size.num_blocks}x{size.num_heads}x{size.kqv_size}"
     recipe = paper_recipe(name) if wanted >= PAPER_FROM else small_recipe(name)
+    # As many sequences as the recipe's, or more, so that the devices divide them.
+    recipe = replace(recipe, data=replace(recipe.data, batch=math.ceil(recipe.data.batch / devices) * devices))
     wide, experts = round(best.granularity), round(best.experts)
     own = {
         "experts": (experts - experts % _MULTIPLE if experts >= 2 * _MULTIPLE else experts) * wide,
@@ -102,6 +104,7 @@ def _of(answer: "Answer", best: "Design", wanted: float) -> Built:
     config = config.of_length(max(1, math.ceil(best.tokens / (config.data.batch * model.context))))
     config = fitting(config, answer.question.memory, devices)
     config.check()
+    model = config.model
     shape = config.model_config(config.data.vocabulary() or 257)
     counts = parameters(shape)
     idle = counts.experts - counts.experts * model.k // model.experts if routed else 0

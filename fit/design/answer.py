@@ -246,6 +246,19 @@ def _figures(asked: Question, found: _Found) -> dict[str, Estimate]:
     return dict(zip(("loss", *names), rows, strict=True))
 
 
+def best_experts(question: Question, predictor: Predictor) -> Estimate | None:
+    """E of the best design of a fitted law, its interval from each draw's own best, in steps of a square root of two; None without one."""
+    found = solve(question, predictor)
+    if found is None or predictor.result is None or _edge(question, found):
+        return None
+    cells, result = _few(space(question, predictor), found.e), predictor.result
+
+    def quantity(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "draws 1"]:
+        return cells.e[np.argmin(cells.least(theta, beta, _DRAW_ROUNDS)[1], axis=-1)][..., None]
+
+    return estimates(result.fit, result.draws, quantity, result.options.level, errors=False, exact=False)[0]
+
+
 def _at(question: Question, predictor: Predictor) -> float:
     found = solve(question, predictor)
     return np.inf if found is None else found.loss

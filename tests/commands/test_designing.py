@@ -148,3 +148,16 @@ def test_a_shape_is_a_size_of_count_plan_and_train(capsys: pytest.CaptureFixture
     assert 'size = "512x6x8x64"' in capsys.readouterr().out
     assert main(["train", "--d-model", "64", "--print-config"]) == 2
     assert "--d-model 512 --num-blocks 6 --num-heads 8" in capsys.readouterr().err
+
+
+def test_a_model_to_build_fits_devices_that_do_not_divide_the_recipes_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["design", "--flops", "1e21", "--memory", "48x16GB", "--law", "sparsity,joint", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["models"]) == 2
+    for model in record["models"]:
+        assert "batch = 288\n" in model["config"]
+        assert model["memory"] <= 48 * 16e9
+        # Fewer experts than the design's may be built, where its own would not fit as they divide over the devices.
+        best = next(one["best"] for one in record["answers"] if one["law"] == model["law"])
+        assert 0.75 * best["experts"] <= model["experts"] <= best["experts"]
+        assert model["active"] == pytest.approx(model["wanted"], rel=0.03)

@@ -126,8 +126,8 @@ def explorer(question: Question, answers: Sequence[Answer], runs: str = "") -> s
     record, models = data(question, answers, runs)
     own = files("fit.design")
     colours = [(f"--law{k}", light, DARK[light]) for k, light in enumerate(ROUTERS)]
-    # In a script `</` could end it.
-    given = json.dumps(record, allow_nan=False).replace("</", "<\\/")
+    # In a script `</script` would end it, and `<!--` hide its end.
+    given = json.dumps(record, allow_nan=False).replace("<", "\\u003c")
     script = f"const DATA = {given};\nconst MODELS = [" + ",\n".join(models) + "];\n"
     template = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(
         own.joinpath("explorer.html").read_text("utf-8")

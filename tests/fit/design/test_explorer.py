@@ -104,6 +104,14 @@ def test_laws_of_one_form_share_their_formulas() -> None:
     assert len(set(by.values())) < len(by)
 
 
+def test_the_page_is_the_same_each_time_and_a_files_name_is_no_markup() -> None:
+    found = [one for law in PUBLISHED[:1] if isinstance(one := answer(Question(flops=1e21, experts=1), law), Answer)]
+    page = explorer(FIRST, found, "</script><!--.csv")
+    assert page == explorer(FIRST, found, "</script><!--.csv")
+    assert page.count("</script") == page.count("<script") == 1
+    assert "<!--" not in page
+
+
 @pytest.fixture(scope="module")
 def fitted() -> list[Predictor]:
     """Two laws fitted to the small runs, with draws."""

@@ -45,7 +45,7 @@ QUESTIONS = (
     Question(flops=1.02e21, tokens=130e9, memory=640e9),
     Question(flops=1e21, experts=8),
     Question(flops=1e21, k=2, memory=640e9, devices=8),
-    Question(flops=1e21, k=64, memory=1e11),
+    Question(flops=1e22, k=16, memory=1e10),
     Question(flops=1e21, lifetime_tokens=1e11, experts=32),
     Question(flops=1e20, granularity=4, memory=3e11),
     Question(tokens=1e11, memory=1e12),

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from reference.mesh import BATCH, Axes, Layout, contract, reshaped
+from reference.mesh import BATCH, HEADS, HIDDEN, Axes, Layout, contract, reshaped
 
 _T = TypeVar("_T")
 
@@ -34,8 +34,64 @@ def linear(
     batch, context, features = x.shape
     flat = reshaped(x, (batch * context, features), (BATCH, _last_axes(x)))
     weight = weight.astype(x.dtype)
-    product = contract("tf,fo->to", flat, weight, out=(BATCH, out[-1]), wide=wide)
+    if on_one_cpu():
+        product = _product(on_one_device(flat), on_one_device(weight), wide)
+    else:
+        product = contract("tf,fo->to", flat, weight, out=(BATCH, out[-1]), wide=wide)
     return reshaped(product, (batch, context, weight.shape[1]), out)
+
+
+def products_with_keys(
+    query: Float[Array, "batch heads queries kqv"], key: Float[Array, "batch heads keys kqv"]
+) -> Float[Array, "batch heads queries keys"]:
+    """Plain form: `contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)`."""
+    if on_one_cpu():
+        return _product(on_one_device(query), jnp.swapaxes(on_one_device(key), 2, 3), True)
+    return contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
+
+
+def sums_of_values(
+    weights: Float[Array, "batch heads queries keys"], value: Float[Array, "batch heads keys kqv"]
+) -> Float[Array, "batch queries heads kqv"]:
+    """Plain form: `contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))`."""
+    if on_one_cpu():
+        return jnp.moveaxis(_product(on_one_device(weights), on_one_device(value), False), 1, 2)
+    return contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _product(
+    x: Float[Array, "*batch rows inner"], y: Float[Array, "*batch inner columns"], wide: bool
+) -> Float[Array, "*batch rows columns"]:
+    """`x @ y`, for one CPU; `wide` as in `contract`.
+
+    XLA on CPU takes up to twice as long for a product whose left factor is transposed, as in the
+    gradient for `y`: there the smaller factor is transposed in memory. Barriers keep XLA from
+    undoing it.
+    """
+    dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else None
+    return jnp.matmul(x, y, preferred_element_type=dtype)
+
+
+def _product_forward(
+    x: Float[Array, "*batch rows inner"], y: Float[Array, "*batch inner columns"], wide: bool
+) -> tuple[Float[Array, "*batch rows columns"], tuple[Array, Array]]:
+    return _product(x, y, wide), (x, y)
+
+
+def _product_backward(
+    wide: bool, kept: tuple[Array, Array], gradient: Float[Array, "*batch rows columns"]
+) -> tuple[Float[Array, "*batch rows inner"], Float[Array, "*batch inner columns"]]:
+    x, y = kept
+    barrier, gradient = jax.lax.optimization_barrier, gradient.astype(x.dtype)
+    if x.shape[-1] <= y.shape[-1]:
+        dy = barrier(barrier(jnp.swapaxes(x, -1, -2)) @ gradient)
+    else:
+        dy = jnp.swapaxes(barrier(barrier(jnp.swapaxes(gradient, -1, -2)) @ x), -1, -2)
+    return gradient @ jnp.swapaxes(y, -1, -2), dy
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=2)

@@ -40,11 +40,12 @@ class _Expert(NamedTuple):
     """The number of its first row."""
     rows: Int[Array, ""]
 
-    def loop(self, block: Callable[[Int[Array, ""], int, _T], _T], carry: _T) -> _T:
-        """`block(row, length, carry)` for the first row of each of its blocks."""
+    def loop(self, block: Callable[[Int[Array, ""], int, _T], _T], carry: _T, rows: int) -> _T:
+        """`block(row, length, carry)` for the first row of each of its blocks; `rows` of all."""
         row, end = self.first, self.first + self.rows
-        for length in BLOCKS:
-            spare = length - 1 if length == BLOCKS[-1] else 0
+        *long, short = BLOCKS
+        for length in (*(each for each in long if each <= rows), short):
+            spare = length - 1 if length == short else 0
             blocks = (end - row + spare) // length
 
             def _next(
@@ -74,7 +75,7 @@ def _ragged_forward(
             block = _rows_from(padded, row, length) @ expert.w_in
             return _put(hidden, row, block), _put(y, row, jax.nn.gelu(block) @ expert.w_out)
 
-        return expert.loop(_block, carry), None
+        return expert.loop(_block, carry, x.shape[0]), None
 
     experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)
     (hidden, y), _ = jax.lax.scan(_expert, (hidden, jnp.zeros_like(padded)), experts)
@@ -103,7 +104,7 @@ def _ragged_backward(
             return _put(dx, row, d_hidden @ expert.w_in.T), d_w_in, d_w_out
 
         zeros = jnp.zeros_like(expert.w_in), jnp.zeros_like(expert.w_out)
-        dx, d_w_in, d_w_out = expert.loop(_block, (dx, *zeros))
+        dx, d_w_in, d_w_out = expert.loop(_block, (dx, *zeros), gradient.shape[0])
         return dx, (d_w_in, d_w_out)
 
     experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)

@@ -36,8 +36,8 @@ FIRST = Question(flops=1e21, memory=640e9, devices=8)
 
 QUESTIONS = (
     FIRST,
+    Question(flops=1e21, memory=640e9, devices=24),
     Question(flops=1e21),
-    Question(flops=1e21, memory=1e12, devices=24),
     Question(flops=1e21, memory=640e9, devices=8, tokens=1e10, repeat=True),
     Question(flops=3e19, serve_memory=24e9, max_experts=600),
     Question(flops=1e22, memory=1e13, serve_flops=3e9, lifetime_tokens=2e11),

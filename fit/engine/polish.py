@@ -121,12 +121,12 @@ def _steps(
     rise = np.maximum(np.abs(values), 1e-14)
     gain = np.sum(along**2 / rise, axis=-1) / np.maximum(state.objective, ROUNDING)
     damped = np.einsum("bij,tbj,bkj->tbik", vectors, rise + damping[..., None], vectors)
-    return _bounded_steps(
+    return bounded_steps(
         damped, gradient, np.broadcast_to(frozen, damping.shape + frozen.shape[1:]), low - state.q, high - state.q, scale
     ), gain
 
 
-def _bounded_steps(
+def bounded_steps(
     matrix: Float[np.ndarray, "tried batch shapes shapes"],
     gradient: Thetas,
     frozen: Bool[np.ndarray, "tried batch shapes"],
@@ -142,7 +142,12 @@ def _bounded_steps(
         free = ~pinned
         right = np.where(pinned, step, -gradient - np.einsum("tbij,tbj->tbi", matrix, np.where(pinned, step, 0.0)))
         both = free[..., :, None] & free[..., None, :]
-        step = np.linalg.solve(np.where(both, matrix, identity), right[..., None])[..., 0]
+        blocks = np.where(both, matrix, identity)
+        try:
+            step = np.linalg.solve(blocks, right[..., None])[..., 0]
+        except np.linalg.LinAlgError:
+            # A model that is flat in a direction, to rounding.
+            step = solved(blocks.reshape(-1, *identity.shape), right.reshape(-1, len(identity), 1)).reshape(right.shape)
         kept = np.clip(step, low * scale, high * scale)
         leaves = free & (kept != step)
         if not leaves.any():

@@ -1,0 +1,59 @@
+"""Ctrl-C: one line, exit code 130, and nothing half-written."""
+
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+from golden import small_curves
+from tests.checks import HANG_SECONDS
+
+ROOT = Path(__file__).parents[2]
+
+DEAF = """
+import dataclasses, sys, threading, cli
+
+@dataclasses.dataclass
+class Deaf:
+    def run(self):
+        print("working", flush=True)
+        while True:
+            try:
+                threading.Event().wait()
+            except BaseException:
+                pass
+
+cli.COMMANDS["cache"] = Deaf
+sys.exit(cli.main(["cache"]))
+"""
+"""A command that Python's exception does not end, as where it is raised in a callback of the garbage collector."""
+
+
+def started(*command: str, cwd: Path = ROOT) -> subprocess.Popen[str]:
+    """A process of Python that can be sent signals."""
+    pipe = subprocess.PIPE
+    return subprocess.Popen([sys.executable, *command], stdin=pipe, stdout=pipe, stderr=pipe, text=True, cwd=cwd)
+
+
+def assert_interrupted(process: subprocess.Popen[str]) -> None:
+    """That SIGINT ends it with one line and code 130."""
+    process.send_signal(signal.SIGINT)
+    output, error = process.communicate(timeout=HANG_SECONDS)
+    assert (process.returncode, output, error) == (130, "", "interrupted\n")
+
+
+def test_a_command_that_is_interrupted_writes_nothing(tmp_path: Path) -> None:
+    process = started(str(ROOT / "cli.py"), "fit", "-", "--out", "report", cwd=tmp_path)
+    assert process.stdin is not None
+    # More than a pipe holds: the command is reading it by the time this returns, and waits for the end.
+    process.stdin.write(small_curves().read_text().ljust(200_000, "\n"))
+    process.stdin.flush()
+    assert_interrupted(process)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_command_that_does_not_heed_the_exception_is_ended() -> None:
+    process = started("-c", DEAF)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "working\n"
+    assert_interrupted(process)

@@ -1,7 +1,9 @@
 """Ctrl-C ends a command at once, with one line and exit code 130, whatever it is doing."""
 
+import io
 import os
 import signal
+import sys
 import threading
 from collections.abc import Generator
 from contextlib import contextmanager, suppress
@@ -43,10 +45,12 @@ def interruptible() -> Generator[Interrupt]:
     if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
         yield interrupt
         return
-    ended, (reads, writes) = threading.Event(), os.pipe()
+    ended, errors, (reads, writes) = threading.Event(), sys.stderr, os.pipe()
 
     def _stop(number: int, frame: FrameType | None) -> None:
         interrupt.asked = True
+        # Where the exception is ignored, or made another one of, Python and extensions print it.
+        sys.stderr = io.StringIO()
         raise KeyboardInterrupt
 
     def _watch() -> None:
@@ -65,6 +69,7 @@ def interruptible() -> Generator[Interrupt]:
         yield interrupt
     finally:
         ended.set()
+        sys.stderr = errors
         signal.set_wakeup_fd(before)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         os.close(writes)

@@ -1,7 +1,7 @@
 """A design as a model one can build: the nearest architecture of `reference/`, its exact counts, and the configuration that trains it."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -9,17 +9,19 @@ import numpy as np
 
 from common.document import Section, Table
 from common.document.numbers import count
+from fit.design.memory import PAPER_FROM
+from fit.design.question import amount
+from plan.memory import Step, step_memory
+from reference.config import Remat, check_shape
 from reference.count import dense_parameter_count, held_parameters, parameters
 from reference.errors import ConfigError
+from reference.mesh import DATA, EXPERT, MODEL, default_axes
 from reference.sizes import Size
 from training.config import TrainConfig, paper_recipe, small_recipe
 from training.toml import to_toml
 
 if TYPE_CHECKING:
     from fit.design.answer import Answer, Design
-
-PAPER = 10e6
-"""From this many parameters on the paper's recipe is taken, below it the small models' (the ladder has nothing between 5M and 15M)."""
 
 _WIDTHS = 16, 160
 """Least and largest d_model over the number of blocks; the paper's ladder has 64 to 128 from 25M on."""
@@ -44,6 +46,9 @@ class Built:
     everything: int
     wanted: float
     """Active parameters of the design, embeddings left out."""
+    devices: int
+    memory: int
+    """Bytes of a training step on each of `devices`, by `plan`'s closed form."""
 
     @property
     def file(self) -> str:
@@ -57,7 +62,7 @@ class Built:
             "law": self.law, **asdict(self.size), "router": model.router, "experts": model.experts, "k": model.k,
             "granularity": model.granularity, "routing_frequency": model.routing_frequency, "active": self.active, "total": self.total,
             "everything": self.everything, "wanted": self.wanted, "steps": self.config.run.steps, "tokens": self.config.tokens,
-            "config": to_toml(self.config),
+            "memory": self.devices * self.memory, "config": to_toml(self.config),
         }  # fmt: skip
 
 
@@ -80,11 +85,13 @@ def built(answer: "Answer") -> Built | None:
 
 def _of(answer: "Answer", best: "Design", wanted: float) -> Built:
     """The model of `wanted` active parameters. Raises `ConfigError` where there is none."""
-    routed, every = best.experts > 1, answer.predictor.architecture.every
+    routed, every, devices = best.experts > 1, answer.predictor.architecture.every, answer.question.devices
     # A dense feed-forward has 8 of the 13 d^2 of a block, of which k are used in one block of `every`.
     size = nearest(wanted * 13 / (13 + 8 * (best.k - 1) / every if routed else 13))
     name = f"{size.d_model}x{size.num_blocks}x{size.num_heads}x{size.kqv_size}"
-    recipe = paper_recipe(name) if wanted >= PAPER else small_recipe(name)
+    recipe = paper_recipe(name) if wanted >= PAPER_FROM else small_recipe(name)
+    # As many sequences as the recipe's, or more, so that the devices divide them.
+    recipe = replace(recipe, data=replace(recipe.data, batch=math.ceil(recipe.data.batch / devices) * devices))
     wide, experts = round(best.granularity), round(best.experts)
     own = {
         "experts": (experts - experts % _MULTIPLE if experts >= 2 * _MULTIPLE else experts) * wide,
@@ -95,12 +102,55 @@ def _of(answer: "Answer", best: "Design", wanted: float) -> Built:
     model = replace(recipe.model, size=name, router="s-base" if routed else "dense", **(own if routed else {}))
     config = replace(recipe, model=model)
     config = config.of_length(max(1, math.ceil(best.tokens / (config.data.batch * model.context))))
+    config = fitting(config, answer.question.memory, devices)
     config.check()
+    model = config.model
     shape = config.model_config(config.data.vocabulary() or 257)
     counts = parameters(shape)
     idle = counts.experts - counts.experts * model.k // model.experts if routed else 0
     active = counts.total - idle - counts.router if routed else dense_parameter_count(shape)
-    return Built(answer.predictor.name, config, size, active, counts.total, held_parameters(shape).everything, wanted)
+    return Built(
+        answer.predictor.name, config, size, active, counts.total, held_parameters(shape).everything, wanted, devices, peak(config, devices)
+    )
+
+
+def fitting(config: TrainConfig, memory: float | None, devices: int) -> TrainConfig:
+    """The run in the least costly setting that keeps `memory` on all `devices` together, with fewer experts where none does.
+
+    Blocks computed again cost up to a third of a step, weights spread over devices (FSDP) their gathering, microbatches a sum. The run
+    as it is where no limit is given or nothing keeps it.
+    """
+    if memory is None:
+        return config
+    experts, wide = config.model.experts, config.model.granularity
+    fewer = (experts - less for less in range(0, experts // 2, _MULTIPLE * wide)) if config.model.router != "dense" else (experts,)
+    for number in fewer:
+        for one in _settings(replace(config, model=replace(config.model, experts=number)), devices):
+            if devices * peak(one, devices) <= memory:
+                return one
+    return config
+
+
+def _settings(config: TrainConfig, devices: int) -> Iterator[TrainConfig]:
+    """The run with less and less memory, as far as its batch and experts go over the devices."""
+    remats: tuple[Remat, ...] = ("none", "selective", "full")
+    micro = [1]
+    while config.data.batch % (2 * micro[-1] * devices) == 0:
+        micro.append(2 * micro[-1])
+    for remat in remats[remats.index(config.model.remat) :]:
+        for fsdp in (False, True)[: 1 + (devices > 1)]:
+            for microbatches in micro:
+                model = replace(config.model, remat=remat, unroll=config.model.unroll if remat == "none" else 1)
+                data, run = replace(config.data, accumulate=microbatches), replace(config.run, fsdp=fsdp)
+                yield replace(config, model=model, data=data, run=run)
+
+
+def peak(config: TrainConfig, devices: int) -> int:
+    """Bytes of a step on each of so many devices, by `plan`'s closed form. Raises `ConfigError` where they do not divide the batch."""
+    model = config.model_config(config.data.vocabulary() or 257)
+    axes = default_axes(devices, config.model.experts if config.model.router != "dense" else 1)
+    check_shape(model, dict(zip((DATA, EXPERT, MODEL), axes, strict=True)), config.data.batch // config.data.accumulate)
+    return step_memory(Step(model, config.data.batch, config.data.accumulate, axes, config.run.fsdp, config.optimizer.first_moment)).peak
 
 
 def nearest(n: float) -> Size:
@@ -130,14 +180,39 @@ def built_section(models: Sequence[Built], topology: str) -> Section:
     for one in models:
         model, counts = one.config.model, (one.active, one.total, one.config.tokens)
         experts = model.experts if model.router != "dense" else 1
-        rows.append((one.law, model.size, f"{experts:,}", f"{model.k}", f"{model.granularity}", *(count(float(each)) for each in counts)))
+        held = amount("memory", float(one.memory))
+        held = f"{one.devices}x{held}" if one.devices > 1 else held
+
+        setting = ", ".join(_setting(one.config))
+        rows.append(
+            (
+                one.law,
+                model.size,
+                f"{experts:,}",
+                f"{model.k}",
+                f"{model.granularity}",
+                *(count(float(each)) for each in counts),
+                held,
+                setting,
+            )
+        )
     words = (
         "d_model x blocks x heads x kqv_size; experts and k of a layer, in number. Counts are exact and leave the embedding out. "
         f"Trained by `cli.py train --config LAW.toml --corpus YOUR_TEXT`, checked by `cli.py plan --config LAW.toml --topology {topology} "
         "--closed-form`; --out writes LAW.toml. Its learning rate is the recipe's, which no law here speaks of."
     )
-    table = Table("Models one can build", ("Law", "Size", "Experts", "k", "G", "N active", "N", "D"), tuple(rows))
+    table = Table("Models one can build", ("Law", "Size", "Experts", "k", "G", "N active", "N", "D", "Memory", "Setting"), tuple(rows))
     return Section("Models", (table, words))
+
+
+def _setting(config: TrainConfig) -> Iterator[str]:
+    """What saves memory, as options of `train`."""
+    if config.model.remat != "none":
+        yield f"--remat {config.model.remat}"
+    if config.run.fsdp:
+        yield "--fsdp"
+    if config.data.accumulate > 1:
+        yield f"--accumulate {config.data.accumulate}"
 
 
 def built_finding(models: Sequence[Built]) -> tuple[str, ...]:

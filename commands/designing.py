@@ -1,7 +1,9 @@
 """`design`: from a budget to a model."""
 
 from dataclasses import dataclass, field, fields
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from commands.fitting import Curves
 from commands.shared import Flat, Names, Output, finish, progress_shown, split
@@ -9,6 +11,7 @@ from commands.shared import Flat, Names, Output, finish, progress_shown, split
 if TYPE_CHECKING:
     from fit.design.predictor import Predictor
     from fit.design.question import Question
+    from plan.chips import Topology
 
 LAWS, AT_ONE_LENGTH = ("tokens-experts", "tokens"), ("bounded-floor", "dense-floor")
 """Fitted to runs unless others are named: a routed law that reads tokens and the dense one beside it, or, of runs that all have as many,
@@ -35,7 +38,7 @@ class Design:
     utilisation: float = 0.4
     """Share of the chips' peak that training uses."""
     memory: str = ""
-    """For training, such as 8x80GB: 18 bytes a parameter, activations apart, for which a quarter should stay free."""
+    """For training, such as 8x80GB, eight devices with 80 GB each; default with --chips: theirs."""
     serve_memory: str = ""
     """For serving, such as 24GB: 2 bytes a parameter."""
     serve_flops: str = ""
@@ -44,6 +47,8 @@ class Design:
     """Tokens to be served: their FLOPs count into --flops (Sardana et al. 2023)."""
     tokens: str = ""
     """Tokens there are to train on."""
+    repeat: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Read --tokens more than once: they are worth less each time (Muennighoff et al. 2023)."""
     loss: float | None = None
     """The cheapest model that reaches this loss, in nats per token."""
     max_experts: int | None = None
@@ -71,7 +76,7 @@ class Design:
         predictors, left_out = self._predictors()
         found, left_out = answers(question, predictors, left_out)
         models = [one for each in found if (one := built(each)) is not None]
-        section = (built_section(models, self.chips or "h100:8"),) if models else ()
+        section = (built_section(models, self.chips or f"h100:{question.devices}"),) if models else ()
         finish(
             self.output,
             "design",
@@ -85,27 +90,34 @@ class Design:
         from fit.design.question import Question
 
         values = {name: _amount(name, getattr(self, name)) for name in ("flops", "serve_flops", "lifetime_tokens", "tokens")}
-        values |= {name: _bytes(name, getattr(self, name)) for name in ("memory", "serve_memory")}
-        values["flops"] = self._flops(values["flops"])
-        rest = {each.name: getattr(self, each.name) for each in fields(Question) if each.name not in values}
-        return Question(**values, **rest)
+        (values["memory"], devices), (values["serve_memory"], _) = (_bytes(one, getattr(self, one)) for one in ("memory", "serve_memory"))
+        chips = self._chips()
+        if chips is not None:
+            values["flops"] = self._flops(chips, values["flops"])
+            devices = devices or chips.devices
+            values["memory"] = values["memory"] or float(chips.devices * chips.chip.hbm)
+        rest = {each.name: getattr(self, each.name) for each in fields(Question) if each.name not in {*values, "devices"}}
+        return Question(**values, **rest, devices=devices or 1)
 
-    def _flops(self, given: float | None) -> float | None:
-        """Those given, or chips x hours x utilisation."""
+    def _chips(self) -> "Topology | None":
+        """Those of --chips. Raises `InputError` where --hours is not there with them."""
         from common.errors import InputError
+        from plan.chips import Topology
 
         if bool(self.chips) != (self.hours is not None):
             raise InputError("--chips and --hours go together, such as --chips v5p:2x2x4 --hours 100 --utilisation 0.4")
-        if not self.chips or self.hours is None:
-            return given
+        return Topology(self.chips) if self.chips else None
+
+    def _flops(self, chips: "Topology", given: float | None) -> float:
+        """Chips x hours x utilisation."""
+        from common.errors import InputError
+
+        hours = self.hours or 0.0
         if given is not None:
             raise InputError("--flops and --chips both set the training budget; give one of them")
-        from plan.chips import Topology
-
-        if not (self.hours > 0 and 0 < self.utilisation <= 1):
-            raise InputError(f"--hours {self.hours:g} --utilisation {self.utilisation:g}: must be above 0, and the share at most 1")
-        slice_ = Topology(self.chips)
-        return slice_.devices * slice_.chip.flops * 3600 * self.hours * self.utilisation
+        if not (hours > 0 and 0 < self.utilisation <= 1):
+            raise InputError(f"--hours {hours:g} --utilisation {self.utilisation:g}: must be above 0, and the share at most 1")
+        return chips.devices * chips.chip.flops * 3600 * hours * self.utilisation
 
     def _predictors(self) -> "tuple[list[Predictor], list[tuple[str, str]]]":
         """Published laws, or with runs the laws fitted to them, and those that cannot answer."""
@@ -141,15 +153,15 @@ def _amount(name: str, text: str) -> float | None:
     return value
 
 
-def _bytes(name: str, text: str) -> float | None:
-    """Bytes from 80GB, 8x80GB or a plain number; a kilobyte has 1000 bytes, a kibibyte (KiB) 1024."""
+def _bytes(name: str, text: str) -> tuple[float | None, int | None]:
+    """Bytes from 80GB, 8x80GB or a plain number, and the devices if it says; a kilobyte has 1000 bytes, a kibibyte (KiB) 1024."""
     import re
 
     from common.errors import InputError
     from fit.design.question import flag
 
     if not text:
-        return None
+        return None, None
     found = re.fullmatch(r"(?:(\d+)x)?([\d.]+(?:e[+-]?\d+)?)\s*(?:([KMGTP])(i?)B?|B)?", text.strip(), re.IGNORECASE)
     try:
         value = float(found[2]) * float(found[1] or 1) if found else 0.0
@@ -157,4 +169,5 @@ def _bytes(name: str, text: str) -> float | None:
         value = 0.0
     if found is None or not value > 0:
         raise InputError(f"{flag(name)} {text}: must be bytes, such as 80GB, 8x80GB or 24GiB")
-    return value * (1024.0 if found[4] else 1000.0) ** (" KMGTP".index(found[3].upper()) if found[3] else 0)
+    value *= (1024.0 if found[4] else 1000.0) ** (" KMGTP".index(found[3].upper()) if found[3] else 0)
+    return value, int(found[1]) if found[1] else None

@@ -19,6 +19,9 @@ from fit.analysis import OTHER_DRAWS, PAPER_LAW, Analysis, Options, Result, anal
 from fit.budget.allocate import allocate
 from fit.causes import vary
 from fit.derived import Point, default_points
+from fit.design.answer import best_experts
+from fit.design.predictor import of_result
+from fit.design.question import SERVING_BYTES, Question
 from fit.estimate import Estimate
 from fit.gains import PATHS, gain_ratio, most_experts, paths_of
 from fit.held_out import AXES_IN_WORDS, held_out_scores, held_out_table
@@ -176,6 +179,8 @@ def answers(analysis: Analysis) -> Iterator[Answer]:
         router, law, derived = result.router, result.law.name, result.derived
         yield _help(result)
         yield from _growth(result)
+        if D in result.law.columns:
+            yield from _best_experts(result)
         if has_cutoff(result.law):
             c = result.coefficients["c"]
             yield Answer(SHRINKS, router, law, {1: "yes", -1: "no", 0: "unknown"}[c.sign], c)
@@ -222,6 +227,19 @@ def _growth(result: Result) -> Iterator[Answer]:
         yield Answer(f"EPC/N with N, {path}", result.router, result.law.name, says, ratio)
         if path == PATHS[0]:
             yield Answer(SHRINKS, result.router, result.law.name, {"falls": "yes", "grows": "no"}.get(says, "unknown"), ratio)
+
+
+def _best_experts(result: Result) -> Iterator[Answer]:
+    """E of the best design of the largest run's compute, in no more parameters than the largest run has; a law with tokens has one."""
+    data, predictor = result.fit.problem.data, of_result(result)
+    if isinstance(predictor, str) or predictor.tokens is not None or predictor.experts is not None:
+        return
+    flops = FLOPS_PER_TOKEN * float(np.max(data[N] * data[D]))
+    most = float(np.max(predictor.architecture.total(data[N], data[E], 1.0, np.ones_like(data[E]))))
+    question = f"Best E, {count(flops, 2)} FLOPs, {count(most, 2)} parameters"
+    best = best_experts(Question(flops=flops, serve_memory=SERVING_BYTES * most), predictor)
+    if best is not None:
+        yield Answer(question, result.router, result.law.name, "", best, same=2.0, wide=2.0)
 
 
 def _help(result: Result) -> Answer:

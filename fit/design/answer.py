@@ -5,10 +5,11 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 from jaxtyping import Float
+from scipy.optimize import root_scalar
 
 from common.errors import InputError
 from fit.design.predictor import Predictor
-from fit.design.question import SERVING_BYTES, TRAINING_BYTES, Question, amount, flag
+from fit.design.question import SERVING_BYTES, Question, amount, flag
 from fit.design.search import GRANULARITIES, LARGEST, MOST_EXPERTS, SMALLEST, Space, neighbours, space
 from fit.estimate import Estimate
 from fit.runs.schema import NATS
@@ -44,7 +45,7 @@ class Design:
     inference_flops: float
     """Of the lifetime's tokens."""
     memory: float
-    """Bytes of the training state."""
+    """Bytes of a training step, on all devices."""
     serve_memory: float
     serve_flops: float
     """Per token."""
@@ -137,19 +138,11 @@ def cheapest(question: Question, predictor: Predictor) -> Question | None:
 
 
 def _root(falling: Callable[[float], float], low: float, high: float) -> float:
-    """Where a falling function is just at or below 0: halves the interval to a factor of e, then takes secants (the Illinois method)."""
-    above = falling(low)
-    reached = below = falling(high)
-    for _ in range(100):
-        if reached > -1e-10 or high - low < 1e-12:
-            break
-        middle = (low + high) / 2 if high - low > 1 else low + (high - low) * above / (above - below)
-        value = falling(middle)
-        if value > 0:
-            low, above, below = middle, value, below / 2
-        else:
-            high, reached, below, above = middle, value, value, above / 2
-    return high
+    """Where a falling function is just at or below 0."""
+    root, step = float(root_scalar(falling, bracket=(low, high), method="brentq", xtol=1e-11).root), 1e-11
+    while falling(root) > 0:
+        root, step = min(root + step, high), 2 * step
+    return root
 
 
 def answer(question: Question, predictor: Predictor) -> Answer | str:
@@ -198,7 +191,7 @@ def _design(found: _Found, loss: Estimate) -> Design:
     total, per_token, tokens = float(cells.total(size)[0]), float(cells.flops_per_token(size)[0]), float(cells.tokens(size)[0])
     served = per_token / 3 * (cells.question.lifetime_tokens or 0.0)
     return Design(
-        float(np.exp(found.size)), found.e, cells.k, found.g, tokens, total, per_token * tokens, served, TRAINING_BYTES * total,
+        float(np.exp(found.size)), found.e, cells.k, found.g, tokens, total, per_token * tokens, served, float(cells.memory(size)[0]),
         SERVING_BYTES * total, per_token / 3, loss,
     )  # fmt: skip
 
@@ -253,6 +246,19 @@ def _figures(asked: Question, found: _Found) -> dict[str, Estimate]:
     return dict(zip(("loss", *names), rows, strict=True))
 
 
+def best_experts(question: Question, predictor: Predictor) -> Estimate | None:
+    """E of the best design of a fitted law, its interval from each draw's own best, in steps of a square root of two; None without one."""
+    found = solve(question, predictor)
+    if found is None or predictor.result is None or _edge(question, found):
+        return None
+    cells, result = _few(space(question, predictor), found.e), predictor.result
+
+    def quantity(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "draws 1"]:
+        return cells.e[np.argmin(cells.least(theta, beta, _DRAW_ROUNDS)[1], axis=-1)][..., None]
+
+    return estimates(result.fit, result.draws, quantity, result.options.level, errors=False, exact=False)[0]
+
+
 def _at(question: Question, predictor: Predictor) -> float:
     found = solve(question, predictor)
     return np.inf if found is None else found.loss
@@ -300,7 +306,7 @@ def remedy(question: Question, predictor: Predictor) -> str:
     words: list[str] = []
     if options:
         factor, name = min(options)
-        words.append(f"lift {flag(name)} {_times(factor)}, to {amount(name, getattr(question, name) * _up(factor))}")
+        words.append(f"lift {flag(name)} {_times(factor)}, to {question.amount(name, getattr(question, name) * _up(factor))}")
     if question.loss is not None and (factor := _least_factor(question, predictor, "loss")) is not None:
         words.append(f"lift --loss {_times(factor)}, to {amount('loss', question.loss * _up(factor))}")
     return "no design is within these limits" + (f"; {', or '.join(words)}" if words else ", whichever one of them is lifted")

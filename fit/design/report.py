@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from common.document import Document, Figure, Note, Section, Table
 from common.document.numbers import count, interval, listing, many, plain
 from fit.design.answer import NEAR, Answer, Design
-from fit.design.question import SERVING_BYTES, TRAINING_BYTES, Question, amount, flag
+from fit.design.question import SERVING_BYTES, Question, amount, flag
 from fit.estimate import Estimate, figure_cells
 from fit.report.record import cleaned
 
@@ -185,7 +185,8 @@ def design_document(
     laws = [(one.predictor.law, one.predictor) for one in answers]
     rows = tuple((by.name, law.formula, law.conventions or "N: dense size, no embeddings", by.architecture.text) for law, by in laws)
     words = (
-        f"Memory: {TRAINING_BYTES:g} bytes a parameter in training, activations apart, and {SERVING_BYTES:g} served. "
+        "Memory: of a training step with AdamW, activations among it, as `cli.py plan --closed-form` has it, in train's leanest setting "
+        f"(matrices spread over the devices, blocks computed again); {SERVING_BYTES:g} bytes a parameter served. "
         "E and k in units of a dense feed-forward's width: at granularity G a layer has E x G experts, of which a token uses k x G."
     )
     about = Section("Conventions", (words, Table("Laws", ("Law", "Formula", "Its N, S, G", "Architecture"), rows), _left_out(left_out)))

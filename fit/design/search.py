@@ -7,13 +7,15 @@ and G, is a list: all whole numbers of experts up to 64, beyond it steps of 4 % 
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from fit.design.memory import training_bytes
 from fit.design.predictor import Predictor
-from fit.design.question import SERVING_BYTES, TRAINING_BYTES, Question
+from fit.design.question import SERVING_BYTES, Question
+from fit.laws.repeats import PUBLISHED_STAR, worth
 from fit.runs.schema import A, C, D, E, G, K, N, P, U
 
 SMALLEST, LARGEST = 1e3, 1e15
@@ -53,6 +55,10 @@ class Space:
         """All parameters."""
         return self.predictor.architecture.total(np.exp(log_n), self.e, self.k, self.g)
 
+    def memory(self, log_n: Line) -> Line:
+        """Bytes of a training step, on all devices."""
+        return training_bytes(self.predictor.architecture, np.exp(log_n), self.e, self.k, self.g, self.question.devices)
+
     def flops_per_token(self, log_n: Line) -> Line:
         """Training FLOPs per token; a forward pass is a third."""
         return self.predictor.architecture.flops(np.exp(log_n), self.e, self.k, self.g)
@@ -64,15 +70,25 @@ class Space:
         flops, served = self.question.flops, self.question.lifetime_tokens or 0.0
         with np.errstate(over="ignore"):
             found = np.inf if flops is None else flops / self.flops_per_token(log_n) - served / 3
-        repeats = U in self.predictor.law.columns
+        repeats = self.question.repeat or U in self.predictor.law.columns
         return np.minimum(found, np.inf if self.question.tokens is None or repeats else self.question.tokens) + 0 * log_n
 
     def allows(self, log_n: Line) -> Bool[np.ndarray, "*batch cells"]:
         """Whether models of this size keep every limit."""
+        return self.holds(log_n) & self.affords(log_n)
+
+    def holds(self, log_n: Line) -> Bool[np.ndarray, "*batch cells"]:
+        """Whether they keep the limits on memory."""
         asked, within = self.question, np.ones(np.broadcast_shapes(log_n.shape, self.e.shape), dtype=bool)
-        if asked.memory is not None or asked.serve_memory is not None:
-            room = min(bytes_ / each for bytes_, each in ((asked.memory, TRAINING_BYTES), (asked.serve_memory, SERVING_BYTES)) if bytes_)
-            within &= self.total(log_n) <= room
+        if asked.memory is not None:
+            within &= self.memory(log_n) <= asked.memory
+        if asked.serve_memory is not None:
+            within &= self.total(log_n) <= asked.serve_memory / SERVING_BYTES
+        return within
+
+    def affords(self, log_n: Line) -> Bool[np.ndarray, "*batch cells"]:
+        """Whether they keep the limits on a token's FLOPs."""
+        asked, within = self.question, np.ones(np.broadcast_shapes(log_n.shape, self.e.shape), dtype=bool)
         if asked.flops is not None or asked.serve_flops is not None:
             fixed, served = self.predictor.tokens or 0.0, (asked.lifetime_tokens or 0.0) / 3
             most = np.inf if asked.flops is None or not fixed + served else asked.flops / (fixed + served)
@@ -80,26 +96,36 @@ class Space:
         return within
 
     @cached_property
-    def _every(self) -> "Space":
+    def every(self) -> "Space":
         """A cell for every point of a search in each cell."""
         return Space(self.question, self.predictor, np.tile(self.e, _POINTS), np.tile(self.g, _POINTS))
 
     @cached_property
     def largest(self) -> Float[np.ndarray, "cells"]:
-        """log N_a of the largest model within the limits, whose costs rise with size; NaN where none is."""
+        """log N_a of the largest model within the limits; NaN where none is."""
+        asked, found = self.question, np.full_like(self.e, np.log(LARGEST))
+        if asked.memory is not None or asked.serve_memory is not None:
+            alone = Question(tokens=1.0, memory=asked.memory, devices=asked.devices, serve_memory=asked.serve_memory, k=asked.k)
+            found = np.minimum(found, _largest_held(alone, self.predictor, self.e.tobytes(), self.g.tobytes()))
+        if not (self.affords(np.full_like(self.e, np.log(LARGEST)))).all():
+            found = np.minimum(found, self.largest_where(self.every.affords))
+        return found
+
+    def largest_where(self, allowed: Callable[[Line], Bool[np.ndarray, "*batch many"]]) -> Float[np.ndarray, "cells"]:
+        """log N_a of the largest model that is allowed, of costs that rise with size; NaN where none is. `allowed` as in `every`."""
         low, high = np.full_like(self.e, np.log(SMALLEST)), np.full_like(self.e, np.log(LARGEST))
-        least, all_allowed = self.allows(low), self.allows(high)
+        ends = allowed(_points(low, high).ravel()).reshape(_POINTS, -1)
         for _ in range(11):
-            low, high = _between(
-                low, high, np.maximum(self._every.allows(_points(low, high).ravel()).reshape(_POINTS, -1).sum(axis=0) - 1, 0)
-            )
-        return np.where(all_allowed, np.log(LARGEST), np.where(least, low, np.nan))
+            low, high = _between(low, high, np.maximum(allowed(_points(low, high).ravel()).reshape(_POINTS, -1).sum(axis=0) - 1, 0))
+        return np.where(ends[-1], np.log(LARGEST), np.where(ends[0], low, np.nan))
 
     def columns(self, log_n: Line, tokens: Line) -> dict[str, Line]:
-        """The law's columns of these models."""
+        """The law's columns of these models; tokens that are read again count as what they are worth, where the law does not say."""
         asked = self.question
+        repeats = asked.repeat and asked.tokens is not None and U not in self.predictor.law.columns
+        fresh = worth(tokens, np.asarray(asked.tokens), np.asarray(PUBLISHED_STAR)) if repeats else tokens
         values = {
-            N: lambda: np.exp(log_n), P: lambda: self.total(log_n), D: lambda: tokens, E: lambda: self.e,
+            N: lambda: np.exp(log_n), P: lambda: self.total(log_n), D: lambda: fresh, E: lambda: self.e,
             K: lambda: np.full_like(self.e, self.k), G: lambda: self.g, A: lambda: self.k / self.e,
             C: lambda: self.flops_per_token(log_n) * tokens, U: lambda: np.minimum(tokens, asked.tokens or np.inf),
         }  # fmt: skip
@@ -118,12 +144,19 @@ class Space:
         """log N_a of the best model of each cell, and its loss: infinite in a cell without a model within the limits."""
         there = np.isfinite(self.largest)
         high = np.broadcast_to(np.where(there, self.largest, np.log(SMALLEST)), (*theta.shape[:-1], len(self.e)))
-        place, loss = least_between(lambda x: self._every.loss(x, theta, beta), np.full_like(high, np.log(SMALLEST)), high, rounds)
+        place, loss = least_between(lambda x: self.every.loss(x, theta, beta), np.full_like(high, np.log(SMALLEST)), high, rounds)
         return place, np.where(there, loss, np.inf)
 
     def at(self, chosen: Bool[np.ndarray, "cells"]) -> "Space":
         """The same with fewer cells."""
         return Space(self.question, self.predictor, self.e[chosen], self.g[chosen])
+
+
+@lru_cache(maxsize=64)
+def _largest_held(question: Question, predictor: Predictor, e: bytes, g: bytes) -> Float[np.ndarray, "cells"]:
+    """log N_a of the largest model of each cell that memory holds: the same for every budget that is tried."""
+    cells = Space(question, predictor, np.frombuffer(e), np.frombuffer(g))
+    return cells.largest_where(cells.every.holds)
 
 
 def _points(low: Line, high: Line) -> Float[np.ndarray, "*batch points cells"]:

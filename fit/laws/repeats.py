@@ -21,11 +21,14 @@ _REFERENCE = 1e9
 
 _COLUMNS = ("dense_parameter_count", "tokens_seen", "unique_tokens")
 
+PUBLISHED_STAR = 15.387756
+"""R_D* of Muennighoff et al. 2023 (appendix A)."""
+
 _LOW, _HIGH = 0.1, 1e3
 """Range of R_D* and R_N*: from what even one repeat exhausts to what a hundred do not."""
 
 
-def _worth(
+def worth(
     amount: Inexact[np.ndarray, "..."], unique: Inexact[np.ndarray, "..."], star: Inexact[np.ndarray, "..."]
 ) -> Inexact[np.ndarray, "..."]:
     """What an amount is worth of which `unique` is not repeated; the amount itself where there is no more. Smooth to first order."""
@@ -39,10 +42,10 @@ def _features(theta: Theta, data: Data) -> Inexact[np.ndarray, "*batch runs 2"]:
     # No more tokens are unique than are read.
     u = np.where(np.real(u) < np.real(d), u, d)
     a, b, star_d, star_n, best = (theta[..., k : k + 1] for k in range(5))
-    log_effective = log(_worth(n, best * exp(b / a * log(u / _REFERENCE)), star_n))
+    log_effective = log(worth(n, best * exp(b / a * log(u / _REFERENCE)), star_n))
     # A/B at which `best` parameters are the optimum for the reference's tokens: a A best^-a = b B tokens^-b.
     ratio = b / a * exp(a * log(best) - b * np.log(_REFERENCE))
-    return stack_features(theta, (np.ones_like(n), ratio * exp(-a * log_effective) + exp(-b * log(_worth(d, u, star_d)))))
+    return stack_features(theta, (np.ones_like(n), ratio * exp(-a * log_effective) + exp(-b * log(worth(d, u, star_d)))))
 
 
 def _report(theta: Float[np.ndarray, "*batch 5"], beta: Beta) -> Float[np.ndarray, "*batch 7"]:

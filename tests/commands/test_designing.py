@@ -36,10 +36,10 @@ def test_the_first_screen_the_page_and_the_documented_json(tmp_path: Path, capsy
     assert main([*arguments, "--out", str(tmp_path)]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) <= 31  # the last says where the page is
-    assert any("A doubling brings, in nats, --flops: 0.041 to 0.066, --memory: 0.000 to 0.029." in line for line in lines)
-    assert "2 laws agree on E of 30 to 95" in "\n".join(lines)
+    assert any("A doubling brings, in nats, --flops: 0.039 to 0.064, --memory: 0.000 to 0.032." in line for line in lines)
+    assert "2 laws agree on E of 30 to 99" in "\n".join(lines)
     joint = next(line for line in lines if line.startswith("joint"))
-    assert re.search(r"766M +35\.6B +82 +1 +1 +218B +2\.2431 +E 2\.56x", joint)
+    assert re.search(r"692M +33\.9B +88 +1 +1 +241B +2\.2449 +E 2\.75x", joint)
     assert {path.name for path in tmp_path.rglob("*.*")} == {
         "design.html", "design.md", "design.json", "plane.svg", "frontier.svg", "joint.toml", "sparsity.toml", "granularity-E-64.toml",
         "tokens-Besiroglu.toml",
@@ -59,8 +59,12 @@ def test_the_first_screen_the_page_and_the_documented_json(tmp_path: Path, capsy
         assert main(["count", "--config", str(tmp_path / f"{re.sub('[^A-Za-z0-9]', '-', model['law'])}.toml"), "--json"]) == 0
         assert json.loads(capsys.readouterr().out)["models"][0]["total_parameter_count"] == model["total"]
         assert run.tokens == model["tokens"]
+        # And its memory what `plan` says of it, within the limit.
+        file = str(tmp_path / f"{re.sub('[^A-Za-z0-9]', '-', model['law'])}.toml")
+        assert main(["plan", "--config", file, "--topology", "h100:8", "--closed-form", "--json"]) == 0
+        assert 8 * json.loads(capsys.readouterr().out)[0]["memory"]["peak"] == model["memory"] <= 640e9
     joint = record["models"][-1]
-    assert (joint["law"], joint["experts"], joint["k"], joint["routing_frequency"]) == ("joint", 80, 1, 1.0)
+    assert (joint["law"], joint["experts"], joint["k"], joint["routing_frequency"]) == ("joint", 88, 1, 1.0)
     assert joint["tokens"] == pytest.approx(record["answers"][-1]["best"]["tokens"], rel=1e-5)  # whole steps of half a million
 
 
@@ -69,6 +73,8 @@ def test_chips_hours_and_utilisation_are_a_budget(capsys: pytest.CaptureFixture[
     assert main(["design", "--chips", "v5p:2x2x4", "--hours", "100", "--experts", "8", "--law", "joint", "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert record["question"]["flops"] == pytest.approx(16 * 459e12 * 3600 * 100 * 0.4, rel=1e-12)
+    # Their memory is the limit where none is given.
+    assert (record["question"]["memory"], record["question"]["devices"]) == (16 * 95 * 2**30, 16)
     assert record["answers"][0]["best"]["training_flops"] == pytest.approx(record["question"]["flops"], rel=1e-9)
 
 
@@ -84,6 +90,7 @@ def test_by_flops_alone_the_answer_asks_for_memory(capsys: pytest.CaptureFixture
 def test_memory_is_read_as_people_write_it(text: str, bytes_: float) -> None:
     asked = Design(flops="1e21", memory=text).question()
     assert asked.memory == bytes_
+    assert asked.devices == (8 if text == "8x80GB" else 1)
 
 
 @pytest.mark.parametrize(
@@ -129,3 +136,16 @@ def test_a_shape_is_a_size_of_count_plan_and_train(capsys: pytest.CaptureFixture
     assert 'size = "512x6x8x64"' in capsys.readouterr().out
     assert main(["train", "--d-model", "64", "--print-config"]) == 2
     assert "--d-model 512 --num-blocks 6 --num-heads 8" in capsys.readouterr().err
+
+
+def test_a_model_to_build_fits_devices_that_do_not_divide_the_recipes_batch(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["design", "--flops", "1e21", "--memory", "48x16GB", "--law", "sparsity,joint", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert len(record["models"]) == 2
+    for model in record["models"]:
+        assert "batch = 288\n" in model["config"]
+        assert model["memory"] <= 48 * 16e9
+        # Fewer experts than the design's may be built, where its own would not fit as they divide over the devices.
+        best = next(one["best"] for one in record["answers"] if one["law"] == model["law"])
+        assert 0.75 * best["experts"] <= model["experts"] <= best["experts"]
+        assert model["active"] == pytest.approx(model["wanted"], rel=0.03)

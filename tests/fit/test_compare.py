@@ -200,10 +200,28 @@ def test_a_router_without_a_name_has_its_answers_in_the_table() -> None:
     n, e, d = (axis.ravel() for axis in np.meshgrid([5e7, 2e8, 8e8], [1.0, 8, 64], [2e9, 1e10, 5e10]))
     loss = 1.6 + 200 * n**-0.3 * e**-0.08 + 470 * d**-0.3
     loss *= np.exp(0.002 * np.random.default_rng(0).standard_normal(len(n)))
-    found = compare(Runs.from_columns({"N": n, "E": e, "D": d, "loss": loss}), Options(laws=("tokens-experts", "floor"), draws=0))
+    found = compare(
+        Runs.from_columns({"N": n, "E": e, "D": d, "loss": loss}), Options(laws=("tokens-experts", "floor"), draws=60, other_draws=60)
+    )
     table = compare_document(found).tables()[0]
     assert table.columns == ("Question", "all runs")
     assert table.rows[0][0] == "Experts help"
+    # The best E of the largest run's compute and parameters, of which every second block's experts are, by exact enumeration of the truth.
+    flops, most = 6 * 8e8 * 5e10, 8e8 * (9 + 4 * 64) / 13
+    experts, active = np.arange(1.0, 4097), np.geomspace(1e6, 8e9, 3000)[:, None]
+    losses = 1.6 + 200 * active**-0.3 * experts**-0.08 + 470 * (flops / 6 / active) ** -0.3
+    losses = np.where(active * (9 + 4 * experts) / 13 <= most, losses, np.inf)
+    truth = experts[np.argmin(losses.min(axis=0))]
+    (best,) = [one for one in found.agreements if one.question.startswith("Best E")]
+    assert best.question == "Best E, 2.4e20 FLOPs, 16B parameters"
+    (answer,) = best.best
+    assert answer.law == "tokens-experts"
+    low, high = answer.figure.low, answer.figure.high
+    assert low is not None
+    assert high is not None
+    assert low <= truth <= high
+    # In steps of a square root of two, the flat optimum's figure lies within two of them.
+    assert 0.5 <= answer.figure.value / truth <= 2
 
 
 def test_without_draws_nothing_is_known(small_runs: Runs) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Float
 from common.errors import InputError
 from fit.analysis import Options, Result, analyse
 from fit.design.answer import Answer, Design, answer, answers, cheapest, solve
+from fit.design.memory import training_bytes
 from fit.design.predictor import Predictor, of_published, of_result, published_predictors
 from fit.design.question import Question
 from fit.literature import published
@@ -97,7 +98,8 @@ def _brute(name: str, question: Question) -> float:
     active, total, per_token = _brute_sizes(name, e, g, depth)
     tokens = np.full_like(e, np.inf) if question.flops is None else question.flops / per_token - (question.lifetime_tokens or 0) / 3
     tokens = np.minimum(tokens, question.tokens or np.inf)
-    allowed = (tokens > 0) & (18 * total <= (question.memory or np.inf)) & (2 * total <= (question.serve_memory or np.inf))
+    memory = training_bytes(law(name).architecture, active, e, 1.0, g, question.devices)
+    allowed = (tokens > 0) & (memory <= (question.memory or np.inf)) & (2 * total <= (question.serve_memory or np.inf))
     allowed &= (per_token <= 3 * (question.serve_flops or np.inf)) & (e * g <= (question.max_experts or np.inf))
     assert allowed.any()
     e, g, active, total, tokens = (values[allowed] for values in (e, g, active, total, tokens))
@@ -107,7 +109,7 @@ def _brute(name: str, question: Question) -> float:
 
 
 MIXES = (
-    Question(flops=1e21, memory=640e9),
+    Question(flops=1e21, memory=640e9, devices=8),
     Question(flops=3e19, serve_memory=24e9, max_experts=600),
     Question(flops=1e22, memory=1e13, serve_flops=3e9, lifetime_tokens=2e11),
     Question(flops=1e21, tokens=2e10, memory=2e11, max_experts=300),
@@ -249,8 +251,24 @@ def test_a_fitted_law_has_intervals_from_its_draws() -> None:
     for price in found.prices.values():
         assert price.doubled.known
         assert price.doubled.sign == -1
-    # Its memory is that of every second block routed: 18 bytes of each of (9 + 4E)/13 N parameters.
-    assert math.isclose(one.memory, 18 * (9 + 4 * one.experts) / 13 * one.active, rel_tol=1e-12)
+    # Its parameters are those of every second block routed.
+    assert math.isclose(one.total, (9 + 4 * one.experts) / 13 * one.active, rel_tol=1e-12)
+
+
+def test_tokens_that_are_read_again_are_worth_what_muennighoff_says() -> None:
+    once, again = Question(flops=1e21, memory=640e9, tokens=1e10), Question(flops=1e21, memory=640e9, tokens=1e10, repeat=True)
+    one, more = best(once, "joint"), best(again, "joint")
+    assert one.tokens == pytest.approx(1e10)
+    assert more.tokens > 4e10
+    assert more.loss.value < one.loss.value
+    # By hand, Eq. 5 of Muennighoff et al. with R_D* = 15.387756 (appendix A), at the design.
+    star, repeats = 15.387756, more.tokens / 1e10 - 1
+    fresh = 1e10 * (1 + star * (1 - math.exp(-repeats / star)))
+    expected = float(published("joint").loss({N: np.array([more.active]), D: np.array([fresh]), E: np.array([more.experts])})[0])
+    assert more.loss.value == pytest.approx(expected, rel=1e-12)
+    # With text enough nothing is repeated, and nothing changes.
+    plenty = replace(again, tokens=1e13)
+    assert best(plenty, "joint") == best(replace(plenty, repeat=False), "joint")
 
 
 def test_a_law_off_its_runs_is_flagged() -> None:
@@ -287,8 +305,16 @@ def test_prices_are_the_slope_of_the_best_loss() -> None:
 
 
 @pytest.mark.parametrize(
-    "values", [{}, {"flops": -1.0}, {"flops": 1e20, "experts": 2, "k": 4}, {"flops": 1e20, "experts": 64, "max_experts": 8}]
+    "values",
+    [
+        {},
+        {"flops": -1.0},
+        {"flops": 1e20, "repeat": True},
+        {"tokens": 1e10, "repeat": True},
+        {"flops": 1e20, "experts": 2, "k": 4},
+        {"flops": 1e20, "experts": 64, "max_experts": 8},
+    ],
 )
 def test_questions_that_cannot_be_met_are_refused(values: dict[str, float]) -> None:
-    with pytest.raises(InputError, match=r"give|lift|above 0"):
+    with pytest.raises(InputError, match=r"give|lift|above 0|--tokens 100B"):
         Question(**values)  # pyright: ignore[reportArgumentType]

@@ -27,7 +27,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import AttentionForm, Size, chunk_runs
-from reference.fast import causal_softmax, linear
+from reference.fast import causal_softmax, linear, products_with_keys, sums_of_values
 from reference.mesh import (
     BATCH,
     HEADS,
@@ -164,14 +164,14 @@ def attend(
     last query to the first key down; what it is for negative distances does not matter.
     """
     position = for_each_sequence(position, query.shape[0])
-    content = contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
-    distance = contract("bhik,bhmk->bhim", query, position, out=HEADS, wide=True)
+    content = products_with_keys(query, key)
+    distance = products_with_keys(query, position)
     scores = content + shift(distance)
     if documents is not None:
         same = documents.queries[:, :, None] == documents.keys[:, None, :]
         scores = jnp.where(repeated(same[:, None], scores.shape, HEADS), scores, -jnp.inf)
     weights = causal_softmax(scores, first).astype(value.dtype)
-    return contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
+    return sums_of_values(weights, value)
 
 
 def attend_at_once(

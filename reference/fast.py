@@ -5,18 +5,14 @@ Each equals the plain form in its docstring (`tests/reference/test_fast.py`); ev
 accelerators belong here too.
 """
 
-from collections.abc import Callable
 from functools import partial
-from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import PartitionSpec as P
 from jaxtyping import Array, Float, Int, PRNGKeyArray, Shaped
 
-from reference.mesh import BATCH, Axes, Layout, contract, reshaped
-
-_T = TypeVar("_T")
+from reference.mesh import BATCH, HEADS, HIDDEN, Axes, Layout, contract, laid_out, reshaped
 
 
 def linear(
@@ -34,8 +30,71 @@ def linear(
     batch, context, features = x.shape
     flat = reshaped(x, (batch * context, features), (BATCH, _last_axes(x)))
     weight = weight.astype(x.dtype)
-    product = contract("tf,fo->to", flat, weight, out=(BATCH, out[-1]), wide=wide)
+    if on_one_cpu():
+        dtype = jnp.promote_types(x.dtype, jnp.float32) if wide else x.dtype
+        product = _product(*(on_one_device(each.astype(dtype)) for each in (flat, weight)))
+    else:
+        product = contract("tf,fo->to", flat, weight, out=(BATCH, out[-1]), wide=wide)
     return reshaped(product, (batch, context, weight.shape[1]), out)
+
+
+def products_with_keys(
+    query: Float[Array, "batch heads queries kqv"], key: Float[Array, "batch heads keys kqv"]
+) -> Float[Array, "batch heads queries keys"]:
+    """Plain form: `contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)`."""
+    if on_one_cpu():
+        dtype = jnp.promote_types(query.dtype, jnp.float32)
+        query, key = (on_one_device(each.astype(dtype)) for each in (query, key))
+        return laid_out(_product(query, jnp.swapaxes(key, 2, 3)), HEADS)
+    return contract("bhik,bhjk->bhij", query, key, out=HEADS, wide=True)
+
+
+def sums_of_values(
+    weights: Float[Array, "batch heads queries keys"], value: Float[Array, "batch heads keys kqv"]
+) -> Float[Array, "batch queries heads kqv"]:
+    """Plain form: `contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))`."""
+    if on_one_cpu():
+        sums = _product(on_one_device(weights), on_one_device(value))
+        return laid_out(jnp.moveaxis(sums, 1, 2), (*HIDDEN, None))
+    return contract("bhij,bhjk->bihk", weights, value, out=(*HIDDEN, None))
+
+
+@jax.custom_vjp
+def _product(
+    x: Float[Array, "*batch rows inner"], y: Float[Array, "*batch inner columns"]
+) -> Float[Array, "*batch rows columns"]:
+    """`x @ y`, for one CPU."""
+    return x @ y
+
+
+def _product_forward(
+    x: Float[Array, "*batch rows inner"], y: Float[Array, "*batch inner columns"]
+) -> tuple[Float[Array, "*batch rows columns"], tuple[Array, Array]]:
+    return _product(x, y), (x, y)
+
+
+def _product_backward(
+    kept: tuple[Array, Array], gradient: Float[Array, "*batch rows columns"]
+) -> tuple[Float[Array, "*batch rows inner"], Float[Array, "*batch inner columns"]]:
+    x, y = kept
+    return gradient @ jnp.swapaxes(y, -1, -2), transposed_product(x, gradient)
+
+
+_product.defvjp(_product_forward, _product_backward)
+
+
+def transposed_product(
+    x: Float[Array, "*batch inner rows"], y: Float[Array, "*batch inner columns"]
+) -> Float[Array, "*batch rows columns"]:
+    """Plain form: `swapaxes(x, -1, -2) @ y`.
+
+    XLA on CPU takes up to twice as long for a product whose left factor is transposed: the smaller
+    factor is transposed in memory instead. Barriers keep XLA from undoing it.
+    """
+    barrier = jax.lax.optimization_barrier
+    if x.shape[-1] <= y.shape[-1]:
+        return barrier(barrier(jnp.swapaxes(x, -1, -2)) @ y)
+    return jnp.swapaxes(barrier(barrier(jnp.swapaxes(y, -1, -2)) @ x), -1, -2)
 
 
 @partial(jax.checkpoint, prevent_cse=False, static_argnums=2)
@@ -140,108 +199,6 @@ def _read(
     x: Shaped[Array, "rows d_model"], index: Int[Array, "*places"]
 ) -> Shaped[Array, "*places d_model"]:
     return x.at[index].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-
-
-BLOCK = 64
-"""Rows that `ragged_feedforward` multiplies at a time; our choice, the fastest of 64, 128, 256."""
-
-
-@jax.custom_vjp
-def ragged_feedforward(
-    x: Float[Array, "rows d_model"],
-    counts: Int[Array, "experts"],
-    w_in: Float[Array, "experts d_model hidden"],
-    w_out: Float[Array, "experts hidden d_model"],
-) -> Float[Array, "rows d_model"]:
-    """Plain form: `ragged_dot(gelu(ragged_dot(x, w_in, counts)), w_out, counts)`.
-
-    Rows are in order of their expert, `counts` of each. XLA on CPU multiplies all rows by all
-    experts for a `ragged_dot`; here a loop multiplies BLOCK rows of one expert at a time, as many
-    blocks as the routing needs. A block can reach into the next expert's rows, which are then
-    written again. For one CPU: accelerators are slow at loops of small products. Reverse mode of
-    first order only: the loops' lengths are known at run time alone.
-    """
-    return _ragged_forward(x, counts, w_in, w_out)[0]
-
-
-class _Expert(NamedTuple):
-    w_in: Float[Array, "d_model hidden"]
-    w_out: Float[Array, "hidden d_model"]
-    first: Int[Array, ""]
-    """The number of its first row."""
-    rows: Int[Array, ""]
-
-    def loop(self, block: Callable[[Int[Array, ""], _T], _T], carry: _T) -> _T:
-        """`block(row, carry)` for the first row of each of its blocks."""
-        blocks = -(-self.rows // BLOCK)
-        return jax.lax.fori_loop(0, blocks, lambda i, c: block(self.first + i * BLOCK, c), carry)
-
-
-def _ragged_forward(
-    x: Float[Array, "rows d_model"],
-    counts: Int[Array, "experts"],
-    w_in: Float[Array, "experts d_model hidden"],
-    w_out: Float[Array, "experts hidden d_model"],
-) -> tuple[Float[Array, "rows d_model"], tuple[Array, ...]]:
-    padded = jnp.pad(x, ((0, BLOCK), (0, 0)))
-    hidden = jnp.zeros((padded.shape[0], w_in.shape[-1]), x.dtype)
-
-    def _expert(carry: tuple[Array, Array], expert: _Expert) -> tuple[tuple[Array, Array], None]:
-        def _block(row: Int[Array, ""], carry: tuple[Array, Array]) -> tuple[Array, Array]:
-            hidden, y = carry
-            block = _rows_from(padded, row) @ expert.w_in
-            return _put(hidden, row, block), _put(y, row, jax.nn.gelu(block) @ expert.w_out)
-
-        return expert.loop(_block, carry), None
-
-    experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)
-    (hidden, y), _ = jax.lax.scan(_expert, (hidden, jnp.zeros_like(padded)), experts)
-    return y[: x.shape[0]], (padded, hidden, counts, w_in, w_out)
-
-
-def _ragged_backward(
-    kept: tuple[Array, ...], gradient: Float[Array, "rows d_model"]
-) -> tuple[Array, None, Array, Array]:
-    padded, hidden, counts, w_in, w_out = kept
-    d_out = jnp.pad(gradient, ((0, BLOCK), (0, 0)))
-
-    def _expert(dx: Array, expert: _Expert) -> tuple[Array, tuple[Array, Array]]:
-        end = expert.first + expert.rows
-
-        def _block(
-            row: Int[Array, ""], carry: tuple[Array, Array, Array]
-        ) -> tuple[Array, Array, Array]:
-            dx, d_w_in, d_w_out = carry
-            own = row + jnp.arange(BLOCK)[:, None] < end
-            dy = jnp.where(own, _rows_from(d_out, row), 0)
-            activation, pull_back = jax.vjp(jax.nn.gelu, _rows_from(hidden, row))
-            (d_hidden,) = pull_back(dy @ expert.w_out.T)
-            d_w_in += _rows_from(padded, row).T @ d_hidden
-            d_w_out += jax.lax.optimization_barrier(activation.T) @ dy
-            return _put(dx, row, d_hidden @ expert.w_in.T), d_w_in, d_w_out
-
-        zeros = jnp.zeros_like(expert.w_in), jnp.zeros_like(expert.w_out)
-        dx, d_w_in, d_w_out = expert.loop(_block, (dx, *zeros))
-        return dx, (d_w_in, d_w_out)
-
-    experts = _Expert(w_in, w_out, jnp.cumsum(counts) - counts, counts)
-    dx, d_weights = jax.lax.scan(_expert, jnp.zeros_like(padded), experts)
-    return dx[: gradient.shape[0]], None, *d_weights
-
-
-ragged_feedforward.defvjp(_ragged_forward, _ragged_backward)
-
-
-def _rows_from(
-    x: Shaped[Array, "rows columns"], row: Int[Array, ""]
-) -> Shaped[Array, "block columns"]:
-    return jax.lax.dynamic_slice_in_dim(x, row, BLOCK)
-
-
-def _put(
-    x: Shaped[Array, "rows columns"], row: Int[Array, ""], block: Shaped[Array, "block columns"]
-) -> Shaped[Array, "rows columns"]:
-    return jax.lax.dynamic_update_slice_in_dim(x, block, row, 0)
 
 
 def on_one_cpu() -> bool:

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from reference.config import Size
-from reference.fast import gelu_contract, gelu_linear, linear, on_one_device, ragged_feedforward
+from reference.fast import gelu_contract, gelu_linear, linear, on_one_device
 from reference.mesh import (
     BATCH,
     BUFFER,
@@ -28,6 +28,7 @@ from reference.mesh import (
     reshaped,
     rows,
 )
+from reference.ragged import ragged_feedforward
 
 EXPERT_INPUTS, EXPERT_OUTPUTS = "inputs of experts", "outputs of experts"
 """Names of arrays that selective rematerialisation keeps (`transformer.KEPT`)."""

@@ -25,6 +25,7 @@ TESTS: dict[str, tuple[str, ...]] = {
     "count": ("test_count.py", "test_count_modules.py"),
     "norm": ("test_norm.py",),
     "fast": ("test_fast.py",),
+    "ragged": ("test_fast.py",),
     "attention": ("test_attention.py", "test_goldens.py::test_attention_alone_agrees_with_the_oracle"),
     "feedforward": ("test_feedforward.py", "test_dispatch.py"),
     "dispatch": ("test_dispatch.py", "test_goldens.py::test_dispatch_alone_agrees_with_the_oracle", "test_drops.py"),

@@ -198,8 +198,8 @@ def built_section(models: Sequence[Built], topology: str) -> Section:
         )
     words = (
         "d_model x blocks x heads x kqv_size; experts and k of a layer, in number. Counts are exact and leave the embedding out. "
-        f"Trained by `cli.py train --config LAW.toml --corpus YOUR_TEXT`, checked by `cli.py plan --config LAW.toml --topology {topology} "
-        "--closed-form`; --out writes LAW.toml. Its learning rate is the recipe's, which no law here speaks of."
+        "--out writes LAW.toml files; cli.py train --config LAW.toml --corpus YOUR_TEXT trains one, cli.py plan --config LAW.toml "
+        f"--topology {topology} --closed-form checks it. Learning rates are the recipe's: no law here speaks of them."
     )
     table = Table("Models one can build", ("Law", "Size", "Experts", "k", "G", "N active", "N", "D", "Memory", "Setting"), tuple(rows))
     return Section("Models", (table, words))

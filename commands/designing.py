@@ -1,6 +1,8 @@
 """`design`: from a budget to a model."""
 
+import sys
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import tyro
@@ -63,27 +65,53 @@ class Design:
     """Bootstrap draws of a fit; 0 for none."""
     seed: int = 0
     """Seed of the draws."""
+    open: Annotated[bool, tyro.conf.FlagCreatePairsOff] = False
+    """Show the explorer that --out writes in the browser."""
 
     def run(self) -> None:
-        """Answer, print, and write the page if asked for."""
+        """Answer, print, and write the page and the explorer if asked for."""
         from commands.building import built, built_finding, built_section
         from commands.program import named
         from fit.design.answer import answers
         from fit.design.report import design_document, design_json
         from training.toml import to_toml
 
-        question = self.question()
+        question, folder = self.question(), self._folder()
         predictors, left_out = self._predictors()
         found, left_out = answers(question, predictors, left_out)
         models = [one for each in found if (one := built(each)) is not None]
         section = (built_section(models, self.chips or f"h100:{question.devices}"),) if models else ()
+        files = {one.file: to_toml(one.config) for one in models}
+        if folder:
+            from fit.design.explorer import explorer
+
+            files["explorer.html"] = explorer(question, found, " ".join(self.runs.curves))
         finish(
             self.output,
             "design",
             lambda: design_json(question, found, left_out) | {"models": [one.record() for one in models]},
             lambda: design_document(question, found, left_out, section, tuple(map(named, built_finding(models)))),
-            {one.file: to_toml(one.config) for one in models},
+            files,
         )
+        if folder:
+            self._show(folder / "explorer.html")
+
+    def _folder(self) -> Path | None:
+        """Where files go. Raises `InputError` where there is nothing to open."""
+        from common.errors import InputError
+
+        if self.open and not self.output.out:
+            raise InputError("--open shows the explorer that --out writes; give both, such as --out design --open")
+        return self.output.out
+
+    def _show(self, page: Path) -> None:
+        """Say where the explorer is, and open it if asked to."""
+        import webbrowser
+
+        if not self.output.json:
+            print(f"Explorer: {page}")
+        if self.open and not webbrowser.open_new_tab(page.resolve().as_uri()):
+            print(f"no browser was found to open {page}", file=sys.stderr)
 
     def question(self) -> "Question":
         """The limits and fixed values that the options say. Raises `InputError` for what cannot be read or met."""

@@ -34,7 +34,7 @@ def loss_plane(answers: Sequence[Answer]) -> Figure:
         ax.set_ylabel("")
     handles = (
         Line2D([], [], color=SOFT, label="equal loss"),
-        Patch(color=ROUTERS[0], alpha=0.25, label="as good as the best"),
+        Patch(color=ROUTERS[0], alpha=0.35, label="as good as the best"),
         Line2D([], [], color=ROUTERS[1], marker=MARKERS[0], linestyle="", label="best"),
         Line2D([], [], color=INK, linewidth=2, label="limit"),
     )
@@ -56,6 +56,8 @@ def _grid(one: Answer) -> tuple[Float[np.ndarray, "values"], Float[np.ndarray, "
     else:
         x = np.unique(tried.g)
         x = x[(x >= band.granularity[0] / _AROUND) & (x <= band.granularity[1] * _AROUND)]
+        # Lines of equal loss are smooth in G, of which powers of two alone are tried.
+        x = np.geomspace(x[0], x[-1], _SIZES // 2)
         e, g = np.full(len(x) * _SIZES, best.experts), np.repeat(x, _SIZES)
     return x, n, Space(one.question, one.predictor, e, g)
 
@@ -70,9 +72,10 @@ def _plane(ax: Axes, one: Answer) -> None:
     losses = np.where(allowed, cells.loss(log_n, predictor.theta, predictor.beta), np.nan).reshape(len(x), len(n)).T
     steps = best.loss.value * (1 + np.array([0.0025, 0.005, 0.01, 0.02, 0.04, 0.08, 0.16]))
     if np.isfinite(losses).any() and min(losses.shape) > 1:
-        ax.contourf(x, n, losses, levels=[0, band.threshold], colors=[ROUTERS[0]], alpha=0.25)
+        ax.contourf(x, n, losses, levels=[0, band.threshold], colors=[ROUTERS[0]], alpha=0.35)
         lines = ax.contour(x, n, losses, levels=steps, colors=[SOFT], linewidths=0.8)
-        ax.clabel(lines, fmt="%.3g", fontsize=7)
+        # The innermost lie too close together for labels.
+        ax.clabel(lines, levels=steps[2:], fmt="%.3g", fontsize=7)
     each = Space(one.question, predictor, x, np.full_like(x, best.granularity)) if one.across == "E" else None
     edge = each if each is not None else Space(one.question, predictor, np.full_like(x, best.experts), x)
     ends = np.exp(edge.largest)

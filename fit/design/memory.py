@@ -62,14 +62,14 @@ class Shape:
     every: int = 1
 
 
-def step_bytes(shape: Shape, devices: int, recipe: Recipe) -> Sizes:
+def step_bytes(shape: Shape, devices: int | float, recipe: Recipe) -> Sizes:
     """Bytes of a step on one of `devices`, in as many microbatches as take least."""
-    at_once, single = max(1.0, recipe.batch / devices), max(1.0, min(1.0, recipe.batch / devices))
+    at_once = np.maximum(1.0, recipe.batch / devices)
     whole = _at_peak(shape, devices, recipe, at_once, microbatches=1)
-    return whole if single == at_once else np.minimum(whole, _at_peak(shape, devices, recipe, single, microbatches=2))
+    return np.where(at_once > 1, np.minimum(whole, _at_peak(shape, devices, recipe, 1.0, microbatches=2)), whole)
 
 
-def _at_peak(shape: Shape, devices: int, recipe: Recipe, sequences: float, microbatches: int) -> Sizes:
+def _at_peak(shape: Shape, devices: int | float, recipe: Recipe, sequences: float, microbatches: int) -> Sizes:
     """With so many sequences a device and microbatch."""
     width, d = recipe.width, shape.d_model
     spread = np.minimum(float(devices), shape.e * shape.g)
@@ -78,22 +78,22 @@ def _at_peak(shape: Shape, devices: int, recipe: Recipe, sequences: float, micro
     rest = recipe.vocabulary * d + routers
     share = (rest + shape.dense + shape.experts) / devices
     held = rest + (shape.dense + shape.experts) / devices
-    narrow = np.where(replicas > 1, 0.0, shape.experts / spread) + (shape.dense if devices == 1 else 0.0)
+    narrow = np.where(replicas > 1, 0.0, shape.experts / spread) + np.where(devices > 1, 0.0, shape.dense)
     gradients = _WIDE * held - (_WIDE - width) * narrow
     cast = width * held if width < _WIDE else 0.0
     if microbatches > 1:
         summed = 2 * _WIDE * share
     else:
-        dense = (rest + shape.dense) / devices if devices > 1 else 0.0
+        dense = np.where(devices > 1, (rest + shape.dense) / devices, 0.0)
         summed = _WIDE * (dense + np.where(replicas > 1, shape.experts / devices, 0.0))
     tokens = sequences * recipe.context
     kept = width * shape.blocks * d * tokens
-    logits = 2.0 * _WIDE * min(LOGITS, tokens * recipe.vocabulary)
+    logits = 2.0 * _WIDE * np.minimum(LOGITS, tokens * recipe.vocabulary)
     backward = gradients + summed + _working(shape, devices, recipe, sequences, spread)
     return _WIDE * held + 2 * _WIDE * share + kept + cast + np.maximum(logits, backward)
 
 
-def _working(shape: Shape, devices: int, recipe: Recipe, sequences: float, spread: Each) -> Sizes:
+def _working(shape: Shape, devices: int | float, recipe: Recipe, sequences: float, spread: Each) -> Sizes:
     """Arrays of the block that is computed, its scores, and one layer's experts as they are read and as gradients."""
     width, d, tokens = recipe.width, shape.d_model, sequences * recipe.context
     scores = _WIDE * sequences * min(QUERIES, recipe.context) * recipe.context * np.maximum(d / 64, 4.0)
@@ -105,7 +105,7 @@ def _working(shape: Shape, devices: int, recipe: Recipe, sequences: float, sprea
     routed = moved + _WIDE * (tokens * shape.e * shape.g + slots + 4 * choices)
     arrays = attention + np.where(shape.e > 1, np.maximum(routed, width * 6 * tokens * d), width * 6 * tokens * d)
     layer = np.where(shape.e > 1, _WIDE * shape.experts / spread / (shape.blocks / shape.every), 0.0)
-    gathered = (width + _WIDE) * shape.attention / shape.blocks if devices > 1 else 0.0
+    gathered = np.where(devices > 1, (width + _WIDE) * shape.attention / shape.blocks, 0.0)
     return arrays + 2 * scores + 2 * layer + gathered
 
 
@@ -121,7 +121,7 @@ def shape_of(architecture: Architecture, n: Sizes, e: Each, k: float, g: Each) -
     return Shape(d, d / WIDTH, attention / each * body, dense, parameters - dense, e, k, g, every)
 
 
-def training_bytes(architecture: Architecture, n: Sizes, e: Each, k: float, g: Each, devices: int) -> Sizes:
+def training_bytes(architecture: Architecture, n: Sizes, e: Each, k: float, g: Each, devices: int | float) -> Sizes:
     """Bytes of a training step on all `devices` together, by the recipe of its size."""
     shape = shape_of(architecture, n, e, k, g)
     paper, small = (step_bytes(shape, devices, recipe) for recipe in (PAPER, SMALL))

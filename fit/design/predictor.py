@@ -117,7 +117,7 @@ def of_result(result: Result) -> Predictor | str:
     law, runs = result.law, result.runs
     if not {N, P} & set(law.columns) or not set(law.columns) <= KNOWN or law.sizes:
         return f"reads {', '.join(law.columns)}, which a design does not determine"
-    known = {name: runs.columns[name][np.isfinite(runs.columns[name])] for name in KNOWN if runs.has(name)}
+    known = {name: runs.columns[name][np.isfinite(runs.columns[name])] for name in sorted(KNOWN) if runs.has(name)}
     ranges = {name: (float(values.min()), float(values.max())) for name, values in known.items() if len(values)}
     tokens = None
     if D not in law.columns:

@@ -189,7 +189,8 @@ def design_document(
         f"(matrices spread over the devices, blocks computed again); {SERVING_BYTES:g} bytes a parameter served. "
         "E and k in units of a dense feed-forward's width: at granularity G a layer has E x G experts, of which a token uses k x G."
     )
-    about = Section("Conventions", (words, Table("Laws", ("Law", "Formula", "Its N, S, G", "Architecture"), rows), _left_out(left_out)))
+    without = (_left_out(left_out),) if left_out else ()
+    about = Section("Conventions", (words, Table("Laws", ("Law", "Formula", "Its N, S, G", "Architecture"), rows), *without))
     return Document(
         "Design within " + ", ".join(question.texts()), verdict(answers), (*_doublings(found), *findings), tuple(_notes(answers, left_out)),
         (Section("Designs", (*tables, *_figures(answers))), *sections, about),
@@ -214,7 +215,10 @@ def _figures(answers: Sequence[Answer]) -> tuple[Figure, ...]:
         return frontier(answers)
 
     if shown:
-        caption = "Loss over E (or G) and active parameters, each design with the most tokens it may read, and where the limits end."
+        caption = (
+            "Loss over E (or G) and active parameters, each design with the most tokens it may read, and where the limits end. "
+            "In explorer.html beside this page the limits can be moved."
+        )
         found.append(Figure("plane", caption, plane))
     if any(one.best is not None and one.question.flops is not None for one in answers):
         found.append(Figure("frontier", "The least loss at other training budgets, all other limits as they are.", budgets))

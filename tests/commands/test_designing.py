@@ -31,18 +31,29 @@ def paths(value: Any, place: str = "") -> Iterator[str]:
         yield place
 
 
-def test_the_first_screen_the_page_and_the_documented_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_first_screen_the_page_and_the_documented_json(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+
+    def open_page(address: str) -> bool:
+        opened.append(address)
+        return True
+
+    monkeypatch.setattr("webbrowser.open_new_tab", open_page)
     arguments = ["design", "--flops", "1e21", "--memory", "8x80GB"]
-    assert main([*arguments, "--out", str(tmp_path)]) == 0
+    assert main([*arguments, "--out", str(tmp_path), "--open"]) == 0
+    assert opened == [(tmp_path / "explorer.html").as_uri()]
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) <= 31  # the last says where the page is
+    assert len(lines) <= 32
+    assert lines[-2:] == [f"Report: {tmp_path / 'design.html'}", f"Explorer: {tmp_path / 'explorer.html'}"]
     assert any("A doubling brings, in nats, --flops: 0.039 to 0.064, --memory: 0.000 to 0.032." in line for line in lines)
     assert "2 laws agree on E of 30 to 99" in "\n".join(lines)
     joint = next(line for line in lines if line.startswith("joint"))
     assert re.search(r"692M +33\.9B +88 +1 +1 +241B +2\.2449 +E 2\.75x", joint)
     assert {path.name for path in tmp_path.rglob("*.*")} == {
         "design.html", "design.md", "design.json", "plane.svg", "frontier.svg", "joint.toml", "sparsity.toml", "granularity-E-64.toml",
-        "tokens-Besiroglu.toml",
+        "tokens-Besiroglu.toml", "explorer.html",
     }  # fmt: skip
     record = json.loads((tmp_path / "design.json").read_text(encoding="utf-8"))
     assert main([*arguments, "--json"]) == 0
@@ -103,6 +114,7 @@ def test_memory_is_read_as_people_write_it(text: str, bytes_: float) -> None:
         (["--flops", "1e21", "--law", "cubic"], "no published law is called 'cubic'"),
         (["--flops", "1e21", "--experts", "8", "--max-experts", "4"], "lift it 2 times"),
         (["--flops", "1e18", "--loss", "2", "--law", "joint"], "lift --flops"),
+        (["--flops", "1e21", "--open"], "--out design --open"),
         (["absent.csv", "--flops", "1e18"], "absent.csv"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else "",

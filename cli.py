@@ -12,6 +12,7 @@ import tyro
 from commands.designing import Design
 from commands.fetching import Fetch
 from commands.fitting import Fit, with_laws
+from commands.interrupt import INTERRUPTED, interruptible
 from commands.models import Count
 from commands.planning import Plan
 from commands.program import named, program
@@ -50,27 +51,35 @@ def main(arguments: list[str] | None = None) -> int:
         if stream is None:
             print(f"error: {name} is closed; redirect it, for example to /dev/null", file=sys.stderr or sys.stdout)
             return 1
-    from common.errors import InputError, WorkError
-    from common.terminal import never_fail, printable
+    from common.terminal import never_fail
 
     never_fail()
-    try:
-        code = _parsed(sys.argv[1:] if arguments is None else arguments).run() or 0
-        sys.stdout.flush()
-    except InputError as error:
-        print(printable(named(f"error: {error}")), file=sys.stderr)
-        return 2
-    except (WorkError, OSError) as error:
-        _drop_output()
-        if isinstance(error, BrokenPipeError):
-            # Whoever read the output has seen enough: nothing failed.
-            return 0
-        print(printable(named(f"error: {error}")), file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        return 130
+    with interruptible() as interrupt:
+        try:
+            code = _parsed(sys.argv[1:] if arguments is None else arguments).run() or 0
+            sys.stdout.flush()
+        except BaseException as error:
+            if interrupt.asked or isinstance(error, KeyboardInterrupt):
+                interrupt.end()
+                return INTERRUPTED
+            return _failed(error)
     return code
+
+
+def _failed(error: BaseException) -> int:
+    """Print what was wrong, and return the exit code. Raises what is neither the request's fault nor the machine's."""
+    from common.errors import InputError, WorkError
+    from common.terminal import printable
+
+    if not isinstance(error, (InputError, WorkError, OSError)):
+        raise error
+    if not isinstance(error, InputError):
+        _drop_output()
+    if isinstance(error, BrokenPipeError):
+        # Whoever read the output has seen enough: nothing failed.
+        return 0
+    print(printable(named(f"error: {error}")), file=sys.stderr)
+    return 2 if isinstance(error, InputError) else 1
 
 
 def _parsed(arguments: list[str]) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from commands.interrupt import INTERRUPTED
 from commands.program import program
 from commands.progress import watching
 from commands.shared import Flat, Shape
@@ -19,9 +20,6 @@ if TYPE_CHECKING:
     from training.config import TrainConfig
     from training.run import Outcome
     from training.sinks import MakeSink
-
-STOPPED = 130
-"""Exit code of a run that was stopped, by Ctrl-C or by a scheduler: what follows it must not take it for trained."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +154,8 @@ class Train:
         with watching() as watcher:
             outcome = train(config, folder, watcher, cache_folder(), others, sinks=sinks, ignore_memory=self.ignore_memory, profile=profile)
         _print_outcome(outcome, self.json)
-        return STOPPED if outcome.stopped else 0
+        # Stopped by Ctrl-C or by a scheduler: what follows must not take it for trained.
+        return INTERRUPTED if outcome.stopped else 0
 
     def options(self) -> "TrainConfig":
         """The run's options: those of `config` or the recipe, overridden by the command line."""

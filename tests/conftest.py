@@ -1,6 +1,7 @@
 """What all tests share: settings of JAX and hypothesis, the order of the files, the released runs, and text for training."""
 
 import atexit
+import gc
 import os
 import shutil
 import tempfile
@@ -36,6 +37,13 @@ RELEASE = Path(__file__).parents[2] / "shared" / "data" / "curves.csv.gz"
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Put the tests of the longest files first."""
     items.sort(key=lambda item: not any(f"tests/{name}.py" in item.nodeid for name in LONGEST))
+
+
+def pytest_collection_finish() -> None:
+    """What is loaded by now stays, and Python's garbage collector need not look at it again and again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(100_000, 20, 100)
 
 
 def pytest_runtest_setup() -> None:

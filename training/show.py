@@ -1,5 +1,6 @@
 """A run's loss curve and expert loads, as text and as a figure."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -8,6 +9,7 @@ import numpy as np
 from jaxtyping import Float
 
 from common.errors import InputError
+from training.curves import Record
 from training.folder import SAMPLE
 from training.manifest import check_file
 from training.records import METRICS, read_metrics
@@ -16,6 +18,14 @@ from training.store import readable
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+SPEED = {
+    "tokens_per_second": "{:,.0f} tokens/s",
+    "flops_per_second": "{:.3g} model FLOP/s",
+    "utilisation": "{:.0%} MFU",
+}
+"""How rates in the records of steps (`speed.Speed`) are shown."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +42,8 @@ class History:
     """Loss on held-out text after the steps in `evaluated`."""
     load: Float[np.ndarray, "evaluations layers experts"] | None
     """Expert loads on held-out text, relative to the mean; None for a dense model."""
+    speed: dict[str, float]
+    """Medians over the steps of the rates in `SPEED`; without those that are unknown."""
 
 
 def history(folder: Path) -> History:
@@ -66,13 +78,21 @@ def history(folder: Path) -> History:
         [record["step"] for record in evaluations],
         [record["evaluation"]["loss"] for record in evaluations],
         None if load is None else load * load.shape[-1],
+        {name: median for name in SPEED if (median := _median(steps, name)) is not None},
     )
+
+
+def _median(steps: Sequence[Record], name: str) -> float | None:
+    """Of the steps that have the rate. The first compiles; others may wait for a checkpoint."""
+    known = [step[name] for step in steps if step.get(name) is not None]
+    return float(np.median(known)) if known else None
 
 
 def summary(run: History) -> str:
     """A summary in a few lines.
 
-    Losses over time, and each routed layer's largest and smallest load at the end.
+    Losses over time, each routed layer's largest and smallest load at the end, and the median
+    step's tokens/s, model FLOP/s and, on chips with a published peak, model FLOPs utilisation.
     """
     lines = [f"{'step':>8}  {'loss':>8}  {'held-out':>8}  {'load':>6}  {'dropped':>8}"]
     held_out = dict(zip(run.evaluated, run.held_out, strict=True))
@@ -94,6 +114,9 @@ def summary(run: History) -> str:
                 f"load from {shares.min():.2f} to {shares.max():.2f} times the mean, "
                 f"{np.sum(shares == 0)} dead experts"
             )
+    if run.speed:
+        parts = [SPEED[name].format(rate) for name, rate in run.speed.items()]
+        lines.append(f"median step: {', '.join(parts)}")
     return "\n".join(lines)
 
 

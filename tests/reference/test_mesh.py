@@ -55,13 +55,17 @@ CASES: dict[str, dict[str, Any]] = {
     "experts": {"technique": "s-base", "mesh": [1, 8, 1], "k": 2},
     "all axes": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2},
     "dense": {"technique": "dense", "mesh": [2, 2, 2]},
-    "hash, unrolled": {"technique": "hash", "mesh": [2, 4, 1], "k": 2, "unroll": 2},
-    "two sequences a group": {"technique": "rl-r", "mesh": [2, 2, 2], "sequences_per_group": 2},
-    "switch": {"technique": "switch", "mesh": [4, 1, 2]},
-    "loss-free": {"technique": "loss-free", "mesh": [2, 4, 1], "k": 2, **FINE},
-    "FSDP": {"technique": "s-base", "mesh": [2, 2, 2], "k": 2, "remat": "selective", "microbatches": 2, "fsdp": True},
+    "switch, two sequences a group": {"technique": "switch", "mesh": [4, 1, 2], "sequences_per_group": 2},
+    "loss-free, unrolled": {"technique": "loss-free", "mesh": [2, 4, 1], "k": 2, "unroll": 2, **FINE},
     "FSDP of experts on all devices": {"technique": "hash", "mesh": [1, 8, 1], "fsdp": True},
-    "chunks, selective": {"technique": "rl-r", "mesh": [2, 2, 2], "attention": "chunked", "remat": "selective", "microbatches": 2},
+    "FSDP of all that saves memory": {
+        "technique": "rl-r",
+        "mesh": [2, 2, 2],
+        "attention": "chunked",
+        "remat": "selective",
+        "microbatches": 2,
+        "fsdp": True,
+    },
 }
 
 

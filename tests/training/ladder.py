@@ -72,10 +72,15 @@ def lower(config: TrainConfig) -> None:
 
 
 def one_of_each(configs: list[TrainConfig]) -> list[TrainConfig]:
-    """A model of every size; routers, R, E and settings take turns, and no group has more than two blocks."""
-    by_size = {size: [config for config in configs if config.model.size == size] for size in LADDER}
-    shallow = {size: [config for config in found if config.model.routing_frequency >= 0.5] for size, found in by_size.items()}
-    return [found[(11 * i) % len(found)] for i, found in enumerate(shallow.values())]
+    """A model of every technique, of sizes from the smallest to the largest; R, E and settings take turns, and no group has more than two
+    blocks."""
+    sizes = [list(LADDER)[i] for i in (0, 3, 6, 9, 12, -1)]
+    shallow = [config for config in configs if config.model.routing_frequency >= 0.5]
+    found = [
+        [config for config in shallow if (config.model.size, config.model.router) == each]
+        for each in zip(sizes, ("dense", *ROUTERS), strict=True)
+    ]
+    return [each[(5 * i) % len(each)] for i, each in enumerate(found)]
 
 
 def main(part: int = 1, parts: int = 1) -> None:

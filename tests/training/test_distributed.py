@@ -42,13 +42,15 @@ def losses(events: list[dict[str, Any]]) -> dict[int, list[float]]:
     return {event["step"]: [loss for loss in (event["loss"], event["held_out"]) if loss is not None] for event in events if "loss" in event}
 
 
-@pytest.mark.parametrize(("mesh", "devices"), [("data=1", 1), pytest.param("data=2,expert=2", 4, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("router", "mesh", "devices"), [("hash", "data=1", 1), pytest.param("s-base", "data=2,expert=2", 4, marks=pytest.mark.slow)]
+)
 def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_device(
-    mesh: str, devices: int, corpus: Path, programs: Path
+    router: str, mesh: str, devices: int, corpus: Path, programs: Path
 ) -> None:
-    _, heard = train_here(tiny(corpus, steps=16), programs / f"one-before-{devices}", programs)
+    _, heard = train_here(tiny(corpus, router=router, steps=16), programs / f"one-before-{devices}", programs)
     expected = losses([{"step": one.step, "loss": one.loss, "held_out": one.held_out} for one in heard.steps])
-    folder, config = programs / f"moved-to-{devices}", tiny(corpus, steps=16, mesh="data=2")
+    folder, config = programs / f"moved-to-{devices}", tiny(corpus, router=router, steps=16, mesh="data=2")
     first, second = start_two([config, config], folder, programs)
     found = losses([first.until("step", 5)])
     # Only the second is asked; both must stop, after the same step.
@@ -60,7 +62,7 @@ def test_a_run_goes_from_two_processes_to_another_mesh_with_the_losses_of_one_de
     assert other["stopped"]
     assert events[-1]["done"] == other["done"] < 16
     found |= losses(events)
-    moved = Started(tiny(corpus, steps=16, mesh=mesh), folder, programs, devices=devices)
+    moved = Started(tiny(corpus, router=router, steps=16, mesh=mesh), folder, programs, devices=devices)
     rest = moved.finish()
     assert moved.process.returncode == 0, moved.stderr()
     found |= losses(rest)
@@ -96,7 +98,8 @@ def test_a_process_that_does_not_see_the_firsts_files_ends_with_it(corpus: Path,
 
 @pytest.mark.parametrize("gone", [1, pytest.param(0, marks=pytest.mark.slow)])
 def test_a_killed_process_ends_the_other_with_a_message(corpus: Path, programs: Path, gone: int) -> None:
-    config = tiny(corpus, router="dense", steps=2000, mesh="data=2", test=0.0, also="")
+    # Of the program that the test above has compiled.
+    config = tiny(corpus, router="hash", steps=2000, mesh="data=2")
     both = start_two([config, config], programs / f"without-{gone}", programs)
     both[0].until("step", 4)
     both[gone].kill()

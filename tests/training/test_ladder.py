@@ -28,7 +28,7 @@ def test_the_ladder_has_every_size_router_frequency_and_number_of_experts() -> N
 @pytest.mark.parametrize(
     "config", one_of_each(CONFIGS), ids=lambda config: f"{config.model.size}-{config.model.router}-{config.model.experts}"
 )
-def test_a_model_of_every_size_lowers(config: TrainConfig) -> None:
+def test_a_model_of_every_technique_lowers(config: TrainConfig) -> None:
     lower(config)
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 
 from common.errors import InputError
 from reference.config import Dtype
+from tests.checks import on_devices
 from tests.training.tiny_runs import ROOT, Quiet, tiny, write_corpus
 from training.load import evaluate_run, load_run, sample_run
 from training.optimizer import make_optimizer
@@ -39,8 +39,7 @@ def run(cache: Path) -> Path:
 
 def on_eight_devices(cache: Path, *arguments: str) -> str:
     """Standard output of the command in a process with 8 simulated devices."""
-    flags = "--xla_force_host_platform_device_count=8"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "XDG_CACHE_HOME": str(cache)}
+    environment = on_devices(8) | {"XDG_CACHE_HOME": str(cache)}
     done = subprocess.run([sys.executable, "cli.py", *arguments], cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -63,6 +63,17 @@ def test_the_same_bytes_read_as_another_kind_or_field_are_another_text(tmp_path:
     assert [text.read_as for text in (lines, plain, field)] == ["1 lines; field text", "1 text", "1 lines; field body"]
 
 
+def test_of_two_processes_that_prepare_a_text_at_once_both_have_it(tmp_path: Path, cache: Path) -> None:
+    data, others = DataOptions(str(write_corpus(tmp_path / "corpus"))), list[PreparedText]()
+
+    def _meanwhile(message: str) -> None:
+        if message.startswith("tokens of"):
+            others.append(prepared(data, cache)[0])
+
+    assert [prepare(data, cache, _meanwhile)[1]] == others
+    assert [path.name for path in cache.iterdir() if path.name.startswith((".", "tokens"))] == [others[0].parts[0][1].folder.name]
+
+
 def test_a_corpus_that_has_moved_is_the_same_corpus(tmp_path: Path, cache: Path) -> None:
     first, events = prepared(DataOptions(str(write_corpus(tmp_path / "one"))), cache)
     assert any("tokens of" in event for event in events)

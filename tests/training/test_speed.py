@@ -2,7 +2,9 @@
 
 import gzip
 import json
+from dataclasses import replace
 from pathlib import Path
+from statistics import median
 from types import SimpleNamespace
 
 import jax
@@ -15,6 +17,7 @@ from tests.reference.small_models import CONTEXT, small
 from tests.training.tiny_runs import Quiet, tiny, write_corpus
 from training.profile import PROFILE, Steps, parse_steps
 from training.run import train
+from training.show import history, summary
 from training.speed import Meter, Speed, memory_bytes
 
 
@@ -57,6 +60,11 @@ def test_a_run_records_its_speed_and_traces_the_steps_asked_for(tmp_path: Path) 
     assert ratio == pytest.approx(3 * flops_per_token(config.model_config(257)).total)
     assert second["utilisation"] is None
     assert second["memory_bytes"] > 2**25
+    shown = history(tmp_path / "run")
+    speeds = [line["tokens_per_second"] for line in lines if line.get("tokens_per_second")]
+    assert shown.speed == {"tokens_per_second": median(speeds), "flops_per_second": pytest.approx(median(speeds) * ratio)}
+    on_chip = replace(shown, speed={"tokens_per_second": 12345.6, "flops_per_second": 1.5e14, "utilisation": 0.381})
+    assert summary(on_chip).splitlines()[-1] == "median step: 12,346 tokens/s, 1.5e+14 model FLOP/s, 38% MFU"
     (trace,) = (tmp_path / "run" / PROFILE).rglob("perfetto_trace.json.gz")
     events = json.loads(gzip.decompress(trace.read_bytes()))
     names = [event.get("name", "") for event in events["traceEvents"]]

@@ -275,14 +275,16 @@ def _shards(text: _Text, tokenizer: Tokenizer, cache: Path, say: Say) -> Shards:
         return open_shards(folder)
     name = text.source or "the default corpus"
     say(f"tokens of {name}")
-    shards = write_shards(
-        text.corpus,
-        tokenizer,
-        folder,
-        text.fractions,
-        splitter=text.splitter,
-        on_read=_Lines(name, say),
-    )
+    on_read = _Lines(name, say)
+    try:
+        shards = write_shards(
+            text.corpus, tokenizer, folder, text.fractions, splitter=text.splitter, on_read=on_read
+        )
+    except InputError:
+        # Another process has been faster.
+        if not (folder / INDEX).is_file():
+            raise
+        return open_shards(folder)
     _say_skipped(text.corpus, say)
     return shards
 

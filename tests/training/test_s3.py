@@ -1,6 +1,7 @@
 """Texts and token shards at s3://, of moto's server on the loopback, by s3fs."""
 
 import dataclasses
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -20,13 +21,12 @@ from training.text.write import write_shards
 
 @pytest.mark.extras
 def test_texts_and_shards_at_s3_are_read_and_trained_on_and_runs_there_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from moto.server import ThreadedMotoServer
-
+    moto: Any = importlib.import_module("moto.server")
     corpus = write_corpus(tmp_path / "corpus")
     write_shards(read_corpus(str(corpus)), ByteTokenizer(), tmp_path / "shards", Fractions(0.2))
     local = tiny(tmp_path / "shards", size="7K", router="dense", steps=2, checkpoint_every=2, test=0.0, also="")
     local = dataclasses.replace(local, data=dataclasses.replace(local.data, held_out=0.05))
-    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
+    server = moto.ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     try:
         host, port = server.get_host_and_port()

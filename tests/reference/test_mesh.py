@@ -23,6 +23,8 @@ from reference.routers import ROUTERS
 from reference.transformer import Transformer
 from tests.checks import HANG_SECONDS, on_devices
 
+pytestmark = pytest.mark.whole
+
 TECHNIQUES = ("dense", *ROUTERS)
 # Fine and shared experts, with the one router whose state moves by the load.
 FINE: dict[str, Any] = {"granularity": 2, "shared_experts": 1}

@@ -24,6 +24,8 @@ from tests.sweep.tiny_sweeps import BAD, FAILING, GOOD, Sweeping, steps, wait_fo
 from training.config import TrainConfig
 from training.signals import Stop
 
+pytestmark = pytest.mark.whole
+
 
 @dataclass(frozen=True)
 class Swept:

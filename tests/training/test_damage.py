@@ -23,6 +23,8 @@ from tests.checks import unchecked
 from tests.training.tiny_runs import result, tiny, write_corpus
 from training.toml import to_toml
 
+pytestmark = pytest.mark.whole
+
 STEPS = 8
 
 

@@ -19,6 +19,8 @@ from training.text.split import Fractions
 from training.text.tokenizer import ByteTokenizer
 from training.text.write import write_shards
 
+pytestmark = pytest.mark.whole
+
 
 @pytest.fixture(scope="module")
 def corpus(programs: Path) -> Path:

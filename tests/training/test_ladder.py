@@ -13,6 +13,8 @@ from training.config import DataOptions, ModelOptions, RunOptions, TrainConfig
 from training.run import train
 from training.toml import from_toml
 
+pytestmark = pytest.mark.whole
+
 CONFIGS = list(accepted())
 
 

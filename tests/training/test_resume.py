@@ -11,6 +11,8 @@ import pytest
 from tests.training.tiny_runs import Started, result, tiny, train_here
 from training.config import TrainConfig
 
+pytestmark = pytest.mark.whole
+
 STEPS = 24
 
 

@@ -254,6 +254,7 @@ def best_experts(question: Question, predictor: Predictor) -> Estimate | None:
     cells, result = _few(space(question, predictor), found.e), predictor.result
 
     def quantity(theta: Float[np.ndarray, "draws shapes"], beta: Float[np.ndarray, "draws features"]) -> Float[np.ndarray, "draws 1"]:
+        """E of each draw's own least loss."""
         return cells.e[np.argmin(cells.least(theta, beta, _DRAW_ROUNDS)[1], axis=-1)][..., None]
 
     return estimates(result.fit, result.draws, quantity, result.options.level, errors=False, exact=False)[0]

@@ -74,7 +74,8 @@ def _product_forward(
 
 
 def _product_backward(
-    kept: tuple[Array, Array], gradient: Float[Array, "*batch rows columns"]
+    kept: tuple[Float[Array, "*batch rows inner"], Float[Array, "*batch inner columns"]],
+    gradient: Float[Array, "*batch rows columns"],
 ) -> tuple[Float[Array, "*batch rows inner"], Float[Array, "*batch inner columns"]]:
     x, y = kept
     return gradient @ jnp.swapaxes(y, -1, -2), transposed_product(x, gradient)

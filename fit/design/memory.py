@@ -65,12 +65,12 @@ class Shape:
 def step_bytes(shape: Shape, devices: int | float, recipe: Recipe) -> Sizes:
     """Bytes of a step on one of `devices`, in as many microbatches as take least."""
     at_once = np.maximum(1.0, recipe.batch / devices)
-    whole = _at_peak(shape, devices, recipe, at_once, microbatches=1)
-    return np.where(at_once > 1, np.minimum(whole, _at_peak(shape, devices, recipe, 1.0, microbatches=2)), whole)
+    whole = _at_peak(shape, devices, recipe, at_once, summing=False)
+    return np.where(at_once > 1, np.minimum(whole, _at_peak(shape, devices, recipe, 1.0, summing=True)), whole)
 
 
-def _at_peak(shape: Shape, devices: int | float, recipe: Recipe, sequences: float, microbatches: int) -> Sizes:
-    """With so many sequences a device and microbatch."""
+def _at_peak(shape: Shape, devices: int | float, recipe: Recipe, sequences: float, summing: bool) -> Sizes:
+    """With so many sequences at a time on a device, gradients of several microbatches being summed or not."""
     width, d = recipe.width, shape.d_model
     spread = np.minimum(float(devices), shape.e * shape.g)
     replicas = devices / spread
@@ -81,7 +81,7 @@ def _at_peak(shape: Shape, devices: int | float, recipe: Recipe, sequences: floa
     narrow = np.where(replicas > 1, 0.0, shape.experts / spread) + np.where(devices > 1, 0.0, shape.dense)
     gradients = _WIDE * held - (_WIDE - width) * narrow
     cast = width * held if width < _WIDE else 0.0
-    if microbatches > 1:
+    if summing:
         summed = 2 * _WIDE * share
     else:
         dense = np.where(devices > 1, (rest + shape.dense) / devices, 0.0)

@@ -185,7 +185,7 @@ def design_document(
     laws = [(one.predictor.law, one.predictor) for one in answers]
     rows = tuple((by.name, law.formula, law.conventions or "N: dense size, no embeddings", by.architecture.text) for law, by in laws)
     words = (
-        "Memory: of a training step with AdamW, activations among it, as `cli.py plan --closed-form` has it, in train's leanest setting "
+        "Memory: of a training step with AdamW, activations among it, as cli.py plan --closed-form has it, in train's leanest setting "
         f"(matrices spread over the devices, blocks computed again); {SERVING_BYTES:g} bytes a parameter served. "
         "E and k in units of a dense feed-forward's width: at granularity G a layer has E x G experts, of which a token uses k x G."
     )
